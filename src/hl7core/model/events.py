@@ -1,0 +1,168 @@
+"""News for whoever watches: what a dashboard shows, without message content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from hl7core.model.cleanup import CleanupReport
+from hl7core.model.session import OpenSession
+
+__all__ = [
+    "CaptureChanged",
+    "CleanupSummary",
+    "Event",
+    "NoticeRaised",
+    "PacketsDropped",
+    "PluginChanged",
+    "RecoveryDone",
+    "Resync",
+    "SessionSaved",
+    "SessionUnsaved",
+    "SessionUpdated",
+    "SessionsRemoved",
+    "SettingsChanged",
+    "SubmissionProgress",
+    "SubmissionResult",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUpdated:
+    """A session that still goes on has changed."""
+
+    session: OpenSession
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSaved:
+    """The store ``store`` holds the session now; ``location`` is where."""
+
+    session_id: str
+    store: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUnsaved:
+    """A save failed: ``reason`` says why; the session waits in memory and is tried again."""
+
+    session_id: str
+    reason: str
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsRemoved:
+    """These sessions are no longer in the store."""
+
+    session_ids: tuple[str, ...]
+    to_trash: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionProgress:
+    """How busy the outbox is."""
+
+    in_flight: int
+    queue_size: int
+    active_worker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionResult:
+    """How an attempt to hand a session on ended."""
+
+    session_id: str
+    destination: str
+    success: bool
+    submission_attempts: int
+    error: str = ""
+    submitted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupSummary:
+    """A cleanup has run."""
+
+    report: CleanupReport
+    start_time: datetime
+    end_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PacketsDropped:
+    """Packets were lost: ``where`` is "kernel" or "intake", ``count`` those since the last such event."""
+
+    where: str
+    source: str
+    count: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureChanged:
+    """A source started, stopped, paused, resumed, lost its interface or got it back: ``state`` says which."""
+
+    source: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginChanged:
+    """A plugin's state has changed: ``state`` as in ``plugins list``, ``error`` why (never message content)."""
+
+    plugin: str
+    state: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    """New settings are in force (``problems`` empty), or were refused and the old ones stay."""
+
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryDone:
+    """A store recovered what an interrupted run left behind."""
+
+    store: str
+    recovered: int
+    cleaned: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeRaised:
+    """Something a person should know, in one sentence; ``key`` names the matter, so that it is told once."""
+
+    key: str
+    text: str
+    resolved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """``missed`` events did not fit into this plugin's queue: read the present state anew."""
+
+    missed: int
+
+
+Event = (
+    CaptureChanged
+    | CleanupSummary
+    | NoticeRaised
+    | PacketsDropped
+    | PluginChanged
+    | RecoveryDone
+    | Resync
+    | SessionSaved
+    | SessionUnsaved
+    | SessionUpdated
+    | SessionsRemoved
+    | SettingsChanged
+    | SubmissionProgress
+    | SubmissionResult
+)

@@ -1,0 +1,30 @@
+"""What is wrong with a session, in plain words."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+__all__ = ["Finding", "Severity"]
+
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Finding(NamedTuple):
+    """Something wrong with a session.
+
+    ``code`` is a short stable name, ``text`` says it in plain words without message content, ``element`` is the index
+    of the element it concerns (None: the whole session), ``offset`` the byte in that element's stream.
+    """
+
+    code: str
+    severity: Severity
+    text: str
+    element: int | None = None
+    offset: int | None = None

@@ -1,0 +1,206 @@
+"""Reading a session's JSON, which comes from outside: every value is checked, and the captured bytes are proved.
+
+The law: what is returned is a sound session, whose messages have the SHA-256 that was written with them; all else is
+refused with a SessionRefused that says what is wrong and quotes nothing.  Unknown keys are let pass: a later version
+may have more.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from hl7core.errors import SessionRefused
+from hl7core.model.delivery import Delivery, DeliveryStatus
+from hl7core.model.finding import Finding
+from hl7core.model.frame import Fault
+from hl7core.model.packet import Endpoint
+from hl7core.model.schema import SCHEMA_VERSION, end_within, start_within, usual_framing
+from hl7core.model.session import Element, Message, Session
+from hl7core.model.stored_shape import StoredElement, StoredMessageInfo, StoredSession
+from hl7core.model.text import codec_of
+
+__all__ = ["PREDECESSOR", "moment_of", "parse", "read_session", "refusal", "version_of"]
+
+PREDECESSOR: Final = "predecessor"
+"""The name of the Delivery that keeps a status whose destination the file does not name."""
+
+_FIRST_VERSION: Final = "1.0.0"
+_VERSION: Final = re.compile(r"\d{1,6}(\.\d{1,6}){0,2}")
+
+
+def parse(data: bytes | str) -> dict[str, Any]:
+    """Return the JSON object that ``data`` is.  Raises SessionRefused."""
+    try:
+        value = from_json(data, allow_inf_nan=False)
+    except ValueError:
+        raise SessionRefused("not JSON, or cut off") from None
+    if not isinstance(value, dict):
+        raise SessionRefused("JSON, but no session")
+    return value
+
+
+def version_of(value: dict[str, Any]) -> str:
+    """Return the schema version that a session's JSON says.  Raises SessionRefused.
+
+    The predecessor's files may say none; ours always do when saved, and else are known by ``messageInfo``.
+    """
+    metadata = value.get("_metadata")
+    if metadata is None:
+        return SCHEMA_VERSION if "messageInfo" in value else _FIRST_VERSION
+    version = metadata.get("version") if isinstance(metadata, dict) else None
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise SessionRefused("_metadata names no schema version")
+    return version
+
+
+def read_session(data: bytes | str, now: datetime | None) -> Session:
+    """Return the session that ``data`` holds.  Raises SessionRefused."""
+    value = parse(data)
+    if version_of(value).split(".")[0] in ("0", "1"):
+        from hl7core.model import predecessor  # here: only old files need it
+
+        return predecessor.read_session(value, now)
+    try:
+        return _session(StoredSession.model_validate(value))
+    except ValidationError as error:
+        raise refusal(error) from None
+
+
+def refusal(error: ValidationError) -> SessionRefused:
+    """Say which fields are wrong and how, without their values; a key of a foreign file is content, too."""
+    known = StoredSession.model_fields.values()
+    names = {field.alias for field in known} | {"data"}
+    wrong = {
+        f"{first if (first := str(problem['loc'][0])) in names else 'a field'} ({problem['type']})"
+        for problem in error.errors(include_input=False, include_context=False, include_url=False)
+        if problem["loc"]
+    }
+    return SessionRefused(f"no valid session: {', '.join(sorted(wrong)[:5]) or 'not an object'}")
+
+
+def moment_of(millis: int | None) -> datetime | None:
+    """Return unix milliseconds as an aware UTC datetime."""
+    return None if millis is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=millis)
+
+
+def _session(stored: StoredSession) -> Session:
+    if len(stored.messages) != len(stored.message_info):
+        raise SessionRefused("messages and messageInfo differ in length")
+    messages = tuple([_message(*pair) for pair in zip(stored.messages, stored.message_info, strict=True)])
+    elements = tuple([_element(element, stored.protocol, messages) for element in stored.elements])
+    return Session(
+        id=stored.session_id,
+        start_ns=start_within(stored.start_time, elements),
+        end_ns=end_within(stored.end_time, elements, messages),
+        device=Endpoint(stored.device_ip, stored.device_port),
+        lis=Endpoint(stored.lis_ip, stored.lis_port),
+        elements=elements,
+        messages=messages,
+        is_complete=stored.is_complete,
+        protocol=stored.protocol,
+        ending=stored.ending,
+        connection=stored.connection,
+        sensor=stored.sensor,
+        findings=tuple([Finding(f.code, f.severity, f.text, f.element, f.offset) for f in stored.findings]),
+        deliveries=_deliveries(stored),
+        ignored=stored.submission_status is DeliveryStatus.IGNORED,
+        first_saved_at=moment_of(stored.first_saved_at),
+        saved_at=moment_of(stored.metadata.saved_at),
+        persisted_until=moment_of(stored.persisted_until),
+        retention_days=stored.metadata.retention_days,
+        revision=stored.revision,
+    )
+
+
+def _message(text: str, info: StoredMessageInfo) -> Message:
+    message = Message(
+        _encoded(text, info.encoding),
+        info.direction,
+        info.protocol,
+        _nanoseconds(info.timestamp),
+        info.control_id,
+        info.message_type,
+        info.charset,
+        info.complete,
+        info.ack_code,
+        info.reply_to,
+    )
+    if len(message.text) != info.length or message.sha256 != info.sha256:
+        raise SessionRefused("a message is not what its sha256 was taken of")
+    return message
+
+
+def _element(stored: StoredElement, protocol: str, messages: tuple[Message, ...]) -> Element:
+    content, span = b"", (0, 0)
+    before = bytes.fromhex(stored.before or "")
+    after = bytes.fromhex(stored.after or "")
+    if stored.message is not None:
+        if stored.message >= len(messages):
+            raise SessionRefused("an element refers to a message that is not there")
+        whole = messages[stored.message].text
+        span = (0, len(whole)) if stored.span is None else stored.span
+        if not span[0] <= span[1] <= len(whole):
+            raise SessionRefused("an element refers to bytes that no message holds")
+        text = whole[span[0] : span[1]]
+        if stored.before is None:
+            before = usual_framing(protocol, b"", b"")[0]
+        if stored.after is None:
+            after = usual_framing(protocol, before, text)[1]
+    elif stored.hex_data is not None:
+        content = bytes.fromhex(stored.hex_data)
+    elif stored.content is not None:
+        content = _encoded(stored.content, stored.encoding)
+    return Element(
+        _nanoseconds(stored.timestamp),
+        stored.direction,
+        stored.type,
+        stored.offset,
+        before,
+        content,
+        after,
+        stored.message,
+        span,
+        tuple([Fault(fault.code, fault.offset) for fault in stored.faults]),
+        stored.late,
+        stored.length,
+    )
+
+
+def _deliveries(stored: StoredSession) -> tuple[Delivery, ...]:
+    listed = stored.deliveries or {}
+    if not listed and stored.submission_status in (DeliveryStatus.SUBMITTED, DeliveryStatus.FAILED):
+        return (
+            Delivery(
+                PREDECESSOR,
+                stored.submission_status,
+                stored.submission_attempts,
+                None,
+                moment_of(stored.submitted_at),
+                stored.submission_error,
+            ),
+        )
+    return tuple(
+        [
+            Delivery(name, d.status, d.attempts, moment_of(d.next_at), moment_of(d.submitted_at), d.error)
+            for name, d in listed.items()
+        ]
+    )
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Return ``text`` under a text codec of Python's.  Raises SessionRefused."""
+    codec = codec_of(encoding)
+    try:
+        return text.encode(codec or "undefined")
+    except (UnicodeError, LookupError):
+        raise SessionRefused("text does not fit its encoding") from None
+
+
+def _nanoseconds(millis: float) -> int:
+    """Return milliseconds with up to three decimals as whole nanoseconds."""
+    return round(millis * 1000) * 1000
