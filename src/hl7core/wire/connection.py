@@ -1,0 +1,248 @@
+"""A connection: the two streams of a TCP 4-tuple, and what its sessions need to know of it.
+
+It names sessions: the id is a pure function of what was captured (the layout of a UUID version 7, RFC 9562 section
+5.7: 48 bits of unix milliseconds, 74 bits of a BLAKE2b hash), so every capture that holds a session's first byte gives
+it the same id.
+"""
+
+from __future__ import annotations
+
+import socket
+from hashlib import blake2b
+from struct import Struct
+from typing import Final, NamedTuple, Protocol
+
+from hl7core.model.frame import Frame
+from hl7core.model.packet import Endpoint
+from hl7core.model.session import Direction, Ending, Message, OpenSession, Session
+from hl7core.wire.framing import Framer
+from hl7core.wire.reassembly import Piece, Stream
+
+__all__ = [
+    "DECIDED",
+    "IGNORED",
+    "SECOND",
+    "UNDECIDED",
+    "Connection",
+    "DecoderOptions",
+    "Half",
+    "MessageSeen",
+    "Tracker",
+    "uuid7",
+]
+
+UNDECIDED: Final = 0
+DECIDED: Final = 1
+IGNORED: Final = 2
+
+_ID_VERSION: Final = b"\x01"
+_MAX_MARKS: Final = 32
+_ORIGIN: Final = Struct(">BI")
+_VARIANT: Final = "89ab"
+
+SECOND: Final = 1_000_000_000
+"""A second in nanoseconds."""
+
+
+class DecoderOptions(NamedTuple):
+    """How to decode.  Durations are nanoseconds of packet time, sizes bytes.
+
+    ``device_addresses`` and ``lis_addresses`` (addresses, or networks such as 10.1.0.0/24) and ``lis_port`` say which
+    end is the analyzer, where that is known.
+    """
+
+    device_addresses: tuple[str, ...] = ()
+    lis_addresses: tuple[str, ...] = ()
+    lis_port: int = 0
+    start_marker: int = 0x05
+    ack_marker: int = 0x06
+    end_marker: int = 0x04
+    ack_timeout_ns: int = 60 * SECOND
+    silence_ns: int = 30 * SECOND
+    late_ns: int = 600 * SECOND
+    max_message: int = 16 << 20
+    max_connections: int = 50_000
+    reassembly_bytes: int = 256 << 20
+    sensor: str = ""
+    watch_open: bool = False
+    watch_messages: bool = False
+
+
+class MessageSeen(NamedTuple):
+    """A message that has completed or was given up, as it happened.
+
+    ``source`` and ``target`` are the ends it travelled between; ``request`` is the message that it answers, if that
+    was seen; ``batch`` holds the control ids of a batch that came in one block.
+    """
+
+    session_id: str
+    connection: str
+    source: Endpoint
+    target: Endpoint
+    message: Message
+    request: Message | None = None
+    batch: tuple[str, ...] = ()
+
+
+class Tracker(Protocol):
+    """What turns the frames of a connection into its sessions; times are packet times in unix nanoseconds."""
+
+    def take(self, half: Half, frames: list[Frame]) -> list[Session]:
+        """Take the next frames of one direction; return the sessions that ended or changed."""
+
+    def expire(self, now_ns: int) -> list[Session]:
+        """End what has been silent for too long."""
+
+    def due(self) -> int:
+        """Return when ``expire`` is next worth calling, 0 for not at all."""
+
+    def end(self, ending: Ending) -> list[Session]:
+        """End every open session."""
+
+    def open_sessions(self) -> list[OpenSession]:
+        """Summarise the sessions that still go on."""
+
+
+class Half(Stream):
+    """One direction of a connection: its stream, its framer, and when which byte was captured."""
+
+    __slots__ = ("connection", "framer", "last_ns", "marks", "peer", "pending", "side")
+
+    connection: Connection
+    peer: Half
+
+    def __init__(self, origin: int, side: int) -> None:
+        super().__init__(origin)
+        self.side = side
+        self.framer: Framer | None = None
+        self.marks: list[tuple[int, int]] = []
+        self.pending = False
+        self.last_ns = 0
+
+    def mark(self, offset: int, time_ns: int) -> None:
+        """Note that the byte at ``offset`` was captured at ``time_ns`` and waits for the rest of its frame."""
+        marks = self.marks
+        if len(marks) >= _MAX_MARKS:  # a frame of thousands of segments: when it began, and its latest, are enough
+            del marks[1 : _MAX_MARKS // 2]
+        marks.append((offset, time_ns))
+
+    def captured_at(self, offset: int) -> int:
+        """Return when the byte at ``offset`` was captured (unix nanoseconds)."""
+        time_ns = 0
+        for mark, marked_ns in self.marks:
+            if mark > offset and time_ns:
+                break
+            time_ns = marked_ns
+        return time_ns or self.last_ns
+
+
+class Connection:
+    """Both halves; ``halves[0]`` is the opener's direction."""
+
+    __slots__ = (
+        "_hash",
+        "_places",
+        "device_side",
+        "directions",
+        "ends",
+        "halves",
+        "keys",
+        "last_ns",
+        "options",
+        "protocol",
+        "state",
+        "text",
+        "timer_ns",
+        "tracker",
+        "waiting",
+        "waiting_bytes",
+    )
+
+    def __init__(
+        self,
+        keys: tuple[bytes, bytes],
+        ends: tuple[Endpoint, Endpoint],
+        halves: tuple[Half, Half],
+        options: DecoderOptions,
+    ) -> None:
+        self.keys = keys
+        self.ends = ends
+        self.halves = halves
+        self.options = options
+        self.text = f"{ends[0]}-{ends[1]}"
+        self.tracker: Tracker | None = None
+        self.protocol = ""
+        self.state = UNDECIDED
+        self.waiting: list[tuple[Half, Piece]] = []
+        self.waiting_bytes = 0
+        self.last_ns = 0
+        self.timer_ns = 0
+        self.device_side = -1
+        self.directions = (Direction.FROM_DEVICE, Direction.FROM_LIS)
+        halves[0].connection = halves[1].connection = self
+        halves[0].peer, halves[1].peer = halves[1], halves[0]
+        packed = [_packed(end) for end in ends]
+        self._places = (0, 1) if packed[0] <= packed[1] else (1, 0)
+        self._hash = blake2b(_ID_VERSION + b"".join(sorted(packed)), digest_size=10)
+
+    def session_id(self, half: Half, offset: int, first: bytes, time_ns: int) -> str:
+        """Name the session whose first frame ``first`` begins at ``offset`` of ``half``, captured at ``time_ns``."""
+        hashed = self._hash.copy()
+        hashed.update(_ORIGIN.pack(self._places[half.side], half.origin + offset & 0xFFFFFFFF) + first[:64])
+        return uuid7(time_ns // 1_000_000, hashed.digest())
+
+    def settle_roles(self, device_side: int) -> None:
+        """Fix, at the first session, which side is the analyzer: as configured, else ``device_side``, else the opener.
+
+        ``device_side`` is what the conversation tells (-1: nothing).
+        """
+        if self.device_side >= 0:
+            return
+        configured = self._configured_side()
+        side = configured if configured >= 0 else device_side
+        self.device_side = side if side >= 0 else 0
+        if self.device_side == 1:
+            self.directions = (Direction.FROM_LIS, Direction.FROM_DEVICE)
+
+    @property
+    def device(self) -> Endpoint:
+        """The analyzer's end; the opener's while that is not settled."""
+        return self.ends[self.device_side if self.device_side >= 0 else 0]
+
+    @property
+    def lis(self) -> Endpoint:
+        """The LIS's end."""
+        return self.ends[1 - self.device_side if self.device_side >= 0 else 1]
+
+    def _configured_side(self) -> int:
+        options = self.options
+        for side in (0, 1):
+            end, other = self.ends[side], self.ends[1 - side]
+            if _among(end.address, options.device_addresses) or _among(other.address, options.lis_addresses):
+                return side
+            if options.lis_port and other.port == options.lis_port and end.port != options.lis_port:
+                return side
+        return -1
+
+
+def uuid7(unix_ms: int, digest: bytes) -> str:
+    """Return a UUID of version 7 (RFC 9562) with ``unix_ms`` and 74 bits of ``digest`` (10 bytes)."""
+    time, free = f"{unix_ms & 0xFFFFFFFFFFFF:012x}", digest.hex()
+    return f"{time[:8]}-{time[8:]}-7{free[:3]}-{_VARIANT[digest[9] & 3]}{free[3:6]}-{free[6:18]}"
+
+
+def _among(address: str, places: tuple[str, ...]) -> bool:
+    """Say whether ``address`` is one of ``places``: addresses, or networks (10.1.0.0/24)."""
+    if address in places:
+        return True
+    networks = [place for place in places if "/" in place]
+    if not networks:
+        return False
+    from ipaddress import ip_address, ip_network
+
+    return any(ip_address(address) in ip_network(network, strict=False) for network in networks)
+
+
+def _packed(end: Endpoint) -> bytes:
+    family = socket.AF_INET6 if ":" in end.address else socket.AF_INET
+    return socket.inet_pton(family, end.address) + end.port.to_bytes(2, "big")
