@@ -1,0 +1,174 @@
+"""Capture filters, as tcpdump has them: libpcap compiles the expression, and its interpreter runs it on each packet.
+
+The law: what an expression means is libpcap's to say, and its message is passed on as it stands.  libpcap is loaded
+when the first filter is made and not before, so that nothing but a filter needs it.
+
+Language: pcap-filter(7).  Functions: pcap_open_dead(3pcap), pcap_compile(3pcap), pcap_offline_filter(3pcap).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import threading
+import weakref
+from functools import cache
+from types import TracebackType
+from typing import Final, Self
+
+from hl7core.errors import SourceError
+from hl7core.model.packet import PacketBatch
+
+__all__ = ["PacketFilter"]
+
+_NAMES: Final = ("libpcap.so.1", "libpcap.so.0.8", "libpcap.dylib")
+_NETMASK_UNKNOWN: Final = 0xFFFFFFFF  # PCAP_NETMASK_UNKNOWN: only "ip broadcast" needs one
+_OPTIMIZE: Final = 1
+
+# Capture files number link types their own way, the same but for these (https://www.tcpdump.org/linktypes.html).
+_LINK_TYPE_TO_DLT: Final = {100: 11, 101: 12}
+
+# libpcap before 1.8 compiles with global state, and nothing here is made often.
+_COMPILING = threading.Lock()
+
+
+class _Program(ctypes.Structure):
+    """``struct bpf_program``."""
+
+    _fields_ = (("length", ctypes.c_uint), ("instructions", ctypes.c_void_p))
+
+
+class _Header(ctypes.Structure):
+    """``struct pcap_pkthdr``."""
+
+    _fields_ = (
+        ("seconds", ctypes.c_long),
+        ("microseconds", ctypes.c_long),
+        ("captured", ctypes.c_uint32),
+        ("wire_length", ctypes.c_uint32),
+    )
+
+
+class PacketFilter:
+    """One capture filter; :meth:`apply` keeps the packets that match.
+
+    ``expression`` is pcap-filter(7), such as ``tcp port 2575``; ``link_type`` the LINKTYPE number of the packets,
+    ``snaplen`` the most bytes captured of each.  Packets of another link type get a program of their own as they come.
+    Not for use by two threads at a time.
+
+    Raises SourceError, with libpcap's own message if the expression is wrong, or with the remedy if libpcap is missing.
+    """
+
+    def __init__(self, expression: str, link_type: int, snaplen: int = 262_144) -> None:
+        self.expression = expression
+        self._snaplen = snaplen
+        self._library = _libpcap()
+        self._programs: dict[int, _Program] = {}
+        self._skipped = 0
+        self._free = weakref.finalize(self, _free, self._library, self._programs)
+        self._program(link_type)
+
+    def apply(self, batch: PacketBatch) -> PacketBatch | None:
+        """Return the packets of ``batch`` that match, in its buffer; None if none does.
+
+        ``number`` is then the position of the first of them; what a batch without a match had ``skipped`` counts for
+        the next one.  Raises SourceError if the expression means nothing on the batch's link type.
+        """
+        link_type = batch.interface.link_type
+        program = ctypes.byref(self._programs.get(link_type) or self._program(link_type))
+        header = _Header()
+        at_header = ctypes.byref(header)
+        matches = self._library.pcap_offline_filter
+        # The batch holds the buffer for as long as libpcap looks at it.
+        base = ctypes.cast(ctypes.c_char_p(batch.buffer), ctypes.c_void_p).value or 0
+        kept: list[int] = []
+        for position, (start, end, wire_length) in enumerate(
+            zip(batch.starts, batch.ends, batch.wire_lengths, strict=True)
+        ):
+            header.captured = end - start
+            header.wire_length = wire_length
+            if matches(program, at_header, base + start):
+                kept.append(position)
+        skipped, self._skipped = batch.skipped + self._skipped, 0
+        if not kept:
+            self._skipped = skipped
+            return None
+        if len(kept) == batch.count:
+            return batch if skipped == batch.skipped else batch._replace(skipped=skipped)
+        starts, ends, times, wire_lengths = batch.starts, batch.ends, batch.times, batch.wire_lengths
+        return PacketBatch(
+            batch.buffer,
+            [starts[position] for position in kept],
+            [ends[position] for position in kept],
+            [times[position] for position in kept],
+            [wire_lengths[position] for position in kept],
+            batch.interface,
+            batch.number + kept[0],
+            skipped,
+        )
+
+    def close(self) -> None:
+        """Free what libpcap holds for this filter, which is of no use afterwards; a second time does nothing."""
+        self._free()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _program(self, link_type: int) -> _Program:
+        """Compile the expression for ``link_type``."""
+        library = self._library
+        try:
+            expression = self.expression.encode()
+        except UnicodeEncodeError:
+            expression = b"\0"
+        if b"\0" in expression:
+            raise SourceError(f"the capture filter {self.expression!r} holds a character that no filter has")
+        program = _Program()
+        with _COMPILING:
+            handle = library.pcap_open_dead(_LINK_TYPE_TO_DLT.get(link_type, link_type), self._snaplen)
+            if not handle:
+                raise SourceError("libpcap has no memory left for a capture filter")
+            try:
+                if library.pcap_compile(handle, ctypes.byref(program), expression, _OPTIMIZE, _NETMASK_UNKNOWN):
+                    reason = library.pcap_geterr(handle).decode("utf-8", "replace")
+                    raise SourceError(f"the capture filter {self.expression!r} is refused: {reason}")
+            finally:
+                library.pcap_close(handle)
+        self._programs[link_type] = program
+        return program
+
+
+@cache
+def _libpcap() -> ctypes.CDLL:
+    """Return libpcap with its functions declared.  Raises SourceError if it is not installed."""
+    found = ctypes.util.find_library("pcap")
+    for name in (found, *_NAMES) if found else _NAMES:
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        pointer, integer = ctypes.c_void_p, ctypes.c_int
+        library.pcap_open_dead.argtypes, library.pcap_open_dead.restype = (integer, integer), pointer
+        library.pcap_compile.argtypes = (pointer, pointer, ctypes.c_char_p, integer, ctypes.c_uint32)
+        library.pcap_compile.restype = integer
+        library.pcap_geterr.argtypes, library.pcap_geterr.restype = (pointer,), ctypes.c_char_p
+        library.pcap_close.argtypes, library.pcap_close.restype = (pointer,), None
+        library.pcap_freecode.argtypes, library.pcap_freecode.restype = (pointer,), None
+        library.pcap_offline_filter.argtypes = (pointer, pointer, pointer)
+        library.pcap_offline_filter.restype = integer
+        return library
+    raise SourceError(
+        "a capture filter needs libpcap, which is not installed; install it "
+        "(Debian, Ubuntu: apt install libpcap0.8; Fedora, RHEL, Alpine: the package libpcap) or leave the filter out"
+    )
+
+
+def _free(library: ctypes.CDLL, programs: dict[int, _Program]) -> None:
+    while programs:
+        _, program = programs.popitem()
+        library.pcap_freecode(ctypes.byref(program))
