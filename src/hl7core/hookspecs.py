@@ -1,0 +1,170 @@
+"""Every hook that the core calls.
+
+The name is the contract: ``on_*`` is news, a bare verb is work, ``register_*`` contributes and is asked once when the
+plugin is enabled.  A hook's docstring is its documentation: ``docs/plugin_hooks.md`` is held against it by a test.
+Implementations may take fewer arguments than the hook offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Sequence
+from datetime import datetime
+from types import ModuleType
+
+import pluggy
+
+from hl7core.contract import PacketSource, PluginSettings, Runtime, SourceRequest
+from hl7core.model.cleanup import CleanupReport
+from hl7core.model.delivery import Receipt
+from hl7core.model.events import Event
+from hl7core.model.finding import Finding
+from hl7core.model.packet import Interface, Packet
+from hl7core.model.session import Session, SessionQuery
+from hl7core.wire.framing import Dialect
+
+__all__ = ["HOOK_API", "PROJECT", "hookimpl", "hookspec"]
+
+PROJECT = "hl7core"
+HOOK_API = "1.0"
+"""The version of this set of hooks: a new hook or argument raises the second number, a removed one the first."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+# The brief's six.
+
+
+@hookspec
+def on_packet(packet: Packet) -> None:
+    """Hear of a packet as it was captured, ahead of reassembly.
+
+    Runs on the decoder thread: it delays the capture, so be quick.  While nobody implements it, it costs nothing.
+    """
+
+
+@hookspec
+def on_session_complete(session: Session) -> None:
+    """Hear of a session that has ended; ``session.ending`` says how.
+
+    Called once a session, before it is stored, on the plugin's own news thread.  When an acknowledgement joins it
+    later, it is called again with ``session.revision`` raised.
+    """
+
+
+@hookspec
+def persist_session(session: Session, replace: bool) -> str | None:
+    """Save a session and return where it now lives; once this returns, it survives a power cut.
+
+    ``replace`` false: an id already stored is left as it is (so a capture read twice never resets a status).
+    Implemented by stores; only the store of record is asked.  Raise StoreError: the session waits and is tried again.
+    """
+
+
+@hookspec
+def load_sessions(query: SessionQuery) -> list[Session] | None:
+    """Return at most ``query.limit`` sessions that fit, in the query's order.
+
+    What cannot be read is logged and skipped.
+    """
+
+
+@hookspec
+def submit_session(session: Session) -> Receipt | Awaitable[Receipt]:
+    """Hand a session on: ONE attempt.  ``session.id`` is the idempotency key; the outbox repeats.
+
+    ``async def`` runs on the event loop, ``def`` on a worker thread.  Whatever it raises counts as a failed attempt.
+    """
+
+
+@hookspec
+def cleanup(now: datetime, dry_run: bool) -> CleanupReport:
+    """Throw away what should go and say what went; with ``dry_run`` only say it.  Runs on a worker thread."""
+
+
+# What else a store answers: all on the store thread, in order, and only the store that holds the session is asked.
+
+
+@hookspec
+def persist_sessions(sessions: Sequence[Session], replace: bool) -> list[str | Exception]:
+    """Save several at once (optional): one entry a session, in order, where it lives or why it could not be saved."""
+
+
+@hookspec
+def delete_sessions(ids: Sequence[str], to_trash: bool) -> list[str]:
+    """Remove sessions and return the ids that were removed; a missing one is no error."""
+
+
+@hookspec
+def restore_sessions(ids: Sequence[str]) -> list[str]:
+    """Bring sessions back from the trash and return the ids that came back."""
+
+
+@hookspec
+def empty_trash(before: datetime) -> CleanupReport:
+    """Throw away for good what went to the trash before that time."""
+
+
+@hookspec
+def before_persist(session: Session) -> Session | None:
+    """Change what is saved (redact, encrypt): return another session, or None for no change.
+
+    Any plugin may implement it; they run on the store thread in the order of the settings.  If one raises, nothing is
+    stored and the session is tried again.  The id must stay.
+    """
+
+
+# Lifecycle.
+
+
+@hookspec
+def register_settings() -> type[PluginSettings]:
+    """Return the model of ``[plugins.NAME]``."""
+
+
+@hookspec
+def configure(settings: PluginSettings) -> None:
+    """Take settings, before ``start`` and at each change.  Raise SettingsError: the old ones stay in force."""
+
+
+@hookspec
+def start(runtime: Runtime) -> Awaitable[None] | None:
+    """Begin; ``runtime`` is the only handle on the engine."""
+
+
+@hookspec
+def stop() -> Awaitable[None] | None:
+    """End within 10 seconds; no hook of the plugin is called any more."""
+
+
+# Seams.
+
+
+@hookspec
+def open_source(request: SourceRequest) -> PacketSource | None:
+    """Return a source for ``request``, or None if it is for another plugin.  Raises SourceError."""
+
+
+@hookspec
+def list_interfaces() -> list[Interface]:
+    """Return the interfaces that this source could capture on, without opening any."""
+
+
+@hookspec
+def register_framers() -> Iterable[Dialect]:
+    """Contribute framings of your own (a vendor's dialect); detection tries them."""
+
+
+@hookspec
+def diagnose(session: Session) -> Iterable[Finding]:
+    """Say what is wrong with a session."""
+
+
+@hookspec
+def on_event(event: Event) -> None:
+    """Hear everything that a dashboard shows, on the plugin's own news thread."""
+
+
+@hookspec
+def register_hookspecs() -> ModuleType:
+    """Return a module of hooks of your own: the caller of a hook specifies it."""
