@@ -1,0 +1,209 @@
+"""The decoder thread: takes batches from the intake, hands ended sessions on.  It waits for nothing but packets.
+
+No plugin code runs on it except framers, and ``on_packet`` while somebody implements it.  Whatever goes wrong here
+costs the open sessions at most, never the thread.  While nothing arrives, packet time goes on by the monotonic clock
+from the last packet, so that neither a backlog nor a step of the wall clock ends a session that still talks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from threading import Event as Flag
+from threading import Thread
+from typing import Final
+
+from hl7core.engine.intake import Arrival, Intake
+from hl7core.guard import describe
+from hl7core.model.packet import Packet, PacketBatch
+from hl7core.model.session import Ending, OpenSession, Session
+from hl7core.wire.decoder import Decoder, DecoderOptions
+from hl7core.wire.framing import Dialect
+
+__all__ = ["Decoding"]
+
+logger = logging.getLogger(__name__)
+
+_TURN: Final = 0.1
+_EXPIRE_EVERY: Final = 1.0
+_SHOW_EVERY: Final = 0.25
+_SHOW_SHARE: Final = 50
+"""Listing open sessions takes a fiftieth of the thread's time at most."""
+
+
+class Decoding:
+    """Owns the Decoder and its thread.
+
+    ``on_sessions`` gets what ended, ``on_open`` what changed among the open sessions (at most four times a second),
+    ``on_trouble`` one sentence when decoding broke and began anew.  ``listeners`` returns who wants every packet.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        *,
+        on_sessions: Callable[[list[Session]], None],
+        on_open: Callable[[list[OpenSession]], None] = lambda _sessions: None,
+        on_trouble: Callable[[str], None] = lambda _text: None,
+        listeners: Callable[[], Sequence[Callable[[Packet], None]]] = lambda: (),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._intake = intake
+        self._on_sessions = on_sessions
+        self._on_open = on_open
+        self._on_trouble = on_trouble
+        self._listeners = listeners
+        self._monotonic = monotonic
+        self._options = DecoderOptions()
+        self._dialects: tuple[Dialect, ...] = ()
+        self._decoder = Decoder(self._options)
+        self._shown: dict[str, tuple[int, int]] = {}
+        self._fed = False
+        self._last_packet_ns = 0
+        self._last_packet_at = 0.0
+        self._next_expire = 0.0
+        self._next_show = 0.0
+        self._past: dict[str, int] = {}
+        self._quit = False
+        self._stopped = Flag()
+        self._thread: Thread | None = None
+        self.troubles = 0
+        self.open_count = 0
+        self.finite = False  # whether the packets come from files: then no time passes between them
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the decoder has counted, over all the decoders that there were."""
+        counters = dict(self._past)
+        for name, value in dict(self._decoder.counters).items():
+            counters[name] = counters.get(name, 0) + value
+        return counters
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = Thread(target=self._run, name="hl7core-decoder", daemon=True)
+        self._thread.start()
+
+    def configure(self, options: DecoderOptions, dialects: Sequence[Dialect]) -> None:
+        """Decode connections that begin from now on with these."""
+
+        def work() -> None:
+            self._options, self._dialects = options, tuple(dialects)
+            self._decoder.configure(self._options, self._dialects)
+
+        self._order(work)
+
+    def end_open(self, ending: Ending) -> Flag:
+        """End the open sessions once what has arrived is decoded; the flag is set when that is done."""
+        done = Flag()
+
+        def work() -> None:
+            try:
+                self._hand_on(self._decoder.end(ending))
+            finally:
+                done.set()
+
+        self._order(work)
+        return done
+
+    def settled(self) -> Flag:
+        """Return a flag that is set once everything that has arrived so far is decoded and handed on."""
+        done = Flag()
+        self._order(done.set)
+        return done
+
+    def stop(self, ending: Ending, timeout: float) -> bool:
+        """Decode what waits, end the open sessions, end the thread; false if packets had to be let go for it."""
+        if self._thread is None or self._stopped.is_set():
+            return True
+        self._intake.close()
+        done = self.end_open(ending)
+        whole = done.wait(timeout)
+        if not whole:
+            lost = self._intake.discard()
+            logger.warning("stopped with a backlog: %d captured packets were not decoded", lost)
+        self._order(self._leave)
+        self._thread.join(timeout)
+        return whole
+
+    def _leave(self) -> None:
+        self._quit = True
+
+    def _order(self, work: Callable[[], None]) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            work()
+        else:
+            self._intake.order(work)
+
+    def _run(self) -> None:
+        try:
+            while not self._quit:
+                try:
+                    self._turn()
+                except Exception as error:  # noqa: BLE001 - whatever it was, the capture goes on
+                    self._begin_anew(error)
+        finally:
+            self._stopped.set()
+
+    def _turn(self) -> None:
+        item = self._intake.get(_TURN)
+        if isinstance(item, Arrival):
+            self._take(item.batch)
+        elif item is not None:
+            item()
+        now = self._monotonic()
+        if now >= self._next_expire:
+            self._next_expire = now + _EXPIRE_EVERY
+            self._intake.flush_told()
+            self._expire(now)
+        if now >= self._next_show and (self._fed or self._shown):
+            self._show(now)
+
+    def _take(self, batch: PacketBatch) -> None:
+        listeners = self._listeners()
+        if listeners:
+            for packet in batch.packets():
+                for listener in listeners:
+                    listener(packet)
+        self._last_packet_ns = batch.times[-1]
+        self._last_packet_at = self._monotonic()
+        self._fed = True
+        self._hand_on(self._decoder.feed(batch))
+
+    def _expire(self, now: float) -> None:
+        """Let packet time go on while nothing arrives.  A file's time stands in its packets alone."""
+        if self.finite or not self._last_packet_ns or self._intake.paused or not self._intake.idle:
+            return
+        elapsed = now - self._last_packet_at
+        if elapsed >= _EXPIRE_EVERY:
+            self._hand_on(self._decoder.expire(self._last_packet_ns + int(elapsed * 1e9)))
+
+    def _hand_on(self, sessions: list[Session]) -> None:
+        if sessions:
+            self._on_sessions(sessions)
+
+    def _show(self, now: float) -> None:
+        self._fed = False
+        current = self._decoder.open_sessions()
+        self.open_count = len(current)
+        changed = [s for s in current if self._shown.get(s.id) != (s.elements, s.last_ns)]
+        self._shown = {s.id: (s.elements, s.last_ns) for s in current}
+        if changed:
+            self._on_open(changed)
+        self._next_show = now + max(_SHOW_EVERY, _SHOW_SHARE * (self._monotonic() - now))
+
+    def _begin_anew(self, error: Exception) -> None:
+        """Decoding broke: save what the decoder still gives, and go on with a new one."""
+        self.troubles += 1
+        broken = self._decoder
+        for name, value in dict(broken.counters).items():
+            self._past[name] = self._past.get(name, 0) + value
+        self._decoder = Decoder(self._options, self._dialects)
+        self._shown.clear()
+        logger.error("decoding broke (%s); open sessions were ended and decoding begins anew", describe(error))
+        try:
+            self._hand_on(broken.end(Ending.EVICTED))
+        except Exception as second:  # noqa: BLE001 - it was broken already
+            logger.error("the open sessions of the broken decoder are lost (%s)", describe(second))  # noqa: TRY400
+        self._on_trouble(f"decoding broke ({describe(error)}); open sessions were ended early")

@@ -1,0 +1,285 @@
+"""The keeper: the store thread.  Whatever touches a store is done here, one thing after the other.
+
+It empties the ledger's dirty set in groups.  A session counts as saved when the store has returned, never before.
+What fails stays dirty and is tried again, ever less often; a session that fails alone never holds up the others, and
+when the store fails as a whole it is asked with one session at a time, so that an outage costs little and its end is
+seen at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from threading import Condition, Thread
+from typing import Any, Final, NamedTuple, TypeVar
+
+from hl7core.dispatch import Dispatch
+from hl7core.engine.ledger import Ledger, Stamped
+from hl7core.engine.news import News
+from hl7core.engine.shelf import Shelf, reason_of
+from hl7core.errors import EngineError, SessionRefused
+from hl7core.guard import describe
+from hl7core.model.events import SessionSaved, SessionUnsaved
+
+__all__ = ["Keeper", "Policy"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_GROUP: Final = 64
+_GATHER: Final = 0.02
+_IDLE: Final = 1.0
+_FIRST_WAIT: Final = 0.5
+_LONGEST_WAIT: Final = 30.0
+_DRAIN_PAUSE: Final = 0.2
+
+
+class Policy(NamedTuple):
+    """What is in force for the next save: the store of record, how long sessions are kept, who is to get them."""
+
+    store: str
+    retention_days: int
+    destinations: tuple[str, ...] = ()
+
+
+class Keeper:
+    """Owns the store thread.  ``wake`` it when something is dirty; ``submit`` other work with stores."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        dispatch: Dispatch,
+        shelf: Shelf,
+        news: News,
+        *,
+        policy: Callable[[], Policy],
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._dispatch = dispatch
+        self._shelf = shelf
+        self._news = news
+        self._policy = policy
+        self._now = now
+        self._monotonic = monotonic
+        self._changed = Condition()
+        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._group = _GROUP
+        self._streak: set[str] = set()
+        self._failing: set[str] = set()
+        self._waits = 0
+        self._gate = 0.0
+        self._drain_until: float | None = None
+        self._closed = False
+        self._thread: Thread | None = None
+
+    @property
+    def down(self) -> bool:
+        """Whether the store fails as a whole."""
+        return bool(self._waits)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether sessions wait because saving fails."""
+        return bool(self._failing)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = Thread(target=self._run, name="hl7core-keeper", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something is dirty."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def submit(self, job: Callable[[], T]) -> Future[T]:
+        """Do ``job`` on the store thread, after what was submitted before."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closed:
+                future.set_exception(EngineError("the engine has stopped"))
+                return future
+            self._jobs.append((job, future))
+            self._changed.notify_all()
+        return future
+
+    def stop(self, timeout: float) -> list[str]:
+        """Save what waits within ``timeout`` seconds, end the thread, and name the sessions that could not be saved."""
+        if self._thread is not None:
+            with self._changed:
+                self._drain_until = self._monotonic() + timeout
+                self._gate = 0.0
+                self._ledger.due_now()
+                self._changed.notify_all()
+            self._thread.join(timeout + _DRAIN_PAUSE)
+            self._closed = True
+        unsaved = self._ledger.unsaved_ids()
+        if unsaved:
+            logger.error("%d sessions could not be saved before the stop: %s", len(unsaved), ", ".join(unsaved))
+        return unsaved
+
+    def _run(self) -> None:
+        while True:
+            job = self._next_job()
+            if job is not None:
+                self._do(*job)
+                continue
+            try:
+                busy = self._save_some()
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end all saving
+                logger.error("saving broke (%s); it is tried again", describe(error))  # noqa: TRY400
+                self._gate = self._monotonic() + _FIRST_WAIT
+                busy = False
+            if self._drain_until is not None and self._drained():
+                break
+            if not busy:
+                self._wait()
+        self._refuse_jobs()
+
+    def _next_job(self) -> tuple[Callable[[], Any], Future[Any]] | None:
+        with self._changed:
+            return self._jobs.popleft() if self._jobs else None
+
+    def _do(self, job: Callable[[], Any], future: Future[Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(job())
+        except Exception as error:  # noqa: BLE001 - who asked for it is told
+            future.set_exception(error)
+
+    def _refuse_jobs(self) -> None:
+        with self._changed:
+            self._closed = True
+            jobs, self._jobs = self._jobs, deque()
+        for _, future in jobs:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(EngineError("the engine has stopped"))
+
+    def _drained(self) -> bool:
+        with self._changed:
+            if self._jobs:
+                return False
+        over = self._drain_until is not None and self._monotonic() >= self._drain_until
+        return over or not self._ledger.unsaved or self._ledger.next_due() is None
+
+    def _wait(self) -> None:
+        """Wait for work, or for the time at which a session is to be tried again."""
+        now = self._monotonic()
+        due = self._ledger.next_due()
+        until = now + _IDLE if due is None else min(now + _IDLE, max(due, self._gate))
+        draining = self._drain_until is not None
+        with self._changed:
+            if not self._jobs and (until > now or draining):
+                self._changed.wait(_DRAIN_PAUSE if draining else until - now)
+        if draining:
+            self._gate = 0.0
+            self._ledger.due_now()
+
+    def _gather(self) -> None:
+        """Give a group a moment to fill: one flush to disk then serves many."""
+        if self._drain_until is None and self._group == _GROUP:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._jobs) or self._ledger.unsaved >= _GROUP, _GATHER)
+
+    def _save_some(self) -> bool:
+        """Save one group; false if nothing is due."""
+        if self._monotonic() < self._gate or not self._ledger.unsaved:
+            return False
+        if 0 < self._ledger.unsaved < _GROUP:
+            self._gather()
+        ids = self._ledger.take_dirty(self._group, self._monotonic())
+        if not ids:
+            return False
+        try:
+            stamped = self._prepare(ids)
+        except Exception as error:  # noqa: BLE001 - the store cannot even be asked what it holds
+            self._book([(session_id, error) for session_id in ids], [])
+            return True
+        except BaseException:
+            self._ledger.released(ids)
+            raise
+        failed: list[tuple[str, Exception]] = []
+        saved: list[tuple[Stamped, str]] = []
+        for store, replace in dict.fromkeys((s.store, s.replace) for s in stamped):
+            group = [s for s in stamped if (s.store, s.replace) == (store, replace)]
+            for one, result in zip(group, self._persist(store, replace, group), strict=True):
+                if isinstance(result, Exception):
+                    failed.append((one.session.id, result))
+                else:
+                    saved.append((one, result))
+        self._book(failed, saved)
+        return True
+
+    def _prepare(self, ids: Sequence[str]) -> list[Stamped]:
+        changed = self._ledger.unbased(ids, changed_only=True)
+        if changed:
+            self._shelf.fetch(changed)
+        for session in self._ledger.undiagnosed(ids):
+            self._ledger.diagnosed(session, tuple(self._dispatch.findings(session)))
+        policy = self._policy()
+        return self._ledger.stamp(
+            ids,
+            now=self._now(),
+            retention_days=policy.retention_days,
+            store=policy.store,
+            destinations=policy.destinations,
+        )
+
+    def _persist(self, store: str, replace: bool, group: Sequence[Stamped]) -> list[str | Exception]:
+        try:
+            results = self._dispatch.persist(store, [one.session for one in group], replace=replace)
+        except Exception as error:  # noqa: BLE001 - counts as a failure of each
+            return [error] * len(group)
+        if len(results) != len(group):
+            return [EngineError(f"store {store} answered {len(results)} of {len(group)} sessions")] * len(group)
+        return results
+
+    def _book(self, failed: Sequence[tuple[str, Exception]], saved: Sequence[tuple[Stamped, str]]) -> None:
+        """Write down how a group went, and decide when to try again."""
+        for stamped, location in saved:
+            self._ledger.saved(stamped)
+            self._failing.discard(stamped.session.id)
+            logger.info("saved %s at %s", stamped.session.id, location)
+            self._news.event(SessionSaved(stamped.session.id, stamped.store, location))
+        now = self._monotonic()
+        for session_id, error in failed:
+            self._fail(session_id, error, now)
+        if saved:
+            self._group = min(_GROUP, self._group * 2) if not failed else self._group
+            self._streak.clear()
+            if self._waits:
+                self._ledger.due_now()
+            self._waits = 0
+            self._gate = 0.0
+            if self._failing and not failed:
+                self._failing.intersection_update(self._ledger.unsaved_ids())
+        elif failed:
+            self._group = 1
+            self._streak.update(i for i, error in failed if not isinstance(error, SessionRefused))
+            if len(self._streak) > 1:
+                self._gate = now + min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(self._waits, 10))
+                self._waits += 1
+        if saved and not failed and not self._failing:
+            self._news.settle("store", "sessions are saved again")
+            self._news.settle("refused", "no session is refused any more")
+
+    def _fail(self, session_id: str, error: Exception, now: float) -> None:
+        attempts = self._ledger.failed(session_id, now)
+        if not attempts:
+            return
+        reason = reason_of(error)
+        if session_id not in self._failing:
+            self._failing.add(session_id)
+            self._news.event(SessionUnsaved(session_id, reason, self._ledger.unsaved))
+            logger.warning("session %s is not saved (%s); it stays in memory and is tried again", session_id, reason)
+        if isinstance(error, SessionRefused):
+            self._news.notice("refused", f"the store refuses a session: {reason}")
+        elif not any(key == "store" for key, _ in self._news.notices):
+            self._news.notice("store", f"sessions cannot be saved and wait in memory: {reason}")

@@ -1,0 +1,227 @@
+"""The runtime: what people and plugins may ask of a running engine, and nothing else of it.
+
+Whatever touches a store is done on the store thread, in order; the event loop only waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from datetime import datetime, timedelta
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hl7core.contract import CoreView, SourceRequest, State
+from hl7core.engine.shelf import reason_of
+from hl7core.engine.sources import default_bpf
+from hl7core.engine.standing import ignore, retry, unignore
+from hl7core.errors import EngineError
+from hl7core.guard import describe, in_thread
+from hl7core.model.cleanup import CleanupReport
+from hl7core.model.events import CaptureChanged, CleanupSummary, Event, SessionsRemoved
+from hl7core.model.packet import Interface
+from hl7core.model.session import Ending, Session, SessionQuery
+
+if TYPE_CHECKING:
+    from hl7core.engine.engine import Engine
+
+__all__ = ["EngineRuntime"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class EngineRuntime:
+    """Implements ``hl7core.Runtime``.  ``of(name)`` is the one for a plugin: its jobs end when the plugin stops."""
+
+    def __init__(self, engine: Engine, owner: str = "") -> None:
+        self._engine = engine
+        self._owner = owner
+        self._lock = Lock()
+        self._jobs: set[Flag] = set()
+        self._others: dict[str, EngineRuntime] = {}
+
+    def of(self, name: str) -> EngineRuntime:
+        """Return the runtime of the plugin ``name``."""
+        with self._lock:
+            return self._others.setdefault(name, EngineRuntime(self._engine, name))
+
+    def end_jobs(self, name: str | None = None) -> None:
+        """End the jobs of the plugin ``name``, or all there are."""
+        with self._lock:
+            others = [other for owner, other in self._others.items() if name in (None, owner)]
+            mine = list(self._jobs) if name in (None, self._owner) else []
+        for other in others:
+            other.end_jobs()
+        for flag in mine:
+            flag.set()
+
+    async def sessions(self, query: SessionQuery) -> list[Session]:
+        """Return stored sessions, and those in memory that are not stored yet."""
+        return await self._stores(self._engine.shelf.load, query)
+
+    async def retry(self, ids: Sequence[str]) -> list[str]:
+        """Make failed or submitted sessions pending again with no attempts; return the ids that were found."""
+        return await self._stores(self._engine.shelf.change, ids, retry)
+
+    async def ignore(self, ids: Sequence[str]) -> list[str]:
+        """Mark sessions as never to be sent; return the ids that were found."""
+        return await self._stores(self._engine.shelf.change, ids, ignore)
+
+    async def unignore(self, ids: Sequence[str]) -> list[str]:
+        """Undo ``ignore``; return the ids that were found."""
+        return await self._stores(self._engine.shelf.change, ids, unignore)
+
+    async def delete(self, ids: Sequence[str], *, to_trash: bool = True) -> list[str]:
+        """Remove sessions from memory and store; return the ids that were removed."""
+        removed = await self._stores(lambda: self._engine.shelf.delete(ids, to_trash=to_trash))
+        if removed:
+            self.publish(SessionsRemoved(tuple(removed), to_trash))
+        return removed
+
+    async def restore(self, ids: Sequence[str]) -> list[str]:
+        """Bring sessions back from the trash; return the ids that came back."""
+        return await self._stores(self._engine.shelf.restore, ids)
+
+    async def submit_now(self) -> int:
+        """Work off what is pending now.  Raises EngineError: sessions are not handed on by this version."""
+        if not self._engine.dispatch.destinations():
+            raise EngineError("no destination is active")
+        raise EngineError("this version keeps sessions for its destinations but does not hand them on yet")
+
+    async def cleanup(self, *, dry_run: bool = False) -> list[CleanupReport]:
+        """Run every plugin's ``cleanup``; return their reports.  Pauses while nothing is saved."""
+        engine = self._engine
+        if not engine.settings.core.enable_persistence:
+            return []
+        began = self.now()
+        reports: list[CleanupReport] = []
+        entries = await in_thread(lambda: engine.dispatch.cleanup(began, dry_run=dry_run), name="hl7core-cleanup")
+        for plugin, report in entries:
+            if isinstance(report, CleanupReport):
+                engine.news.settle(f"cleanup-{plugin}", f"the cleanup of {plugin} works again")
+                self.publish(CleanupSummary(report, began, self.now()))
+                reports.append(report)
+            else:
+                engine.news.notice(f"cleanup-{plugin}", f"the cleanup of {plugin} failed: {reason_of(report)}")
+        return reports
+
+    async def change_settings(self, changes: dict[str, Any]) -> None:
+        """Write ``changes`` to the settings file and put them in force.  Raises SettingsError, changing nothing."""
+        await self._engine.settling.change(changes)
+
+    async def interfaces(self) -> list[Interface]:
+        """List the interfaces that can be captured on."""
+        return await in_thread(self._engine.dispatch.list_interfaces, name="hl7core-interfaces")
+
+    async def start_capture(self, interfaces: Sequence[str] = (), bpf: str = "") -> None:
+        """Start capturing; nothing given: as the settings say.  Raises SourceError."""
+        asked = bool(interfaces or bpf)
+        request = SourceRequest((), tuple(interfaces), bpf, default_bpf(self._engine.settings.core), True, not asked)
+        await self._engine.capture(request)
+
+    async def stop_capture(self) -> None:
+        """Stop capturing and end the open sessions."""
+        await self._engine.sources.stop()
+        done = self._engine.decoding.end_open(Ending.STOPPED)
+        await asyncio.to_thread(done.wait, 10.0)
+
+    async def pause(self) -> None:
+        """Stop decoding; packets that come are counted and let go, and a gap is marked."""
+        if not self._engine.intake.paused:
+            self._engine.intake.pause()
+            self.publish(CaptureChanged("", "paused"))
+
+    async def resume(self) -> None:
+        """Decode again."""
+        if self._engine.intake.paused:
+            self._engine.intake.resume()
+            self.publish(CaptureChanged("", "resumed"))
+
+    async def clear(self) -> None:
+        """Forget the sessions in memory that are stored; the store keeps them."""
+        self._engine.ledger.clear()
+
+    def publish(self, event: Event) -> None:
+        """Tell every plugin that listens."""
+        self._engine.news.event(event)
+
+    def state(self) -> State:
+        """Return the engine's state in numbers."""
+        engine = self._engine
+        counters = engine.decoding.counters
+        packets = counters.pop("packets", 0)
+        counters.pop("sessions", None)
+        counters |= {
+            "saved": engine.ledger.saved_count,
+            "lost": engine.ledger.lost,
+            "repeated": engine.ledger.repeated,
+            "letGo": engine.intake.let_go,
+            "troubles": engine.decoding.troubles,
+        }
+        return State(
+            running=engine.running,
+            paused=engine.intake.paused,
+            capturing=engine.sources.capturing,
+            sources=engine.sources.stats(),
+            packets=packets,
+            dropped_intake=engine.intake.dropped,
+            dropped_kernel=engine.sources.dropped_kernel,
+            open_sessions=engine.decoding.open_count,
+            sessions=engine.ledger.sessions,
+            sessions_in_memory=len(engine.ledger),
+            unsaved=engine.ledger.unsaved,
+            counters=tuple(counters.items()),
+            notices=engine.news.notices,
+        )
+
+    def core(self) -> CoreView:
+        """Return what a plugin may know of ``[core]`` now."""
+        engine = self._engine
+        core = engine.settings.core
+        return CoreView(
+            output_folder=str(engine.folder),
+            retention_days=core.retention_days,
+            enable_persistence=core.enable_persistence,
+            store=engine.record,
+            device_address=core.device_address,
+            lis_address=core.lis_address,
+            lis_port=core.lis_port,
+            owner=engine.lock.held,
+        )
+
+    def now(self) -> datetime:
+        """Return the wall-clock time (aware, UTC); a test may set another."""
+        return self._engine.now()
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run ``coroutine`` on the event loop, from another thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop)
+
+    async def _stores(self, job: Callable[..., T], *args: Any) -> T:
+        return await asyncio.wrap_future(self._engine.keeper.submit(lambda: job(*args)))
+
+    def every(self, period: timedelta, job: Callable[[], None]) -> Callable[[], None]:
+        """Run ``job`` each ``period`` on a thread of its own until the returned function is called."""
+        seconds = max(0.01, period.total_seconds())
+        flag = Flag()
+        with self._lock:
+            self._jobs.add(flag)
+
+        def run() -> None:
+            told = ""
+            while not flag.wait(seconds):
+                try:
+                    job()
+                    told = ""
+                except Exception as error:  # noqa: BLE001 - a job that fails once may succeed the next time
+                    if told != (told := describe(error)):
+                        logger.warning("a job of plugin %s failed: %s", self._owner or "?", told)
+            with self._lock:
+                self._jobs.discard(flag)
+
+        Thread(target=run, name=f"hl7core-{self._owner or 'plugin'}-job", daemon=True).start()
+        return flag.set

@@ -1,0 +1,166 @@
+"""Settling: how new settings come into force, in a file's words or a person's.
+
+What is right is applied, what is wrong changes nothing for whom it concerns and is named.  A change that a person asks
+for is whole or not at all: if any of it is refused, the files are as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hl7core import settings as settings_room
+from hl7core.errors import Hl7coreError, SettingsError
+from hl7core.guard import in_thread
+from hl7core.model.events import SettingsChanged
+from hl7core.settings import Settings
+
+if TYPE_CHECKING:
+    from hl7core.engine.engine import Engine
+
+__all__ = ["Settling"]
+
+logger = logging.getLogger(__name__)
+
+
+class Settling:
+    """Puts settings in force in ``engine``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._turn = asyncio.Lock()
+
+    async def apply(self, new: Settings) -> list[str]:
+        """Put ``new`` in force as far as it is right; return a sentence for each thing that was refused."""
+        engine = self._engine
+        async with self._turn:
+            applied = await engine.registry.apply(new)
+            problems = list(applied.problems)
+            problems += await self._store(new)
+            if new.output_folder != engine.folder:
+                problems.append(f"core.output_folder: {engine.folder} stays until the engine is started again")
+            engine.settings = new
+            engine.limit()
+            self.persistence()
+            await self.decoding()
+            request = engine.sources.request
+            if request is not None and request.configured and not request.files:
+                request = engine.own_request()._replace(interfaces=request.interfaces, bpf=request.bpf)
+            try:
+                await engine.sources.sync(self._with_sources(applied.changed), request)
+            except Hl7coreError as error:
+                engine.news.notice("capture", f"no packets are captured: {error}")
+            engine.problems = tuple(problems)
+            return problems
+
+    def _with_sources(self, names: Sequence[str]) -> list[str]:
+        """Return those of ``names`` that offer packets, or did."""
+        engine = self._engine
+        owners = engine.sources.owners()
+        return [name for name in names if name in owners or "open_source" in engine.registry.info(name).hooks]
+
+    async def change(self, changes: dict[str, Any]) -> None:
+        """Write ``changes`` to the settings file and put them in force.  Raises SettingsError, changing nothing."""
+        engine = self._engine
+        blocked = settings_room.shadowed(engine.settings, changes)
+        if blocked:
+            raise SettingsError(*blocked)
+        path = engine.path
+        if path is None:
+            raise SettingsError("there is no settings file to change; `hl7core settings init` makes one")
+        files = (path, path.parent / ".secrets.toml")
+        async with engine.reloader.turn:
+            before = [await asyncio.to_thread(_content, file) for file in files]
+            known, in_force = set(engine.problems), engine.settings
+            try:
+                secrets = await asyncio.to_thread(engine.registry.secret_keys, tuple(changes))
+                await asyncio.to_thread(settings_room.change, path, changes, secrets=secrets)
+                problems = await self.apply(await asyncio.to_thread(engine.read_settings))
+                refused = [problem for problem in problems if problem not in known]
+                if refused:
+                    raise SettingsError(*refused)  # noqa: TRY301 - undone like every other failure
+            except BaseException:
+                for file, content in zip(files, before, strict=True):
+                    await asyncio.to_thread(_put_back, file, content)
+                if engine.settings is not in_force:
+                    await self.apply(in_force)
+                raise
+            await engine.reloader.adopt(problems)
+        self.tell(tuple(problems))
+
+    def tell(self, problems: Sequence[str], *, started: bool = False) -> None:
+        """Say how settings were taken: what is wrong with them, or that they are in force."""
+        news = self._engine.news
+        if problems:
+            news.notice("settings", "; ".join(problems))
+        else:
+            news.settle("settings", "the settings are right again")
+        if not started:
+            if not problems:
+                logger.info("new settings are in force")
+            news.event(SettingsChanged(tuple(problems)))
+
+    async def decoding(self) -> None:
+        """Decode new connections as the settings and the plugins' dialects say now."""
+        engine = self._engine
+        options = engine.settings.core.decoder_options(engine.sensor)._replace(watch_open=True)
+        engine.decoding.configure(options, await in_thread(engine.dispatch.dialects, name="hl7core-dialects"))
+
+    def persistence(self) -> None:
+        """Say it once if nothing is saved."""
+        news = self._engine.news
+        if self._engine.settings.core.enable_persistence:
+            news.settle("persistence", "sessions are saved")
+        else:
+            news.notice("persistence", "sessions are not saved: core.enable_persistence is false")
+
+    async def _store(self, new: Settings) -> list[str]:
+        """Go over to another store of record if it runs; else the old one stays, and is kept running."""
+        engine = self._engine
+        wanted = new.core.store
+        attached = tuple(engine.dispatch.attached_stores())
+        if wanted == engine.record:
+            return []
+        if wanted in attached:
+            logger.info("new sessions go to %s; %s stays attached while it is enabled", wanted, engine.record)
+            engine.record = wanted
+            return []
+        if engine.record not in attached:
+            try:
+                await engine.registry.enable(engine.record)
+            except Hl7coreError as error:
+                return [f"core.store: {wanted} does not run, nor does {engine.record}: {error}"]
+        return [f"core.store: {wanted} does not run as a store; {engine.record} stays in force"]
+
+
+def _content(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _put_back(file: Path, content: bytes | None) -> None:
+    """Make ``file`` what it was, whole at every moment."""
+    if _content(file) == content:
+        return
+    if content is None:
+        file.unlink()
+        return
+    mode = file.stat().st_mode if file.exists() else 0o600
+    handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as written:
+            written.write(content)
+            os.fchmod(written.fileno(), mode & 0o777)
+            written.flush()
+            os.fsync(written.fileno())
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

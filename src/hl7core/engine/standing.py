@@ -1,0 +1,72 @@
+"""A session's standing: what only a save or a submission adds to it, and how people change it.
+
+Every function here takes a session and returns another; the ledger alone puts them in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from hl7core.model.delivery import Delivery, DeliveryStatus
+from hl7core.model.session import Session
+
+__all__ = ["carried", "ignore", "retry", "size_of", "stamp", "unignore", "with_deliveries"]
+
+
+def size_of(session: Session) -> int:
+    """Estimate the memory that a session takes."""
+    text = sum(len(message.text) for message in session.messages)
+    rest = sum(len(e.before) + len(e.content) + len(e.after) for e in session.elements)
+    return text + rest + 300 * len(session.elements) + 400 * len(session.messages) + 1000
+
+
+def with_deliveries(session: Session, names: Sequence[str]) -> Session:
+    """Add a pending Delivery for each of ``names`` that has none."""
+    known = {delivery.name for delivery in session.deliveries}
+    made = tuple(Delivery(name) for name in names if name not in known)
+    return session._replace(deliveries=session.deliveries + made) if made else session
+
+
+def stamp(session: Session, now: datetime, retention_days: int, destinations: Sequence[str]) -> Session:
+    """Return ``session`` as it is to be saved at ``now``.
+
+    A life counts from the first save.  A Delivery for each active destination is made at the first save.
+    """
+    first = session.first_saved_at
+    if first is None:
+        session = with_deliveries(session, destinations)
+    return session._replace(
+        first_saved_at=first or now,
+        saved_at=now,
+        persisted_until=(first or now) + timedelta(days=retention_days),
+        retention_days=retention_days,
+    )
+
+
+def carried(session: Session, base: Session, *, status: bool = True) -> Session:
+    """Return ``session`` with what only a save or a submission adds taken from ``base``."""
+    session = session._replace(
+        first_saved_at=base.first_saved_at,
+        saved_at=base.saved_at,
+        persisted_until=base.persisted_until,
+        retention_days=base.retention_days,
+    )
+    return session._replace(deliveries=base.deliveries, ignored=base.ignored) if status else session
+
+
+def retry(session: Session) -> Session:
+    """Make a session pending again at each destination, with no attempts."""
+    return session._replace(
+        deliveries=tuple(d if d.status is DeliveryStatus.IGNORED else Delivery(d.name) for d in session.deliveries)
+    )
+
+
+def ignore(session: Session) -> Session:
+    """Mark a session as never to be sent."""
+    return session._replace(ignored=True)
+
+
+def unignore(session: Session) -> Session:
+    """Undo ``ignore``."""
+    return session._replace(ignored=False)

@@ -1,0 +1,163 @@
+"""A runtime to test a plugin with, when it needs no engine: it keeps what the plugin did and says what you tell it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hl7core.contract import CoreView, State
+from hl7core.model.cleanup import CleanupReport
+from hl7core.model.events import Event
+from hl7core.model.packet import Interface
+from hl7core.model.session import Session, SessionQuery
+
+__all__ = ["FakeRuntime"]
+
+T = TypeVar("T")
+
+
+class FakeRuntime:
+    """Implements :class:`hl7core.Runtime`.
+
+    ``clock`` is what ``now`` says; set it to let time pass.  ``events`` are those published, ``asked`` the calls of
+    coroutines by name, ``jobs`` what ``every`` was given (call them yourself).  ``held`` are the sessions it has.
+    """
+
+    def __init__(self, folder: Path | str, *, now: datetime | None = None, **core: Any) -> None:
+        self.clock = now or datetime(2026, 1, 3, tzinfo=UTC)
+        self.events: list[Event] = []
+        self.asked: list[tuple[str, tuple[Any, ...]]] = []
+        self.jobs: list[tuple[timedelta, Callable[[], None]]] = []
+        self.held: dict[str, Session] = {}
+        self._core = CoreView(str(folder), 30, True, "json_store", "", "", 0)._replace(**core)
+
+    async def sessions(self, query: SessionQuery) -> list[Session]:
+        """Return what it holds of ``query.ids`` (none given: all), at most ``query.limit``."""
+        self._note("sessions", query)
+        found = [session for session in self.held.values() if not query.ids or session.id in query.ids]
+        return found[: query.limit]
+
+    async def retry(self, ids: Sequence[str]) -> list[str]:
+        """Return those of ``ids`` that it holds."""
+        return self._known("retry", ids)
+
+    async def ignore(self, ids: Sequence[str]) -> list[str]:
+        """Return those of ``ids`` that it holds."""
+        return self._known("ignore", ids)
+
+    async def unignore(self, ids: Sequence[str]) -> list[str]:
+        """Return those of ``ids`` that it holds."""
+        return self._known("unignore", ids)
+
+    async def delete(self, ids: Sequence[str], *, to_trash: bool = True) -> list[str]:
+        """Forget those of ``ids`` that it holds, and return them."""
+        known = self._known("delete", ids, to_trash)
+        for session_id in known:
+            del self.held[session_id]
+        return known
+
+    async def restore(self, ids: Sequence[str]) -> list[str]:
+        """Return none: it has no trash."""
+        self._note("restore", tuple(ids))
+        return []
+
+    async def submit_now(self) -> int:
+        """Return how many sessions it holds."""
+        self._note("submit_now")
+        return len(self.held)
+
+    async def cleanup(self, *, dry_run: bool = False) -> list[CleanupReport]:
+        """Return no report."""
+        self._note("cleanup", dry_run)
+        return []
+
+    async def change_settings(self, changes: dict[str, Any]) -> None:
+        """Note what was asked for."""
+        self._note("change_settings", changes)
+
+    async def interfaces(self) -> list[Interface]:
+        """Return none."""
+        return []
+
+    async def start_capture(self, interfaces: Sequence[str] = (), bpf: str = "") -> None:
+        """Note what was asked for."""
+        self._note("start_capture", tuple(interfaces), bpf)
+
+    async def stop_capture(self) -> None:
+        """Note what was asked for."""
+        self._note("stop_capture")
+
+    async def pause(self) -> None:
+        """Note what was asked for."""
+        self._note("pause")
+
+    async def resume(self) -> None:
+        """Note what was asked for."""
+        self._note("resume")
+
+    async def clear(self) -> None:
+        """Forget all sessions."""
+        self._note("clear")
+        self.held.clear()
+
+    def publish(self, event: Event) -> None:
+        """Keep ``event`` in ``events``."""
+        self.events.append(event)
+
+    def state(self) -> State:
+        """Return the state of an engine that runs and has seen nothing but what it holds."""
+        count = len(self.held)
+        return State(
+            running=True,
+            paused=False,
+            capturing=False,
+            sources=(),
+            packets=0,
+            dropped_intake=0,
+            dropped_kernel=0,
+            open_sessions=0,
+            sessions=count,
+            sessions_in_memory=count,
+            unsaved=0,
+            counters=(),
+            notices=(),
+        )
+
+    def core(self) -> CoreView:
+        """Return what it was made with."""
+        return self._core
+
+    def now(self) -> datetime:
+        """Return ``clock``."""
+        return self.clock
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run ``coroutine`` at once, on a loop of its own."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(asyncio.run(coroutine))
+        except Exception as error:  # noqa: BLE001 - who asked for it is told
+            future.set_exception(error)
+        return future
+
+    def every(self, period: timedelta, job: Callable[[], None]) -> Callable[[], None]:
+        """Keep ``job`` in ``jobs`` until the returned function is called."""
+        entry = (period, job)
+        self.jobs.append(entry)
+
+        def cancel() -> None:
+            if entry in self.jobs:
+                self.jobs.remove(entry)
+
+        return cancel
+
+    def _note(self, name: str, *arguments: Any) -> None:
+        self.asked.append((name, arguments))
+
+    def _known(self, name: str, ids: Sequence[str], *more: Any) -> list[str]:
+        self._note(name, tuple(ids), *more)
+        return [session_id for session_id in ids if session_id in self.held]
