@@ -1,0 +1,93 @@
+"""Replays capture files into the engine: pcap, pcapng, gzip, a pipe or standard input.
+
+It holds no reader of its own: the public door's ``CaptureFile`` reads, this hands its batches on.  What is damaged is
+told once, with the packet number, after every packet before the damage was handed on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from hl7core import (
+    CaptureFile,
+    Interface,
+    PacketBatch,
+    PacketSource,
+    PluginSettings,
+    SourceRequest,
+    SourceStats,
+    hookimpl,
+)
+
+__all__ = ["FileSource", "FileSourceSettings", "Replay"]
+
+
+class FileSourceSettings(PluginSettings):
+    """The table ``[plugins.file_source]``."""
+
+    enabled: bool = Field(default=True, description="Replay capture files into the engine.")
+
+
+class Replay:
+    """One or several capture files, in the order given, as a source of packets."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = tuple(files)
+        self._stopped = threading.Event()
+        self._packets = 0
+        self._position = 0
+        self._interfaces: list[Interface] = []
+        self._size = sum(Path(name).stat().st_size for name in self._files if Path(name).is_file())
+
+    @property
+    def name(self) -> str:
+        """The file's name, or how many there are."""
+        return Path(self._files[0]).name if len(self._files) == 1 else f"{len(self._files)} files"
+
+    def run(self, emit: Callable[[PacketBatch], None]) -> None:
+        """Hand the files' packets to ``emit``.  Raises CaptureFileError for the first damage, once all are read."""
+        damage = None
+        for name in self._files:
+            done = self._position
+            with CaptureFile(name) as capture:
+                for batch in capture:
+                    if self._stopped.is_set():
+                        return
+                    if batch.interface not in self._interfaces:
+                        self._interfaces.append(batch.interface)
+                    emit(batch)
+                    self._packets += batch.count
+                    self._position = done + capture.position
+                damage = damage or capture.damage
+        if damage is not None:
+            raise damage
+
+    def stop(self) -> None:
+        """Make ``run`` return before the next batch."""
+        self._stopped.set()
+
+    def stats(self) -> SourceStats:
+        """Say how far it has read."""
+        return SourceStats(received=self._packets, position=self._position, size=self._size)
+
+    def interfaces(self) -> Sequence[Interface]:
+        """Name the interfaces whose packets the files hold, as far as read."""
+        return tuple(self._interfaces)
+
+
+class FileSource:
+    """The plugin."""
+
+    @hookimpl
+    def register_settings(self) -> type[PluginSettings]:
+        """Return the model of the table."""
+        return FileSourceSettings
+
+    @hookimpl
+    def open_source(self, request: SourceRequest) -> PacketSource | None:
+        """Return a replay of the files asked for."""
+        return Replay(request.files) if request.files else None

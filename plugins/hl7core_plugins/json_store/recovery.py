@@ -1,0 +1,184 @@
+"""What a start puts right: drafts that a crash left behind, and files of the predecessor's.
+
+The law: nothing is thrown away that is whole and newer than what is stored, and nothing that cannot be read is touched
+except a draft.  One failure does not stop the rest, and none of them keeps the store from starting.  Runs under the
+engine's lock; still, a process that lives may be writing a draft (``read --store``), which is left to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from hl7core import SESSION_ID, Hl7coreError, Session, StoreError, session_from_json, session_to_json
+from hl7core_plugins.json_store import files
+from hl7core_plugins.json_store.layout import Layout
+from hl7core_plugins.json_store.versions import CURRENT, major_of
+
+__all__ = ["Recovered", "migrate", "recover"]
+
+logger = logging.getLogger(__name__)
+
+_NAMED: Final = re.compile(rf"{SESSION_ID.pattern}\.json")
+_BUSY_SECONDS: Final = 600
+_BUDGET_SECONDS: Final = 3.0
+_DONE: Final = ".schema-2"
+"""This file in ``sessions/`` says that every file in it has been looked at once."""
+
+
+class Recovered(NamedTuple):
+    """How many drafts became sessions, and how many were cleaned away."""
+
+    recovered: int = 0
+    cleaned: int = 0
+
+
+def recover(layout: Layout) -> Recovered:
+    """Finish or remove every draft that an interrupted run left behind."""
+    recovered = cleaned = 0
+    touched = set()
+    for draft in _files(layout, ".tmp"):
+        try:
+            if _is_busy(draft):
+                continue
+            session, data = _session(draft)
+            final = layout.path_of(session.id) if session is not None else None
+            if final is None or (files.is_file(final) and final.lstat().st_mtime_ns >= draft.lstat().st_mtime_ns):
+                draft.unlink()
+                cleaned += 1
+            else:
+                # Its bytes may never have reached the disk: write them again, durably, rather than trust the draft.
+                files.save(final, final.stem, data, replace=True)
+                draft.unlink()
+                recovered += 1
+            touched.add(draft.parent)
+        except FileNotFoundError:  # its writer was alive, after all
+            continue
+        except OSError as error:
+            logger.error("the draft %s cannot be recovered: %s", draft, error.strerror)  # noqa: TRY400
+    for folder in touched:
+        try:
+            files.sync_folder(folder)
+        except OSError as error:
+            logger.error("%s cannot be brought to the disk: %s", folder, error.strerror)  # noqa: TRY400
+    if recovered or cleaned:
+        logger.warning("after an interrupted run: %d sessions recovered, %d drafts cleaned", recovered, cleaned)
+    return Recovered(recovered, cleaned)
+
+
+def migrate(layout: Layout, now: datetime, *, clock: Callable[[], float] = time.monotonic) -> int:
+    """Bring the predecessor's files up to this schema; return how many.  Their originals go to ``predecessor/``.
+
+    Each file is looked at once in the life of a store; where there are too many for one start, the next goes on.
+    """
+    done = layout.sessions / _DONE
+    deadline = clock() + _BUDGET_SECONDS
+    seen = _exists(done)
+    migrated = 0
+    complete = True
+    for path in _files(layout, ".json"):
+        named = _NAMED.fullmatch(path.name) is not None
+        if named and seen:
+            continue
+        if clock() > deadline:
+            complete = False
+            break
+        try:
+            migrated += _bring_up(layout, path, now)
+        except (OSError, Hl7coreError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            logger.error("%s is passed over: %s", path, reason)  # noqa: TRY400
+    if complete and not seen and layout.sessions.is_dir():
+        try:
+            os.close(os.open(done, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        except OSError as error:  # then the next start looks again
+            logger.debug("%s cannot be made: %s", done, error.strerror)
+    if migrated:
+        logger.warning("%d files of an earlier version were brought up; the originals are in %s", migrated,
+                       layout.originals)  # fmt: skip
+    return migrated
+
+
+def _bring_up(layout: Layout, path: Path, now: datetime) -> bool:
+    """Save one file's session under its proper name and schema, and set the original aside; false if it is current."""
+    data = files.read(path)
+    version = major_of(data)
+    if version is not None and version >= CURRENT:
+        if version > CURRENT:
+            logger.warning("%s was written by a newer version: it is read and never rewritten", path)
+        return False
+    session = session_from_json(data, now=now)
+    fresh = session_to_json(session)
+    if session_from_json(fresh) != session:
+        raise StoreError("what would be written is not what was read")
+    final = path.with_name(f"{session.id}.json")
+    files.make_folder(layout.originals)
+    if final == path:
+        _keep_copy(layout, path, data)
+        files.save(final, session.id, fresh, replace=True)
+        return True
+    files.save(final, session.id, fresh, replace=False)
+    number = 0
+    while not files.move(path, _aside(layout, path, number)):
+        number += 1
+    files.sync_folder(layout.originals)
+    files.sync_folder(path.parent)
+    return True
+
+
+def _keep_copy(layout: Layout, path: Path, data: bytes) -> None:
+    number = 0
+    while not files.save(_aside(layout, path, number), path.stem, data, replace=False):
+        number += 1
+
+
+def _aside(layout: Layout, path: Path, number: int) -> Path:
+    return layout.originals / (f"{path.stem}-{number}{path.suffix}" if number else path.name)
+
+
+def _session(draft: Path) -> tuple[Session | None, bytes]:
+    """Return the session that a draft holds, None if it is not whole or not the one that its name says."""
+    data = files.read(draft)
+    try:
+        session = session_from_json(data)
+    except Hl7coreError:
+        return None, data
+    named = files.DRAFT.fullmatch(draft.name)
+    return (session if named is None or named["id"] == session.id else None), data
+
+
+def _is_busy(draft: Path) -> bool:
+    """Say whether another process that lives may still be writing this draft."""
+    match = files.DRAFT.fullmatch(draft.name)
+    if match is None or int(match["pid"]) == os.getpid():
+        return False
+    if abs(time.time() - draft.lstat().st_mtime) > _BUSY_SECONDS:
+        return False
+    try:
+        os.kill(int(match["pid"]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's process, and alive
+        return True
+    return True
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return files.is_file(path)
+    except OSError:
+        return False
+
+
+def _files(layout: Layout, ending: str) -> Iterator[Path]:
+    """Yield the files below ``sessions/`` that end so."""
+    try:
+        yield from layout.files(ending)
+    except OSError as error:
+        logger.error("%s cannot be listed: %s", layout.sessions, error.strerror)  # noqa: TRY400

@@ -1,0 +1,39 @@
+"""Live capture from network interfaces, through scapy and libpcap, in a process of its own.
+
+Law: the process that decodes never imports scapy and never touches a packet socket; the process that reads packets
+has no rights left.  Three parts, each started by the one before it:
+
+* the *parent* (:mod:`.source`), inside the engine, reads pcapng from a pipe;
+* the *reader* (:mod:`.child`) gives up every right as its first act, then maps the packets that the kernel wrote into
+  a ring, writes them to the pipe, and parses none;
+* the *opener* (:mod:`.opener`) keeps ``CAP_NET_RAW`` alone, is the one that imports scapy, opens a socket when the
+  reader names an interface, passes it on, and never reads from it.
+
+Names here are looked up when first used: the reader passes through this module and should not load the settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hl7core_plugins.scapy_source.interfaces import list_interfaces
+    from hl7core_plugins.scapy_source.plugin import ScapySource, ScapySourceSettings
+    from hl7core_plugins.scapy_source.source import LiveSource
+
+__all__ = ["LiveSource", "ScapySource", "ScapySourceSettings", "list_interfaces"]
+
+_HOME = {
+    "LiveSource": "source",
+    "ScapySource": "plugin",
+    "ScapySourceSettings": "plugin",
+    "list_interfaces": "interfaces",
+}
+
+
+def __getattr__(name: str) -> Any:
+    room = _HOME.get(name)
+    if room is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{room}"), name)

@@ -1,0 +1,90 @@
+"""The plugin: its settings, and which interfaces a request amounts to.
+
+Law: what a person named wins over the settings, and nothing named is every interface that is up and can be captured,
+loopback included, as ``tcpdump -i any`` has it; each packet says which one it came from.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from hl7core import Interface, InterfaceMissing, PacketSource, PluginSettings, SourceError, SourceRequest, hookimpl
+from hl7core_plugins.scapy_source.interfaces import UNKNOWN_LINK, list_interfaces
+from hl7core_plugins.scapy_source.source import LiveSource
+
+__all__ = ["ScapySource", "ScapySourceSettings"]
+
+
+class ScapySourceSettings(PluginSettings):
+    """The table ``[plugins.scapy_source]``."""
+
+    enabled: bool = Field(default=True, description="Capture live from network interfaces.")
+    interfaces: str = Field(
+        default="",
+        description='Where to capture: names separated by commas ("eth0, eth1"); empty: every interface that is up.',
+    )
+    bpf: str = Field(
+        default="",
+        description="A filter as tcpdump takes it (needs libpcap); empty: what addresses and port in [core] ask for.",
+    )
+    promiscuous: bool = Field(default=True, description="Also take packets that are addressed to other machines.")
+    snaplen: int = Field(default=262_144, ge=64, le=262_144, description="How many bytes of each packet to keep.")
+    buffer_mib: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="Kernel memory, in MiB, for packets that wait to be read; all interfaces share it.",
+    )
+
+
+class ScapySource:
+    """Live capture in a process of its own, which has no rights left by the time it reads a packet."""
+
+    def __init__(self) -> None:
+        self._settings = ScapySourceSettings()
+
+    @hookimpl
+    def register_settings(self) -> type[PluginSettings]:
+        """Return the model of ``[plugins.scapy_source]``."""
+        return ScapySourceSettings
+
+    @hookimpl
+    def configure(self, settings: PluginSettings) -> None:
+        """Take settings; a capture that runs keeps those it was opened with."""
+        if isinstance(settings, ScapySourceSettings):
+            self._settings = settings
+
+    @hookimpl
+    def open_source(self, request: SourceRequest) -> PacketSource | None:
+        """Return a live source; None if files are asked for.
+
+        Raises InterfaceMissing for a name that is no interface, SourceError if none is up.
+        """
+        if request.files:
+            return None
+        settings = self._settings
+        return LiveSource(
+            self._interfaces(request),
+            bpf=request.bpf or settings.bpf or request.default_bpf,
+            promiscuous=request.promiscuous and settings.promiscuous,
+            snaplen=settings.snaplen,
+            buffer_mib=settings.buffer_mib,
+        )
+
+    @hookimpl
+    def list_interfaces(self) -> list[Interface]:
+        """Return every interface of this machine; needs no rights and opens none."""
+        return list_interfaces()
+
+    def _interfaces(self, request: SourceRequest) -> tuple[str, ...]:
+        existing = list_interfaces()
+        asked = request.interfaces or tuple(name.strip() for name in self._settings.interfaces.split(","))
+        names = tuple(dict.fromkeys(name for name in asked if name))
+        if not names or names == ("any",):
+            names = tuple(entry.name for entry in existing if entry.is_up and entry.link_type != UNKNOWN_LINK)
+            if not names:
+                raise SourceError("no interface is up, so there is nothing to capture on")
+        for name in names:
+            if name not in {entry.name for entry in existing}:
+                raise InterfaceMissing(name, existing=tuple(entry.name for entry in existing))
+        return names
