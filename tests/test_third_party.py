@@ -1,0 +1,222 @@
+"""Plugins of others, as real distributions beside ours: found by entry point, toggled in a running engine."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[1] / "docs/examples/hl7core-journal"
+
+FEEDER = '''
+import threading
+from hl7core import PluginSettings, SourceStats, hookimpl
+from hl7core.testing import TcpTalk
+
+
+class Feed:
+    """An analyzer and a LIS who never stop talking: one numbered exchange each 5 ms."""
+
+    name = "feed"
+
+    def __init__(self):
+        self.over = threading.Event()
+
+    def run(self, emit):
+        talk = TcpTalk()
+        talk.open()
+        number = 0
+        while not self.over.wait(0.005):
+            text = b"MSH|^~\\\\&|AN|LAB|LIS|LAB|||ORU^R01|%d|P|2.5\\r" % number
+            reply = b"MSH|^~\\\\&|LIS|LAB|AN|LAB|||ACK|A%d|P|2.5\\rMSA|AA|%d\\r" % (number, number)
+            talk.opener(b"\\x0b" + text + b"\\x1c\\r")
+            talk.acceptor(b"\\x0b" + reply + b"\\x1c\\r")
+            emit(talk.batch())
+            talk.packets.clear()
+            number += 1
+
+    def stop(self):
+        self.over.set()
+
+    def stats(self):
+        return SourceStats()
+
+    def interfaces(self):
+        return ()
+
+
+class Feeder:
+    @hookimpl
+    def register_settings(self):
+        return PluginSettings
+
+    @hookimpl
+    def open_source(self, request):
+        return Feed()
+'''
+
+RAISER = '''
+from hl7core import PluginSettings, hookimpl
+
+
+def _broken(name, arguments):
+    scope = {}
+    exec(f"def {name}(self, {arguments}): raise RuntimeError('on purpose')", scope)
+    return hookimpl(scope[name])
+
+
+class Raiser:
+    """It raises in every hook that is called while it runs."""
+
+    @hookimpl
+    def register_settings(self):
+        return PluginSettings
+
+    @hookimpl
+    def start(self, runtime):
+        """The one hook that works, so that the others are called."""
+
+
+for name, arguments in {
+    "on_packet": "packet", "on_session_complete": "session", "on_event": "event", "diagnose": "session",
+    "submit_session": "session", "cleanup": "now, dry_run", "stop": "", "open_source": "request",
+    "list_interfaces": "",
+}.items():
+    setattr(Raiser, name, _broken(name, arguments))
+
+
+class LateRaiser(Raiser):
+    @hookimpl
+    def start(self, runtime):
+        raise RuntimeError("on purpose")
+'''
+
+BROKEN = "raise ImportError('this distribution is broken')\n"
+
+
+def distribution(site: Path, name: str, code: str, points: dict[str, str]) -> None:
+    """Lay a distribution out as an installer would."""
+    (site / f"{name}.py").write_text(code)
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = [f"{point} = {name}:{cls}" for point, cls in points.items()]
+    (info / "entry_points.txt").write_text("[hl7core]\n" + "\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the example, installed by pip, and three distributions of less friendly people."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run(
+        [
+            sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
+            "--target", folder, EXAMPLE,
+        ],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    distribution(folder, "feeder", FEEDER, {"feeder": "Feeder"})
+    distribution(folder, "raiser", RAISER, {"raiser": "Raiser", "late_raiser": "LateRaiser"})
+    distribution(folder, "broken", BROKEN, {"broken": "Broken"})
+    return folder
+
+
+class Running:
+    """An engine in a process of its own, and commands beside it."""
+
+    def __init__(self, site: Path, folder: Path) -> None:
+        self.folder = folder
+        self.settings = folder / "settings.toml"
+        self.settings.write_text(
+            '[core]\noutput_folder = "data"\n\n[plugins.scapy_source]\nenabled = false\n\n'
+            "[plugins.feeder]\nenabled = true\n"
+        )
+        self.env = os.environ | {"PYTHONPATH": str(site)}
+        self.log = (folder / "log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hl7core", "--settings", self.settings, "run"], env=self.env, stderr=self.log
+        )
+
+    def command(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "hl7core", "--settings", str(self.settings), *arguments]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False).stdout
+
+    def plugins(self) -> dict[str, dict]:
+        return {row["name"]: row for row in map(json.loads, self.command("plugins", "list", "--json").splitlines())}
+
+    def stored(self) -> list[Path]:
+        return list((self.folder / "data/sessions").glob("*.json"))
+
+    def wait(self, condition, seconds: float = 15) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, (self.folder / "log").read_text()[-3000:]
+            assert self.process.poll() is None
+            time.sleep(0.05)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(15)
+
+
+@pytest.fixture
+def running(site, tmp_path):
+    engine = Running(site, tmp_path)
+    yield engine
+    if engine.process.poll() is None:
+        engine.process.kill()
+        engine.process.wait()
+    engine.log.close()
+
+
+def test_the_example_is_found_and_off_until_it_is_enabled(running):
+    running.wait(running.stored)
+    row = running.plugins()["journal"]
+    assert row["state"] == "disabled"
+    assert (row["distribution"], row["version"], row["bundled"]) == ("hl7core-journal", "1.0.0", False)
+
+
+def test_the_example_comes_and_goes_in_a_running_engine(running):
+    journal = running.folder / "data/journal.csv"
+    running.wait(running.stored)
+    running.command("plugins", "enable", "journal")
+    running.wait(lambda: journal.exists() and len(journal.read_text().splitlines()) > 20)
+    assert running.plugins()["journal"]["state"] == "enabled"
+    running.command("plugins", "disable", "journal")
+    running.wait(lambda: running.plugins()["journal"]["state"] == "disabled")
+    seen = len(journal.read_text().splitlines())
+    count = len(running.stored())
+    running.wait(lambda: len(running.stored()) > count + 20)
+    assert len(journal.read_text().splitlines()) == seen
+    with journal.open(newline="") as file:
+        assert {row[4] for row in csv.reader(file)} == {"mllp"}
+
+
+def test_one_that_raises_in_every_hook_and_one_that_cannot_be_imported_cost_nobody_a_session(running):
+    running.wait(running.stored)
+    for name in ("raiser", "late_raiser", "broken", "journal"):
+        text = running.settings.read_text()
+        running.settings.write_text(f"{text}\n[plugins.{name}]\nenabled = true\n")
+        running.wait(lambda name=name: running.plugins()[name]["state"] != "disabled")
+    journal = running.folder / "data/journal.csv"
+    running.wait(lambda: journal.exists() and len(journal.read_text().splitlines()) > 50)
+    rows = running.plugins()
+    assert rows["broken"]["state"] == "failed"
+    assert "ImportError" in rows["broken"]["error"]
+    assert rows["late_raiser"]["state"] == "failed"
+    assert rows["raiser"]["error"]
+    assert rows["json_store"]["state"] == rows["journal"]["state"] == rows["feeder"]["state"] == "enabled"
+    running.command("plugins", "disable", "raiser")
+    running.wait(lambda: running.plugins()["raiser"]["state"] == "disabled")
+    assert running.stop() == 0
+    sessions = [json.loads(path.read_bytes()) for path in running.stored()]
+    numbers = sorted(int(session["messageInfo"][0]["controlId"]) for session in sessions if session["isComplete"])
+    assert numbers == list(range(len(numbers)))  # from the first to the last, each once
+    assert len(numbers) > 100
+    assert "on purpose" not in (running.folder / "log").read_text()  # what a plugin says might be a patient's name
