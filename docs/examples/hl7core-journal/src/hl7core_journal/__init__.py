@@ -1,0 +1,80 @@
+"""A journal: one line in a CSV file for each session that ends, without message content."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import Field
+
+from hl7core import PluginSettings, Runtime, Session, SettingsError, hookimpl
+
+__all__ = ["Journal", "JournalSettings"]
+
+
+class JournalSettings(PluginSettings):
+    """The table ``[plugins.journal]``."""
+
+    path: str = Field(default="journal.csv", min_length=1, description="The file, in the data folder unless absolute.")
+    complete_only: bool = Field(default=False, description="Leave out sessions that are not complete.")
+
+
+class Journal:
+    """The plugin.  It is constructed without arguments when it is enabled."""
+
+    def __init__(self) -> None:
+        self._settings = JournalSettings()
+        self._folder = Path()
+        self._file: TextIO | None = None
+
+    @hookimpl
+    def register_settings(self) -> type[PluginSettings]:
+        """Name the model of the table."""
+        return JournalSettings
+
+    @hookimpl
+    def configure(self, settings: JournalSettings) -> None:
+        """Take the settings: before ``start``, and whenever the table changes while the engine runs."""
+        if settings.path.endswith(("/", "\\")):
+            raise SettingsError("plugins.journal.path: must name a file, not a folder")
+        self._settings = settings
+        if self._file is not None:
+            self._open()
+
+    @hookimpl
+    def start(self, runtime: Runtime) -> None:
+        """Begin: ``runtime`` is the only handle on the engine."""
+        self._folder = Path(runtime.core().output_folder)
+        self._open()
+
+    @hookimpl
+    def stop(self) -> None:
+        """End: no hook is called any more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @hookimpl
+    def on_session_complete(self, session: Session) -> None:
+        """Write a line.  This runs on the plugin's own thread: a slow disk here delays nobody else."""
+        if self._file is None or (self._settings.complete_only and not session.is_complete):
+            return
+        row = (
+            session.started_at.isoformat(timespec="milliseconds"),
+            session.id,
+            session.device.address,
+            session.lis.address,
+            session.protocol,
+            session.ending,
+            len(session.messages),
+        )
+        csv.writer(self._file).writerow(row)
+        self._file.flush()
+
+    def _open(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        path = self._folder / self._settings.path
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = path.open("a", newline="", encoding="utf-8")

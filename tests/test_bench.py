@@ -1,0 +1,56 @@
+"""The traffic that hl7core is measured with: repeatable, and found again message by message."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "bench" / "traffic.py"
+
+
+@pytest.fixture(scope="module")
+def traffic():
+    spec = importlib.util.spec_from_file_location("traffic", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", "abcd")
+def test_what_was_sent_is_what_is_read(traffic, tmp_path, kind):
+    capture = tmp_path / "capture.pcap"
+    truth = traffic.write(kind, capture, scale=0.002)
+    command = [sys.executable, "-m", "hl7core", "read", str(capture), "-o", "messages"]
+    lines = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()
+    messages = [json.loads(line) for line in lines]
+    assert len(messages) == truth["messages"]
+    assert len({message["sessionId"] for message in messages}) == truth["sessions"]
+    assert all(message["complete"] for message in messages)
+    joined = "".join(f"{digest}\n" for digest in sorted(message["sha256"] for message in messages))
+    assert hashlib.sha256(joined.encode()).hexdigest() == truth["sha256"]
+    assert json.loads(traffic.truth_path(capture).read_text()) == truth
+
+
+def test_a_seed_gives_the_same_bytes_and_another_seed_others(traffic, tmp_path):
+    def capture(name: str, seed: int) -> bytes:
+        path = tmp_path / name
+        traffic.write("d", path, scale=0.001, seed=seed)
+        return path.read_bytes()
+
+    assert capture("first", 1) == capture("again", 1)
+    assert capture("first", 1) != capture("other", 2)
+
+
+def test_disturbed_traffic_has_a_fifth_of_its_segments_out_of_place(traffic, tmp_path):
+    clean, disturbed = (traffic.write(kind, tmp_path / kind, scale=0.01) for kind in "ad")
+    assert clean["messages"] == disturbed["messages"] == 4000
+    segments = 4000 * 1.114  # of data: a request is cut in two at times
+    assert 0.06 < (disturbed["packets"] - clean["packets"]) / segments < 0.12

@@ -1,0 +1,116 @@
+"""The documentation says what the code does."""
+
+import importlib.util
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hl7core import errors, hookspecs
+from hl7core.cli.main import _COMMANDS
+from hl7core.cli.settings import shipped
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def reference():
+    spec = importlib.util.spec_from_file_location("make_reference", DOCS / "make_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def hooks() -> list[str]:
+    return [name for name, value in vars(hookspecs).items() if hasattr(value, "hl7core_spec")]
+
+
+def test_the_hooks_page_follows_from_the_specifications():
+    assert (DOCS / "plugin_hooks.md").read_text() == reference().hooks_page()
+
+
+def test_every_hook_has_a_section_and_an_example():
+    page = (DOCS / "plugin_hooks.md").read_text()
+    assert len(hooks()) >= 21
+    for name in hooks():
+        assert f"### {name}(" in page
+        assert f"def {name}(self" in page
+
+
+def test_the_six_hooks_of_the_brief_exist():
+    assert {
+        "on_packet", "on_session_complete", "persist_session", "load_sessions", "submit_session", "cleanup",
+    } <= set(hooks())  # fmt: skip
+
+
+def test_every_example_takes_arguments_that_its_hook_offers():
+    for name, code in reference().EXAMPLES.items():
+        scope: dict = {}
+        exec(f"class P:\n    {code.replace(chr(10), chr(10) + '    ')}", scope)
+        offered = set(inspect.signature(getattr(hookspecs, name)).parameters)
+        taken = set(inspect.signature(getattr(scope["P"], name)).parameters) - {"self"}
+        assert taken <= offered, name
+
+
+def test_the_settings_page_follows_from_the_models():
+    assert (DOCS / "settings.md").read_text() == reference().settings_page()
+
+
+def test_the_shipped_settings_follow_from_the_models_and_change_nothing():
+    text = (ROOT / "settings.toml").read_text()
+    assert text == shipped()
+    assert not any(tomllib.loads(text)["core"].values())
+
+
+def test_the_lis01_diagram_is_drawn_from_its_table():
+    assert reference().wire_diagram() in (DOCS / "wire.md").read_text()
+
+
+def test_every_error_stands_in_the_tree():
+    for name in errors.__all__:
+        assert re.search(rf"[├└ ].*{name}|^{name}", errors.__doc__, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in DOCS.glob("*.md"))])
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/writing_plugins.md"])
+def test_commands_in_the_documentation_exist(page):
+    names = re.findall(r"^    (?:.*&& |.*\| )?(?:sudo )?hl7core ([a-z]+)", (ROOT / page).read_text(), re.MULTILINE)
+    assert names
+    assert set(names) <= set(_COMMANDS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_the_library_example_runs(page, tmp_path, monkeypatch, capsys):
+    from hl7core.wire.pcap_write import pcap_header, pcap_record
+    from hl7core.wire.talk import TcpTalk
+
+    talk = TcpTalk()
+    talk.open()
+    talk.opener(b"\x0bMSH|^~\\&|A|B|C|D|||ORU^R01|M1|P|2.5\r\x1c\r")
+    (tmp_path / "day.pcap").write_bytes(
+        pcap_header() + b"".join(pcap_record(packet.time_ns, packet.data) for packet in talk.packets)
+    )
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(from hl7core import CaptureFile.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    exec(code, {})
+    assert "['M1']" in capsys.readouterr().out
+
+
+def test_the_plugin_of_the_page_is_a_plugin():
+    from hl7core import PluginSettings
+
+    (code,) = re.findall(
+        r"```python\n(from hl7core import PluginSettings.*?)```", (DOCS / "writing_plugins.md").read_text(), re.DOTALL
+    )
+    scope: dict = {}
+    exec(code, scope)
+    assert issubclass(scope["Counter"]().register_settings(), PluginSettings)
