@@ -87,23 +87,26 @@ def test_the_hl7_packages_client_and_server(capture):
 
     sent, answered = [], []
 
+    served = []
+
     async def serve(reader, writer):
-        while not writer.is_closing():
-            try:
+        served.append(asyncio.current_task())
+        try:
+            while True:
                 message = await reader.readmessage()
-            except asyncio.IncompleteReadError:
-                break
-            reply = message.create_ack()
-            answered.append(str(reply).encode())
-            writer.writemessage(reply)
-            await writer.drain()
-        writer.close()
+                reply = message.create_ack()
+                answered.append(str(reply).encode())
+                writer.writemessage(reply)
+                await writer.drain()
+        except asyncio.IncompleteReadError:  # the client has closed
+            writer.close()
+            await writer.wait_closed()
 
     async def talk():
         server = await start_hl7_server(serve, port=capture.port, host="127.0.0.1", encoding="utf-8")
         async with server:
             await asyncio.to_thread(speak)
-            await asyncio.sleep(0.2)
+            await asyncio.wait_for(asyncio.gather(*served), 10)
 
     def speak():
         with MLLPClient("127.0.0.1", capture.port) as client:
