@@ -25,6 +25,8 @@ _CODECS = {
     "UNICODE UTF-16": "utf-16",
     "UNICODE UTF-32": "utf-32",
 }
+# What Python encodes text with that is no character set of messages; some take time that grows with the square.
+_NO_CHARSETS = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"}
 
 
 @cache
@@ -34,9 +36,10 @@ def codec_of(charset: str) -> str:
     if name in _CODECS:
         return _CODECS[name]
     try:
-        return codecs.lookup(name).name if name and name.isascii() and name.isprintable() else ""
+        codec = codecs.lookup(name).name if name and name.isascii() and name.isprintable() else ""
     except LookupError:
         return ""
+    return "" if codec in _NO_CHARSETS else codec
 
 
 def decode(data: bytes, charset: str = "") -> tuple[str, str]:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from engine.parts import session
-from hl7core.engine.match import matches, sort_key
+from hl7core.hl7.query import matches, sort_key
 from hl7core.model.delivery import Delivery, DeliveryStatus
 from hl7core.model.finding import Finding, Severity
 from hl7core.model.session import SessionQuery
