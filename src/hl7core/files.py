@@ -24,7 +24,7 @@ from hl7core.wire.pcap import CaptureReader
 
 __all__ = ["CaptureFile"]
 
-_CHUNK = 1024 * 1024
+_CHUNK = 128 * 1024  # small enough that what is decoded of it stays in the processor's cache
 _GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952, section 2.3.1
 _GZIP_PIECE = 16 * 1024
 _GZIP_WINDOW = 31  # zlib: the largest window, with a gzip header and trailer
@@ -74,6 +74,10 @@ class CaptureFile:
     def drops(self) -> int:
         """How many packets the capture says were dropped while it was made, so far (pcapng alone says it)."""
         return self._reader.drops
+
+    def take_secrets(self) -> bytes:
+        """Return the TLS key logs that the file carries, of what was read so far and was not returned yet."""
+        return self._reader.take_secrets()
 
     def __iter__(self) -> Iterator[PacketBatch]:
         """Yield the batches of the file, in order.  Raises CaptureFileError if it is no capture file."""

@@ -49,6 +49,19 @@ def rebuilt(sessions, direction: Direction) -> bytes:
 # MLLP.
 
 
+def test_bytes_that_are_missing_before_the_first_message_have_a_time_too():
+    talk = TcpTalk()
+    talk.open()
+    talk.lose(0, b"x" * 40)
+    talk.opener(block(ORU))
+    talk.acceptor(block(ACK))
+    talk.close()
+    (session,) = decode(talk)
+    assert [element.missing for element in session.elements] == [40, 0, 0]
+    assert session.start_ns > START_NS
+    assert all(element.time_ns >= START_NS for element in session.elements)
+
+
 def test_a_message_and_its_acknowledgement_are_one_session():
     talk = TcpTalk()
     talk.open()
@@ -601,3 +614,83 @@ def test_a_message_larger_than_allowed_is_cut_and_marked_and_what_follows_is_who
     assert len(large.messages[0].text) <= 100_000
     assert any(f.code == "too-long" for s in sessions for e in s.elements for f in e.faults)
     assert [s.is_complete for s in sessions if s.messages[0].control_id == "2"] == [True]
+
+
+def test_packets_that_are_known_to_be_missing_are_counted():
+    talk = TcpTalk()
+    talk.open()
+    decoder = Decoder()
+    decoder.feed(talk.batch()._replace(skipped=7))
+    assert decoder.counters["skipped"] == 7
+
+
+def test_a_reset_far_from_the_stream_is_somebody_elses_and_what_follows_is_kept():
+    talk = TcpTalk()
+    talk.open()
+    talk.opener(block(ORU)[:40])
+    talk.seq[0] += 1 << 30
+    talk.reset(0)
+    talk.seq[0] -= 1 << 30
+    talk.opener(block(ORU)[40:])
+    talk.acceptor(block(ACK))
+    (session,) = decode(talk)
+    assert session.is_complete
+
+
+def test_an_evicted_connection_that_goes_on_loses_no_message():
+    decoder = Decoder(DecoderOptions(max_connections=1))
+    first, second = TcpTalk(), TcpTalk(opener=("10.0.0.6", 40000), time_ns=START_NS + 10**9)
+    for talk in (first, second):
+        talk.open()
+        talk.opener(block(oru(b"1")))
+    sessions = decoder.feed(PacketBatch.of(first.packets + second.packets))
+    assert [s.ending for s in sessions] == [Ending.EVICTED]
+    first.packets.clear()
+    first.time_ns += 2 * 10**9
+    first.opener(block(oru(b"2")))
+    first.acceptor(block(ack(b"2")))
+    sessions = decoder.feed(first.batch()) + decoder.end()
+    assert [s.is_complete for s in sessions if s.messages[0].control_id == "2"] == [True]
+
+
+def test_a_plain_device_that_began_with_an_empty_turn_is_known_by_its_first_message():
+    for size in (1, 7, 1460):
+        talk = TcpTalk(acceptor=("10.0.0.9", 6001))
+        talk.open()
+        for text in (b"", b"\x02" + ORU.rstrip(b"\r") + b"\r\n", b""):
+            talk.opener(b"\x05")
+            talk.acceptor(b"\x06")
+            if text:
+                talk.opener(text, mss=size)
+                talk.acceptor(b"\x06")
+            talk.opener(b"\x04")
+        talk.close()
+        sessions = decode(talk)
+        assert [len(session.messages) for session in sessions] == [0, 1, 0]
+        assert sessions[1].protocol == "plain"
+        assert sessions[1].messages[0].text == ORU.rstrip(b"\r")
+        assert not [fault for session in sessions for element in session.elements for fault in element.faults]
+        assert rebuilt(sessions, Direction.FROM_DEVICE).startswith(b"\x05\x04\x05\x02MSH")
+
+
+def test_a_turn_whose_end_was_not_captured_does_not_swallow_the_next():
+    talk = TcpTalk(acceptor=("10.0.0.9", 6001))
+    talk.open()
+    for number in (b"1", b"2"):
+        talk.opener(b"\x05")
+        talk.acceptor(b"\x06")
+        text = b"\x02MSH|^~\\&|A|L|B|L|2026||ORU^R01|M" + number + b"|P|2.5\rPID|1||P7\r\n"
+        if number == b"1":
+            talk.lose(0, text[:20])
+            talk.opener(text[20:])
+            talk.acceptor(b"\x06")
+            talk.lose(0, b"\x04")
+        else:
+            talk.opener(text)
+            talk.acceptor(b"\x06")
+            talk.opener(b"\x04")
+    talk.close()
+    first, second = decode(talk)
+    assert (first.ending, first.messages) == (Ending.GAPPED, ())
+    assert second.is_complete
+    assert second.messages[0].control_id == "M2"

@@ -135,7 +135,7 @@ def test_fs_in_the_text_is_data():
 
 def test_line_ends_behind_a_block_are_stray_and_cost_nothing_else():
     frames = read(BLOCK + b"\n" + BLOCK + b"\r\n" + BLOCK)
-    assert [frame.kind for frame in frames] == ["block", "stray", "block", "stray", "block"]
+    assert [frame.kind for frame in frames] == ["block", "stray", "block", "stray", "stray", "block"]
     assert frames[1] == Frame(FrameKind.STRAY, len(BLOCK), b"\n", faults=(Fault("stray-whitespace", len(BLOCK)),))
 
 

@@ -7,11 +7,11 @@ who asks (``on_packet``), because an object a packet is what makes captures slow
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = ["LINKTYPE_ETHERNET", "Endpoint", "Interface", "Packet", "PacketBatch"]
 
-LINKTYPE_ETHERNET = 1
+LINKTYPE_ETHERNET: Final = 1
 """The link-layer type of Ethernet in capture files (https://www.tcpdump.org/linktypes.html)."""
 
 

@@ -164,6 +164,20 @@ class Session(NamedTuple):
         return moment(self.end_ns)
 
     @property
+    def latency_ns(self) -> int | None:
+        """How long a request waited for its first answer: from its last byte to that one's first, by packet times.
+
+        Nanoseconds; None if no message answers another, as in LIS01.
+        """
+        asked = next((message for message in self.messages if message.reply_to is None), None)
+        for element in self.elements:
+            if asked is not None and element.message is not None:
+                answer = self.messages[element.message]
+                if answer.reply_to is not None and answer.direction is not asked.direction:
+                    return max(0, element.time_ns - asked.time_ns)
+        return None
+
+    @property
     def status(self) -> DeliveryStatus:
         """Where it stands over all its destinations."""
         return overall_status(self.deliveries, ignored=self.ignored)

@@ -12,7 +12,7 @@ from typing import Final
 
 from hl7core.model.frame import Fault, Frame, FrameKind
 
-__all__ = ["MAX_MESSAGE", "NO", "STRAY_LIMIT", "UNKNOWN", "YES", "Buffered", "begins_message", "text_faults"]
+__all__ = ["CONTEXT", "MAX_MESSAGE", "NO", "STRAY_LIMIT", "UNKNOWN", "YES", "Buffered", "begins_message", "text_faults"]
 
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 """The largest text that a frame may carry, unless told otherwise."""
@@ -24,9 +24,9 @@ NO: Final = 0
 YES: Final = 1
 UNKNOWN: Final = -1
 
-_PIECE: Final = 16 * 1024
+_PIECE: Final = 4 * 1024
 
-_CONTEXT: Final = 3
+CONTEXT: Final = 3
 """Stray bytes kept behind a reported piece, so that a BOM or line end before a message is still seen."""
 
 # The segments that a message or a batch of them begins with (HL7 v2.5.1, 2.10.3 and 2.15); the separator is theirs to
@@ -70,7 +70,7 @@ class Buffered(ABC):
 
     def __init__(self, max_message: int = MAX_MESSAGE, offset: int = 0) -> None:
         self._max = max(max_message, 1)
-        self._offset = offset  # of the first byte held, in its stream
+        self.offset = offset  # of the first byte held, in its stream
         self._buffer = bytearray()
         self._seen = 0  # so many of the bytes held need no second look
         self._open = False  # the buffer begins with an open frame (else with stray bytes)
@@ -88,8 +88,8 @@ class Buffered(ABC):
         frames: list[Frame] = []
         if count > 0:
             self._give_up(frames, "gap")
-            frames.append(Frame(FrameKind.GAP, self._offset, b"", missing=count))
-            self._offset += count
+            frames.append(Frame(FrameKind.GAP, self.offset, b"", missing=count))
+            self.offset += count
         return frames
 
     def settle(self) -> list[Frame]:
@@ -127,7 +127,7 @@ class Buffered(ABC):
         """Nothing will follow: the open frame stays incomplete."""
         held = len(self._buffer)
         if self._open:
-            self._end(frames, held, 0, [Fault(code, self._offset + held)], complete=False)
+            self._end(frames, held, 0, [Fault(code, self.offset + held)], complete=False)
         else:
             self._stray(frames, held)
 
@@ -144,12 +144,12 @@ class Buffered(ABC):
             self._cut(frames)
             end -= limit
         if self._dropping:
-            offset = self._offset - self._dropped
+            offset = self.offset - self._dropped
             missing = self._dropped + end
             self._discard(end)
             frames.append(Frame(FrameKind.GAP, offset, b"", faults=(Fault("too-long", offset),), missing=missing))
         else:
-            offset = self._offset
+            offset = self.offset
             frames.append(self._frame(self._take(end), offset, tail, faults, complete=complete))
         self._open = self._dropping = False
         self._seen = self._dropped = 0
@@ -167,15 +167,15 @@ class Buffered(ABC):
 
     def _cut(self, frames: list[Frame]) -> None:
         """Return as much of the open text as may be kept; drop what follows."""
-        offset = self._offset
+        offset = self.offset
         raw = self._take(self._head + self._max)
-        frames.append(self._frame(raw, offset, 0, [Fault("too-long", self._offset)], complete=False))
+        frames.append(self._frame(raw, offset, 0, [Fault("too-long", self.offset)], complete=False))
         self._dropping = True
 
     def _stray(self, frames: list[Frame], count: int) -> None:
         """The first ``count`` bytes held lie outside of any frame."""
         while count > 0:
-            offset = self._offset
+            offset = self.offset
             raw = self._take(min(count, STRAY_LIMIT))
             code = "stray-bytes" if raw.strip() else "stray-whitespace"
             frames.append(Frame(FrameKind.STRAY, offset, raw, faults=(Fault(code, offset),)))
@@ -183,7 +183,7 @@ class Buffered(ABC):
 
     def _shed_stray(self, frames: list[Frame]) -> None:
         """The bytes seen so far are stray, and more may follow: report them where they are many."""
-        while self._seen >= STRAY_LIMIT + _CONTEXT:
+        while self._seen >= STRAY_LIMIT + CONTEXT:
             self._stray(frames, STRAY_LIMIT)
 
     def _take(self, count: int) -> bytes:
@@ -198,5 +198,5 @@ class Buffered(ABC):
 
     def _discard(self, count: int) -> None:
         del self._buffer[:count]
-        self._offset += count
+        self.offset += count
         self._seen = max(self._seen - count, 0)

@@ -16,6 +16,7 @@ from hl7core.model.frame import Frame
 from hl7core.model.packet import Endpoint
 from hl7core.model.session import Direction, Ending, Message, OpenSession, Session
 from hl7core.wire.framing import Framer
+from hl7core.wire.pins import Pin
 from hl7core.wire.reassembly import Piece, Stream
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "DecoderOptions",
     "Half",
     "MessageSeen",
+    "ShortWay",
     "Tracker",
     "uuid7",
 ]
@@ -39,6 +41,8 @@ _ID_VERSION: Final = b"\x01"
 _MAX_MARKS: Final = 32
 _ORIGIN: Final = Struct(">BI")
 _VARIANT: Final = "89ab"
+_WINDOW: Final = 1 << 26
+"""Segments and acknowledgements of a connection lie within 64 MiB of each other: more than any host's buffers."""
 
 SECOND: Final = 1_000_000_000
 """A second in nanoseconds."""
@@ -48,7 +52,8 @@ class DecoderOptions(NamedTuple):
     """How to decode.  Durations are nanoseconds of packet time, sizes bytes.
 
     ``device_addresses`` and ``lis_addresses`` (addresses, or networks such as 10.1.0.0/24) and ``lis_port`` say which
-    end is the analyzer, where that is known.
+    end is the analyzer, where that is known.  ``protocols`` are the places whose protocol is known beforehand.
+    A connection is let go after ``idle_ns`` without a packet.
     """
 
     device_addresses: tuple[str, ...] = ()
@@ -64,6 +69,8 @@ class DecoderOptions(NamedTuple):
     max_connections: int = 50_000
     reassembly_bytes: int = 256 << 20
     sensor: str = ""
+    protocols: tuple[Pin, ...] = ()
+    idle_ns: int = 86_400 * SECOND
     watch_open: bool = False
     watch_messages: bool = False
 
@@ -103,10 +110,19 @@ class Tracker(Protocol):
         """Summarise the sessions that still go on."""
 
 
+class ShortWay(Protocol):
+    """What a tracker may offer for a segment that is beyond doubt whole and usual."""
+
+    ready: bool
+
+    def segment(self, half: Half, data: bytes, now: int) -> list[Session] | None:
+        """Take a segment's bytes and return the session that they complete, or None: they must go the long way."""
+
+
 class Half(Stream):
     """One direction of a connection: its stream, its framer, and when which byte was captured."""
 
-    __slots__ = ("connection", "framer", "last_ns", "marks", "peer", "pending", "side")
+    __slots__ = ("absent", "acked", "connection", "framer", "last_ns", "marks", "open_bytes", "peer", "pending", "side")
 
     connection: Connection
     peer: Half
@@ -117,7 +133,29 @@ class Half(Stream):
         self.framer: Framer | None = None
         self.marks: list[tuple[int, int]] = []
         self.pending = False
+        self.open_bytes = 0  # held by the framer, as the streams have weighed it
         self.last_ns = 0
+        self.acked = False  # the receiver has what is missing here
+        self.absent = False  # the other side has acknowledged what nobody can have said: it waits for it no more
+
+    def ready(self, ack: int) -> bool:
+        """Say whether all that ``ack`` acknowledges was delivered: an answer never comes before what it answers."""
+        peer = self.peer
+        ahead = (ack - peer.next_seq) & 0xFFFFFFFF
+        if not ahead or ahead >= _WINDOW or ack < 0 or peer.origin < 0 or peer.absent:
+            return True
+        return ahead == 1 and peer.finished  # the FIN takes a sequence number too
+
+    def foreign(self, seq: int, ack: int) -> bool:
+        """Say whether a segment belongs to another connection at the same ports, whose SYN was not captured.
+
+        So it is if both its numbers lie far from where the two streams are.
+        """
+        return not self.near(seq) and (self.peer.origin < 0 or not self.peer.near(ack))
+
+    def near(self, seq: int) -> bool:
+        """Say whether sequence number ``seq`` lies where the stream is, as far as that is known."""
+        return self.origin < 0 or (seq - self.next_seq + _WINDOW) & 0xFFFFFFFF <= 2 * _WINDOW
 
     def mark(self, offset: int, time_ns: int) -> None:
         """Note that the byte at ``offset`` was captured at ``time_ns`` and waits for the rest of its frame."""
@@ -137,23 +175,34 @@ class Half(Stream):
 
 
 class Connection:
-    """Both halves; ``halves[0]`` is the opener's direction."""
+    """Both halves; ``halves[0]`` is the opener's direction.
+
+    ``born`` says where its first packet stands in the capture, ``constant`` keeps for each direction what all lines of
+    its sessions have in common; both are :mod:`hl7core.wire.lines`' alone.
+    """
 
     __slots__ = (
         "_hash",
         "_places",
+        "_text",
+        "born",
+        "constant",
+        "crowded",
         "device_side",
         "directions",
         "ends",
         "halves",
         "keys",
         "last_ns",
+        "midway",
         "options",
         "protocol",
+        "reset_ns",
         "state",
-        "text",
         "timer_ns",
         "tracker",
+        "unproven",
+        "usual",
         "waiting",
         "waiting_bytes",
     )
@@ -169,27 +218,46 @@ class Connection:
         self.ends = ends
         self.halves = halves
         self.options = options
-        self.text = f"{ends[0]}-{ends[1]}"
+        self._text = ""
         self.tracker: Tracker | None = None
+        self.usual: ShortWay | None = None
+        self.unproven: tuple[Half, bytes] | None = None  # no frame has told the dialect: what has come of the first
+        self.born = 0
+        self.constant: list[tuple[str, ...]] = [(), ()]
         self.protocol = ""
         self.state = UNDECIDED
         self.waiting: list[tuple[Half, Piece]] = []
         self.waiting_bytes = 0
+        self.crowded = False  # it is to be let go for want of room
         self.last_ns = 0
+        self.midway = False  # the capture began after it had
+        self.reset_ns = 0
         self.timer_ns = 0
         self.device_side = -1
         self.directions = (Direction.FROM_DEVICE, Direction.FROM_LIS)
         halves[0].connection = halves[1].connection = self
         halves[0].peer, halves[1].peer = halves[1], halves[0]
-        packed = [_packed(end) for end in ends]
-        self._places = (0, 1) if packed[0] <= packed[1] else (1, 0)
-        self._hash = blake2b(_ID_VERSION + b"".join(sorted(packed)), digest_size=10)
+        self._places = (0, 1)
+        self._hash: blake2b | None = None  # most connections have no session, and need no name
+
+    @property
+    def text(self) -> str:
+        """Both ends, the opener's first."""
+        if not self._text:
+            self._text = f"{self.ends[0]}-{self.ends[1]}"
+        return self._text
 
     def session_id(self, half: Half, offset: int, first: bytes, time_ns: int) -> str:
         """Name the session whose first frame ``first`` begins at ``offset`` of ``half``, captured at ``time_ns``."""
+        if self._hash is None:
+            packed = [_packed(end) for end in self.ends]
+            self._places = (0, 1) if packed[0] <= packed[1] else (1, 0)
+            self._hash = blake2b(_ID_VERSION + b"".join(sorted(packed)), digest_size=10)
         hashed = self._hash.copy()
         hashed.update(_ORIGIN.pack(self._places[half.side], half.origin + offset & 0xFFFFFFFF) + first[:64])
-        return uuid7(time_ns // 1_000_000, hashed.digest())
+        digest = hashed.digest()
+        text = ((time_ns // 1_000_000 & 0xFFFFFFFFFFFF).to_bytes(6, "big") + digest).hex()
+        return f"{text[:8]}-{text[8:12]}-7{text[12:15]}-{_VARIANT[digest[9] & 3]}{text[15:18]}-{text[18:30]}"
 
     def settle_roles(self, device_side: int) -> None:
         """Fix, at the first session, which side is the analyzer: as configured, else ``device_side``, else the opener.

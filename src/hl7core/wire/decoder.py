@@ -8,25 +8,30 @@ them are bare acknowledgements or other people's traffic.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from typing import Final
+from zlib import crc32
 
-from hl7core.model.packet import LINKTYPE_ETHERNET, PacketBatch
+from hl7core.model.packet import LINKTYPE_ETHERNET, Endpoint, Interface, PacketBatch
 from hl7core.model.session import Ending, OpenSession, Session
 from hl7core.wire.connection import (
     DECIDED,
     IGNORED,
     SECOND,
-    UNDECIDED,
     Connection,
     DecoderOptions,
     Half,
     MessageSeen,
 )
-from hl7core.wire.dissect import FIN, RST, SYN, dissect, endpoints, reverse
+from hl7core.wire.dissect import FIN, FRAGMENT, RST, SYN, dissect, endpoints, reverse
+from hl7core.wire.encrypted import UNREAD, Encrypted
+from hl7core.wire.fragments import Fragments
 from hl7core.wire.framing import Dialect
+from hl7core.wire.reassembly import LOOSE_BYTES
 from hl7core.wire.streams import Streams
+from hl7core.wire.tls.keylog import KeyLog
+from hl7core.wire.usual import Make, usual_session
 
 __all__ = ["Decoder", "DecoderOptions", "MessageSeen"]
 
@@ -36,30 +41,56 @@ _FAST: Final = Struct(">12xHBxHxxHxB14xIIBB")
 _FAST_LENGTH: Final = 54
 _CONTROL: Final = FIN | SYN | RST
 _MASK: Final = 0xFFFFFFFF
-_BLOCK_START: Final = b"\x0bMSH"
 MAX_REMEMBERED: Final = 10_000
 """So many closed connections are remembered, to know late repeats from new connections."""
+MAX_PASSED: Final = 200_000
+MAX_RECENT: Final = 10_000
+_REPEATED: Final = 1 << 20
+_LOOK_IDLE: Final = 60 * SECOND
+_LINKTYPE_RAW: Final = 101
 
 
 class Decoder:
     """Turns packets into sessions.
 
     ``dialects`` are tried before the built-in framings.  ``counters`` names what was seen and what was let go:
-    ``packets``, ``connections``, ``ignored``, ``evicted``, ``gaps``, ``gapBytes``, ``sessions``.  With
+    ``packets``, ``connections``, ``ignored``, ``evicted``, ``gaps``, ``gapBytes``, ``sessions``, ``skipped`` (packets
+    that the batches say are missing), ``fragmentsLost`` (IP packets whose fragments never all came),
+    ``crowded`` (how often something was given up for want of room), ``idle`` (connections let go as idle), ``tls``
+    (connections that are encrypted; ``encrypted`` names those that nobody could read, ``keys`` opens them).  With
     ``options.watch_messages`` the messages collect in ``messages`` as they complete; who reads them clears the list.
+    ``make`` makes what ``feed`` returns of a usual exchange; ``share`` (k, n) leaves all but the k-th of n shares of
+    the connections alone.
     """
 
-    def __init__(self, options: DecoderOptions | None = None, dialects: Sequence[Dialect] = ()) -> None:
+    def __init__(
+        self,
+        options: DecoderOptions | None = None,
+        dialects: Sequence[Dialect] = (),
+        *,
+        make: Make = usual_session,
+        share: tuple[int, int] = (0, 1),
+        keys: KeyLog | None = None,
+    ) -> None:
         self.options = options or DecoderOptions()
         self.counters = dict.fromkeys(
-            ("packets", "connections", "ignored", "evicted", "gaps", "gapBytes", "sessions"), 0
-        )
+            (
+                "packets", "connections", "ignored", "evicted", "gaps", "gapBytes", "sessions", "skipped",
+                "fragmentsLost", "tls", "crowded", "idle",
+            ), 0,
+        )  # fmt: skip
         self.now_ns = 0
-        self._streams = Streams(self.options, dialects, self.counters)
+        self._streams = Streams(self.options, dialects, self.counters, make, keys)
+        self._share, self._shares = share
+        self._passed: set[bytes] = set()  # connections that are left at a glance: others' shares, and encrypted ones
         self._halves: dict[bytes, Half] = {}
         self._syns: dict[bytes, int] = {}
-        self._remembered: dict[bytes, int] = {}
+        # Of what is closed: the first and the next sequence number, and the time of its last packet.
+        self._remembered: dict[bytes, tuple[int, int, int]] = {}
+        self._fragments = Fragments()
+        self._resets: list[Connection] = []
         self._next_sweep = 0
+        self._next_idle = 0
 
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect] = ()) -> None:
         """Take other options for the connections that begin from now on."""
@@ -70,6 +101,11 @@ class Decoder:
     def messages(self) -> list[MessageSeen]:
         """The messages that completed or were given up, if they are watched."""
         return self._streams.messages
+
+    @property
+    def encrypted(self) -> Encrypted:
+        """The TLS connections that nobody could read."""
+        return self._streams.encrypted
 
     @property
     def open_count(self) -> int:
@@ -84,21 +120,31 @@ class Decoder:
 
     def feed(self, batch: PacketBatch) -> list[Session]:
         """Take packets; return the sessions that ended, or that a late acknowledgement changed, in that order."""
-        out: list[Session] = []
+        return self._feed(batch, batch.starts, [])
+
+    def _feed(self, batch: PacketBatch, starts: Iterable[int], out: list[Session]) -> list[Session]:
         buffer = batch.buffer
         link_type = batch.interface.link_type
         ethernet = link_type == LINKTYPE_ETHERNET
-        unpack = _FAST.unpack_from
+        unpack: Callable[[bytes, int], tuple[int, ...]] = _FAST.unpack_from
         get = self._halves.get
         streams = self._streams
         holes = streams.holes
+        again = streams.again
+        shares, passed = self._shares, self._passed
         next_sweep = self._next_sweep
         self.counters["packets"] += len(batch.starts)
-        for start, end, now in zip(batch.starts, batch.ends, batch.times, strict=True):
+        self.counters["skipped"] += batch.skipped
+        for start, end, now in zip(starts, batch.ends, batch.times, strict=True):
             if now >= next_sweep:
                 self._sweep(now, out)
                 next_sweep = self._next_sweep
             if ethernet and end - start >= _FAST_LENGTH:
+                if (
+                    passed and buffer[start + 26 : start + 38] in passed and buffer[start + 14] == 0x45
+                    and not buffer[start + 47] & _CONTROL
+                ):  # fmt: skip
+                    continue
                 ethertype, version, total, fragment, protocol, seq, ack, offset, flags = unpack(buffer, start)
             else:
                 ethertype = 0
@@ -114,60 +160,77 @@ class Decoder:
                 segment = dissect(buffer, start, end, link_type)
                 if segment is None:
                     continue
+                if segment is FRAGMENT:
+                    self._fragment(buffer, start, end, link_type, now, out)
+                    continue
                 key, seq, ack, flags, begin, stop, _ = segment
             size = stop - begin
             if size <= 0:
                 if flags & _CONTROL:
-                    self._control(key, seq, flags, out)
+                    self._control(key, seq, flags, now, out)
                 elif holes:
                     self._acknowledged(get(key), ack, now, out)
                 continue
             half = get(key)
             if half is None:
+                if shares > 1 and (key in passed or self._is_others(key)):
+                    continue
+                if 0x14 <= buffer[begin] <= 0x17 and streams.is_encrypted(buffer[begin:stop]):
+                    self._leave_encrypted(key)
+                    continue
                 if flags & _CONTROL:
-                    self._control(key, seq, flags & SYN, out)
+                    self._control(key, seq, flags & SYN, now, out)
                     seq = seq + 1 & _MASK if flags & SYN else seq
                 half = self._connect(key, seq, now, out)
                 if half is None:
                     continue
             elif flags & SYN:
-                self._control(key, seq, flags, out)
+                self._control(key, seq, flags, now, out)
                 continue
             connection = half.connection
-            if connection.state == IGNORED:
-                if buffer.startswith(_BLOCK_START, begin):
-                    streams.look_again(half, seq)
-                else:
-                    if flags & (FIN | RST):
-                        self._forget(connection)
-                    continue
+            if connection.state == IGNORED and (
+                connection.protocol or not buffer.startswith(again, begin)
+                or not streams.look_again(half, seq, buffer[begin:stop])
+            ):  # fmt: skip
+                if flags & (FIN | RST):
+                    self._forget(connection)
+                elif connection.protocol:  # encrypted
+                    self._pass_by(connection.keys)
+                continue
             connection.last_ns = now
-            if seq == half.next_seq and not half.held and connection.state == DECIDED:
+            if (
+                seq == half.next_seq and not half.held and connection.state == DECIDED
+                and (ack == half.peer.next_seq or half.ready(ack))
+            ):  # fmt: skip
                 half.offset += size
                 half.next_seq = seq + size & _MASK
                 if half.pending or half.peer.pending:
                     streams.deliver(half, buffer[begin:stop], now, out)
                 else:  # the usual case: whole frames in one segment, and nothing waits on either side
                     half.last_ns = now
-                    frames = half.framer.feed(buffer[begin:stop])  # type: ignore[union-attr]  # decided: there is one
-                    if frames:
-                        ended = connection.tracker.take(half, frames)  # type: ignore[union-attr]
-                        if ended:
-                            out += ended
-                        last = frames[-1]
-                        if last.offset + len(last.raw) + last.missing != half.offset:
-                            streams.still_pending(half, last.offset + len(last.raw) + last.missing, now)
-                        if not connection.timer_ns:
-                            streams.arm(connection)
-                    else:
-                        half.pending = True
-                        half.mark(half.offset - size, now)
+                    data = buffer[begin:stop]
+                    usual = connection.usual
+                    if usual is None or not usual.ready or (taken := usual.segment(half, data, now)) is None:
+                        streams.framed(half, data, now, out)
+                    elif taken:
+                        out += taken
+                    elif not connection.timer_ns:
+                        streams.arm(connection)
             else:
-                streams.insert(half, seq, buffer[begin:stop], now, out)
+                if half.foreign(seq, ack):
+                    self._close(connection, Ending.CLOSED, out)
+                    for old in connection.keys:  # what comes now is no late repeat of it
+                        self._remembered.pop(old, None)
+                    half = self._connect(key, seq, now, out)
+                    if half is None:
+                        continue
+                streams.insert(half, seq, buffer[begin:stop], now, out, ack)
             if holes or streams.finished:
                 self._acknowledged(half, ack, now, out)
             if flags & (FIN | RST):
-                self._control(key, seq + size & _MASK, flags, out)
+                self._control(key, seq + size & _MASK, flags, now, out)
+        if len(streams.recent) > MAX_RECENT:
+            streams.forget_recent()
         if out:
             self.counters["sessions"] += len(out)
         return out
@@ -187,32 +250,57 @@ class Decoder:
                 self._close(half.connection, ending, out)
         self._syns.clear()
         self._remembered.clear()
+        self._resets.clear()
+        self._fragments = Fragments()
         self._streams.timers.clear()
         self.counters["sessions"] += len(out)
         return out
 
+    def _fragment(self, buffer: bytes, start: int, end: int, link_type: int, now: int, out: list[Session]) -> None:
+        """Take a fragment of an IP packet; when it completes the packet, take that."""
+        whole = self._fragments.take(buffer, start, end, link_type, now)
+        self.counters["fragmentsLost"] = self._fragments.given_up
+        if whole is None:
+            return
+        interface = Interface(link_type=_LINKTYPE_RAW)
+        sessions = self.feed(PacketBatch(whole, (0,), (len(whole),), (now,), (len(whole),), interface))
+        self.counters["packets"] -= 1
+        self.counters["sessions"] -= len(sessions)  # counted by who called
+        out += sessions
+
     # Connections.
+
+    def _is_others(self, key: bytes) -> bool:
+        """Say whether a connection belongs to another share: the same of both directions."""
+        peer = reverse(key)
+        if crc32(min(key, peer)) % self._shares == self._share:
+            return False
+        self._pass_by((key, peer))
+        return True
+
+    def _pass_by(self, keys: Iterable[bytes]) -> None:
+        """Leave a connection at a glance from now on, until it closes."""
+        if len(self._passed) >= MAX_PASSED:
+            self._passed.clear()
+        self._passed.update(keys)
 
     def _connect(self, key: bytes, seq: int, now: int, out: list[Session]) -> Half | None:
         """Begin a connection with the first data of it; None if it is a late repeat of one that is closed."""
         peer_key = reverse(key)
         own_isn, peer_isn = self._syns.pop(key, -1), self._syns.pop(peer_key, -1)
         if own_isn < 0 and peer_isn < 0:
-            known = self._remembered.get(key, -1)
-            if known >= 0 and (known - seq & _MASK) <= 0x100000:
-                return None
+            known = self._remembered.get(key)
+            if known is not None:
+                behind = known[1] - seq & _MASK
+                if 0 < behind <= _REPEATED or (0 < behind < 1 << 31 and now <= known[2]):
+                    return None
         if len(self._halves) >= 2 * self.options.max_connections:
             self._evict(out)
         source, target = endpoints(key)
-        # A SYN with an acknowledgement answers one: it is kept with its top bit set.
-        if own_isn >= 0 and (peer_isn < 0 or own_isn <= _MASK):
-            opens = own_isn <= _MASK
-        elif peer_isn >= 0:
-            opens = peer_isn > _MASK
-        else:
-            opens = source.port > target.port or (source.port == target.port and source.address <= target.address)
+        opens = _opens(source, target, own_isn, peer_isn)
         origin = own_isn & _MASK if own_isn >= 0 else seq
         own = Half(origin, 0 if opens else 1)
+        own.loose = own_isn < 0 or peer_isn < 0
         peer = Half(peer_isn & _MASK if peer_isn >= 0 else 0, 1 if opens else 0)
         if peer_isn < 0:
             peer.origin = peer.next_seq = -1  # its first data will tell
@@ -221,22 +309,46 @@ class Decoder:
             halves, keys, ends = ((peer, own), (peer_key, key), (target, source))
         connection = Connection(keys, ends, halves, self.options)
         connection.last_ns = now
+        connection.midway = own_isn < 0 and peer_isn < 0
         self._halves[key], self._halves[peer_key] = own, peer
         self.counters["connections"] += 1
         return own
 
-    def _control(self, key: bytes, seq: int, flags: int, out: list[Session]) -> None:
+    def _leave_encrypted(self, key: bytes) -> None:
+        """Note a connection that begins with TLS, and leave it at a glance from now on."""
+        peer_key = reverse(key)
+        source, target = endpoints(key)
+        opens = _opens(source, target, self._syns.pop(key, -1), self._syns.pop(peer_key, -1))
+        self._streams.encrypted.note((source, target) if opens else (target, source), UNREAD)
+        for name in ("connections", "ignored", "tls"):
+            self.counters[name] += 1
+        self._pass_by((key, peer_key))
+
+    def _control(self, key: bytes, seq: int, flags: int, now: int, out: list[Session]) -> None:
         """Take a SYN, FIN or RST; ``seq`` is the sequence number of a FIN, or of the SYN itself."""
         half = self._halves.get(key)
+        if half is None and (self._shares > 1 or key in self._passed):
+            if self._shares > 1 and self._is_others(key):
+                return
+            self._passed -= {key, reverse(key)}
         if flags & SYN:
             origin = seq + 1 & _MASK
             if half is not None:
                 if half.origin in (-1, origin):
                     half.origin = origin if half.origin < 0 else half.origin
+                    half.loose = half.loose and half.peer.origin < 0
+                    half.connection.midway = False
                     if not half.offset and not half.held:
                         half.next_seq = origin
                     return
+                if half.loose and (half.origin - origin & _MASK) <= LOOSE_BYTES:  # stored behind the first data
+                    half.begin_before(half.origin - origin & _MASK)
+                    half.loose = half.connection.midway = False
+                    return
                 self._close(half.connection, Ending.CLOSED, out)  # the same ports again: its FIN was lost
+            known = self._remembered.get(key)
+            if known is not None and known[0] == origin and now <= known[2]:
+                return  # captured a second time, on another interface
             if len(self._syns) >= self.options.max_connections:
                 del self._syns[next(iter(self._syns))]
             self._syns[key] = origin | (1 << 32 if flags & 0x10 else 0)
@@ -250,7 +362,9 @@ class Decoder:
         if connection.state == IGNORED:
             self._forget(connection)
         elif flags & RST:
-            self._close(connection, Ending.RESET, out)
+            if not connection.reset_ns and half.near(seq):  # what was said before it may be stored behind it
+                connection.reset_ns = now
+                self._resets.append(connection)
         elif flags & FIN:
             if half.origin < 0:
                 half.begin(seq)
@@ -258,8 +372,14 @@ class Decoder:
             self._finished(half, out)
 
     def _finished(self, half: Half, out: list[Session]) -> None:
-        if half.finished and half.peer.finished:
-            self._close(half.connection, Ending.CLOSED, out)
+        connection = half.connection
+        if connection.crowded:
+            if self._halves.get(connection.keys[0]) is connection.halves[0]:  # not closed since
+                self.counters["crowded"] += 1
+                self.counters["evicted"] += 1
+                self._close(connection, Ending.EVICTED, out)
+        elif half.finished and half.peer.finished:
+            self._close(connection, Ending.CLOSED, out)
 
     def _acknowledged(self, half: Half | None, ack: int, now: int, out: list[Session]) -> None:
         """Give up what the receiver ``half`` has acknowledged and the capture lacks; close what has ended by it."""
@@ -271,27 +391,23 @@ class Decoder:
 
     def _close(self, connection: Connection, ending: Ending, out: list[Session]) -> None:
         """End a connection: give up its holes, flush its framers, end its sessions."""
-        for half in connection.halves:
-            self._streams.flush(half, out)
-        if connection.state == UNDECIDED:
-            self._streams.decide(connection, out, final=True)
-        if connection.state == DECIDED and connection.tracker is not None:
-            for half in connection.halves:
-                if half.framer is not None:
-                    frames = half.framer.close()
-                    if frames:
-                        out.extend(connection.tracker.take(half, frames))
-            out.extend(connection.tracker.end(ending))
+        if connection.reset_ns and ending is not Ending.EVICTED:
+            ending = Ending.RESET
+        self._streams.flush(connection, out)
+        if ending is Ending.CAPTURE_END and all(half.finished for half in connection.halves):
+            ending = Ending.CLOSED
+        self._streams.close(connection, ending, out)
         self._forget(connection)
 
     def _forget(self, connection: Connection) -> None:
         for key, half in zip(connection.keys, connection.halves, strict=True):
             if self._halves.pop(key, None) is None:
                 continue
+            self._passed.discard(key)
             self._streams.unhold(half)
             if len(self._remembered) >= MAX_REMEMBERED:
                 del self._remembered[next(iter(self._remembered))]
-            self._remembered[key] = half.next_seq
+            self._remembered[key] = (half.origin, half.next_seq, connection.last_ns)
         connection.tracker = None
 
     def _evict(self, out: list[Session]) -> None:
@@ -302,6 +418,13 @@ class Decoder:
             self._close(connection, Ending.EVICTED, out)
             self.counters["evicted"] += 1
 
+    def _let_idle_go(self, before: int, out: list[Session]) -> None:
+        """Let the connections go on which nothing has been said since packet time ``before``."""
+        idle = [h.connection for h in self._halves.values() if h.side == 0 and h.connection.last_ns <= before]
+        for connection in idle:
+            self.counters["idle"] += 1
+            self._close(connection, Ending.SILENT, out)
+
     # Time.
 
     def _sweep(self, now: int, out: list[Session]) -> None:
@@ -310,6 +433,18 @@ class Decoder:
             self.now_ns = now
         self._next_sweep = self.now_ns + SECOND
         streams = self._streams
+        streams.give_up_stale(now, out)
+        streams.forget_recent()
+        self._acknowledged(None, 0, now, out)
+        if self._resets:
+            due_resets = [c for c in self._resets if now - c.reset_ns >= SECOND]
+            self._resets = [c for c in self._resets if now - c.reset_ns < SECOND]
+            for connection in due_resets:
+                if self._halves.get(connection.keys[0]) is connection.halves[0]:  # not closed since
+                    self._close(connection, Ending.RESET, out)
+        if now >= self._next_idle:
+            self._next_idle = now + min(_LOOK_IDLE, self.options.idle_ns)
+            self._let_idle_go(now - self.options.idle_ns, out)
         timers = streams.timers
         while timers and timers[0][0] <= now:
             due, key = heapq.heappop(timers)
@@ -327,5 +462,15 @@ class Decoder:
                         streams.settle(half, out)
                 out.extend(tracker.expire(now))
             streams.arm(connection)
-        streams.give_up_stale(now, out)
-        self._acknowledged(None, 0, now, out)
+
+
+def _opens(source: Endpoint, target: Endpoint, own_isn: int, peer_isn: int) -> bool:
+    """Say whether ``source`` opened the connection, as far as the SYNs of both (-1: not seen) or the ports tell.
+
+    A SYN with an acknowledgement answers one: it is kept with its top bit set.
+    """
+    if own_isn >= 0 and (peer_isn < 0 or own_isn <= _MASK):
+        return own_isn <= _MASK
+    if peer_isn >= 0:
+        return peer_isn > _MASK
+    return source.port > target.port or (source.port == target.port and source.address <= target.address)

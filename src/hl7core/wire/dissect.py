@@ -15,7 +15,22 @@ from typing import Final, NamedTuple
 
 from hl7core.model.packet import Endpoint
 
-__all__ = ["ACK", "FIN", "RST", "SYN", "TcpSegment", "dissect", "endpoints", "reverse"]
+__all__ = [
+    "ACK",
+    "FIN",
+    "FRAGMENT",
+    "IPV6_FRAGMENT",
+    "IPV6_OPTIONS",
+    "LINK_TYPES",
+    "RST",
+    "SYN",
+    "TCP_PROTOCOL",
+    "TcpSegment",
+    "dissect",
+    "endpoints",
+    "network_layer",
+    "reverse",
+]
 
 FIN: Final = 0x01
 SYN: Final = 0x02
@@ -29,10 +44,13 @@ _ETHERTYPE_IPV4: Final = 0x0800
 _ETHERTYPE_IPV6: Final = 0x86DD
 _VLAN_TAGS: Final = frozenset({0x8100, 0x88A8, 0x9100, 0x9200})
 _PPPOE: Final = 0x8864
-_TCP_PROTOCOL: Final = 6
-# IPv6 extension headers that carry their length in 8-byte units: hop-by-hop, routing, destination options, mobility.
-_IPV6_OPTIONS: Final = frozenset({0, 43, 60, 135})
-_IPV6_FRAGMENT: Final = 44
+TCP_PROTOCOL: Final = 6
+"""TCP's number in IP headers."""
+IPV6_OPTIONS: Final = frozenset({0, 43, 60, 135})
+"""IPv6 extension headers that carry their length in 8-byte units: hop-by-hop, routing, destination options and mobility
+headers."""
+IPV6_FRAGMENT: Final = 44
+"""The extension header of an IPv6 fragment."""
 _IPV6_AUTH: Final = 51
 
 _NULL: Final = 0
@@ -43,6 +61,8 @@ _SLL: Final = 113
 _IPV4: Final = 228
 _IPV6: Final = 229
 _SLL2: Final = 276
+LINK_TYPES: Final = frozenset({_NULL, _ETHERNET, *_RAW, _LOOP, _SLL, _IPV4, _IPV6, _SLL2})
+"""The link types whose packets can be read."""
 
 
 class TcpSegment(NamedTuple):
@@ -59,6 +79,10 @@ class TcpSegment(NamedTuple):
     start: int
     end: int
     missing: int
+
+
+FRAGMENT: Final = TcpSegment(b"", 0, 0, 0, 0, 0, 0)
+"""What ``dissect`` returns for a fragment of an IP packet that may carry TCP: see :mod:`hl7core.wire.fragments`."""
 
 
 def reverse(key: bytes) -> bytes:
@@ -79,9 +103,9 @@ def endpoints(key: bytes) -> tuple[Endpoint, Endpoint]:
 def dissect(buffer: bytes, start: int, end: int, link_type: int) -> TcpSegment | None:
     """Return the TCP segment in the packet ``buffer[start:end]``, or None if it holds none that can be read.
 
-    None too for fragments of an IP packet, and for a packet cut before the end of its TCP header.
+    ``FRAGMENT`` if it is a part of an IP packet; None too for a packet cut before the end of its TCP header.
     """
-    at = _network_layer(buffer, start, end, link_type)
+    at = network_layer(buffer, start, end, link_type)
     if at < 0 or end - at < 20:
         return None
     version = buffer[at] >> 4
@@ -92,8 +116,8 @@ def dissect(buffer: bytes, start: int, end: int, link_type: int) -> TcpSegment |
     return None
 
 
-def _network_layer(buffer: bytes, start: int, end: int, link_type: int) -> int:
-    """Return where the IP header begins, or -1."""
+def network_layer(buffer: bytes, start: int, end: int, link_type: int) -> int:
+    """Return where the IP header begins in the packet ``buffer[start:end]``, or -1."""
     if link_type == _ETHERNET:
         return _behind_tags(buffer, start + 12, end)
     if link_type == _SLL:
@@ -128,10 +152,10 @@ def _behind_tags(buffer: bytes, at: int, end: int) -> int:
 
 def _ipv4(buffer: bytes, at: int, end: int) -> TcpSegment | None:
     header = (buffer[at] & 0x0F) * 4
-    if header < 20 or buffer[at + 9] != _TCP_PROTOCOL:
+    if header < 20 or buffer[at + 9] != TCP_PROTOCOL:
         return None
     if _U16.unpack_from(buffer, at + 6)[0] & 0x3FFF:  # more fragments, or not the first
-        return None
+        return FRAGMENT
     total = _U16.unpack_from(buffer, at + 2)[0]
     # 0: segmentation offload left the length to the network card.
     return _tcp(buffer, at + header, end, at + total if total else end, buffer[at + 12 : at + 20])
@@ -145,14 +169,16 @@ def _ipv6(buffer: bytes, at: int, end: int) -> TcpSegment | None:
     following = buffer[at + 6]
     addresses = buffer[at + 8 : at + 40]
     at += 40
-    while following != _TCP_PROTOCOL:
+    while following != TCP_PROTOCOL:
         if at + 8 > end:
             return None
-        if following in _IPV6_OPTIONS:
+        if following in IPV6_OPTIONS:
             step = (buffer[at + 1] + 1) * 8
         elif following == _IPV6_AUTH:
             step = (buffer[at + 1] + 2) * 4
-        elif following == _IPV6_FRAGMENT and not _U16.unpack_from(buffer, at + 2)[0] & 0xFFF9:
+        elif following == IPV6_FRAGMENT:
+            if _U16.unpack_from(buffer, at + 2)[0] & 0xFFF9:
+                return FRAGMENT
             step = 8  # an "atomic" fragment is whole (RFC 6946)
         else:
             return None

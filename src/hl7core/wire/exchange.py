@@ -11,11 +11,15 @@ from hl7core.model.session import Element, Ending, Message
 from hl7core.wire.connection import Half
 from hl7core.wire.peek import Glance
 
-__all__ = ["Exchange"]
+__all__ = ["ASKED", "NEVER", "POSITIVE", "Exchange"]
 
 _COMPLETE: Final = Ending.COMPLETE
-_ASKED: Final = frozenset({"AL", "SU"})
-_NEVER: Final = frozenset({"NE", ""})
+ASKED: Final = frozenset({"AL", "SU"})
+"""The values of MSH-15 and MSH-16 for which an acknowledgement comes if all is well."""
+NEVER: Final = frozenset({"NE", ""})
+"""Those for which none ever comes, where the other of the two is given."""
+POSITIVE: Final = frozenset({"AA", "CA"})
+"""The values of MSA-1 that accept."""
 
 
 class Exchange:
@@ -39,6 +43,7 @@ class Exchange:
         self.half = half
         self.start_ns = start_ns
         self.end_ns = end_ns
+        self.owed: set[str] = set()  # of a batch: the messages that no acknowledgement has named yet
         self.elements: list[Element] = []
         self.messages: list[Message] = []
 
@@ -46,10 +51,10 @@ class Exchange:
         """Note which acknowledgements a request asks for (MSH-15 and MSH-16)."""
         self.control_id = seen.control_id
         if seen.accept_ack or seen.application_ack:
-            self.needs_accept = seen.accept_ack in _ASKED
-            self.needs_application = seen.application_ack in _ASKED
+            self.needs_accept = seen.accept_ack in ASKED
+            self.needs_application = seen.application_ack in ASKED
             # Only "never" is certain at once; "on error" (ER) waits, and silence then means success.
-            self.complete = whole and seen.accept_ack in _NEVER and seen.application_ack in _NEVER
+            self.complete = whole and seen.accept_ack in NEVER and seen.application_ack in NEVER
         else:
             self.needs_application = True
 

@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 from zlib import adler32
 
 from hl7core.model.frame import Fault, Frame, FrameKind
-from hl7core.wire._buffer import MAX_MESSAGE, Buffered
+from hl7core.wire._buffer import CONTEXT, MAX_MESSAGE, STRAY_LIMIT, Buffered
 
 __all__ = [
     "RESTRICTED",
@@ -135,6 +135,8 @@ _HEX: Final = b"0123456789ABCDEFabcdef"
 RESTRICTED: Final = b"\x01\x02\x03\x04\x05\x06\x10\x11\x12\x13\x14\x15\x16\x17\n"
 _NOT_TEXT: Final = re.compile(rb"[\x02\x03\x17]")
 _NOT_STRAY: Final = re.compile(rb"[\x02\x04\x05\x06\x15]")
+# What some devices send between the control bytes without any frame: records, or HL7.
+_RECORD: Final = re.compile(rb"(?:[HPOQRCMSL]|MSH|FHS|BHS)[!-/:-@\[-`{-~]")
 _CLEAN: Final = re.compile(rb"\x02[0-7][^\x01-\x06\x10-\x17\n]*[\x03\x17][0-9A-Fa-f]{2}\r\n")
 _BEHIND_TEXT: Final = frozenset({State.CHECKSUM, State.CHECKSUM2, State.CR, State.LF})
 
@@ -178,6 +180,7 @@ class Lis01Framer(Buffered):
         super().__init__(max_message, offset)
         self._state = State.BETWEEN
         self._mark = 0  # where the text of the open frame ends
+        self._shedding = False  # what is held between frames is the rest of stray bytes already reported
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes in stream order; return the frames that they complete."""
@@ -187,19 +190,19 @@ class Lis01Framer(Buffered):
             if len(data) == 1:
                 kind = _CONTROLS.get(data)
                 if kind is not None:
-                    offset = self._offset
-                    self._offset = offset + 1
+                    offset = self.offset
+                    self.offset = offset + 1
                     return [Frame(kind, offset, data)]
             start = 0
             found = _CLEAN.match(data)
             while found and found.end() - start - 7 <= self._max:
                 raw = found[0]
                 if int(raw[-4:-2], 16) == checksum(raw[1:-4]) and len(raw) <= _LONGEST:
-                    frames.append(Frame(_DATA, self._offset, raw, 2, 5, (), raw[-5] == _ETX, True, raw[1] - 0x30))
+                    frames.append(Frame(_DATA, self.offset, raw, 2, 5, (), raw[-5] == _ETX, True, raw[1] - 0x30))
                 else:
-                    frames.append(self._frame(raw, self._offset, 5, [], complete=True))
+                    frames.append(self._frame(raw, self.offset, 5, [], complete=True))
                 start += len(raw)
-                self._offset += len(raw)
+                self.offset += len(raw)
                 found = _CLEAN.match(data, start)
             if start:
                 if start == len(data):
@@ -235,7 +238,7 @@ class Lis01Framer(Buffered):
         """Act on the byte at ``at``; return where the next one to look at stands."""
         if action is Action.CONTROL:
             self._stray(frames, at)
-            offset = self._offset
+            offset = self.offset
             raw = self._take(1)
             frames.append(Frame(_CONTROLS[raw], offset, raw))
             return 0
@@ -254,7 +257,7 @@ class Lis01Framer(Buffered):
             self._mark = at
         elif action is Action.RESTART:
             start = at - 1
-            self._end(frames, start, 0, [Fault("truncated", self._offset + start)], complete=False)
+            self._end(frames, start, 0, [Fault("truncated", self.offset + start)], complete=False)
             self._begin(2)
             self._state = State.TEXT
             return 2
@@ -266,10 +269,27 @@ class Lis01Framer(Buffered):
             return 0
         return at + 1
 
+    def _stray(self, frames: list[Frame], count: int) -> None:
+        """Records without a frame are a frame, if an unusual one; other bytes between frames are stray."""
+        if count and not self._shedding and count <= self._max and _RECORD.match(self._buffer):
+            offset = self.offset
+            raw = self._take(count)
+            faults = [Fault("unframed", offset), *control_in_text(raw, offset)]
+            frames.append(Frame(_DATA, offset, raw, faults=tuple(faults)))
+        else:
+            super()._stray(frames, count)
+        self._shedding = False
+
+    def _shed_stray(self, frames: list[Frame]) -> None:
+        if self._seen > self._max or not _RECORD.match(self._buffer):
+            while self._seen >= STRAY_LIMIT + CONTEXT:
+                super()._stray(frames, STRAY_LIMIT)
+                self._shedding = True
+
     def _give_up(self, frames: list[Frame], code: str) -> None:
         if self._state in _BEHIND_TEXT:
             held = len(self._buffer)
-            self._end(frames, self._mark, held - self._mark, [Fault(code, self._offset + held)], complete=False)
+            self._end(frames, self._mark, held - self._mark, [Fault(code, self.offset + held)], complete=False)
         else:
             super()._give_up(frames, code)
         self._state = State.BETWEEN

@@ -24,6 +24,8 @@ _FS: Final = 0x1C
 _ACK: Final = b"\x06"
 _NAK: Final = b"\x15"
 _BLOCK: Final = FrameKind.BLOCK
+_LINE_ENDS: Final = frozenset({_CR, _LF})
+_LINE_ENDS_BEHIND: Final = 4
 
 # What ends a run of stray bytes: a block, or a message at the start of a line that lacks its VT.
 _NEXT: Final = re.compile(
@@ -40,6 +42,8 @@ class MllpFramer(Buffered):
         super().__init__(max_message, offset)
         self._framed = True  # the open block began with VT
         self._noted: list[Fault] = []  # in the open text, of each code the first
+        self._run = 0  # so many pieces of stray bytes
+        self._run_end = -1  # end here
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next bytes in stream order; return the frames that they complete."""
@@ -52,8 +56,8 @@ class MllpFramer(Buffered):
                 data[:2] == b"\x0bM" and data.find(_FS) == size - 2 and data[-1] == _CR and size - 3 <= self._max
                 and _LF not in data and data.rfind(_VT) == 0
             ):  # fmt: skip
-                offset = self._offset
-                self._offset = offset + size
+                offset = self.offset
+                self.offset = offset + size
                 return [Frame(_BLOCK, offset, data, 1, 2)]
             while start < size and data[start] == _VT:
                 end = data.find(_FS, start + 1)
@@ -61,8 +65,8 @@ class MllpFramer(Buffered):
                     break
                 if data.find(_VT, start + 1, end) >= 0:
                     break
-                frames.append(self._frame(data[start : end + 2], self._offset, 2, [], complete=True))
-                self._offset += end + 2 - start
+                frames.append(self._frame(data[start : end + 2], self.offset, 2, [], complete=True))
+                self.offset += end + 2 - start
                 start = end + 2
             if start == size:
                 return frames
@@ -103,6 +107,9 @@ class MllpFramer(Buffered):
     def _outside(self, frames: list[Frame], *, settled: bool) -> bool:
         """Go on to the next block; false if it does not begin in what is held."""
         buffer = self._buffer
+        # A line end or two behind a block: there is no doubt about them, so they come with it.
+        while buffer and buffer[0] in _LINE_ENDS and (self._run < _LINE_ENDS_BEHIND or self._run_end != self.offset):
+            self._stray(frames, 1)
         if not buffer:
             return False
         if buffer[0] == _VT:
@@ -124,6 +131,13 @@ class MllpFramer(Buffered):
             self._seen = max(self._seen, len(buffer) - 3)  # "MSH" may still become "MSH|"
             self._shed_stray(frames)
         return False
+
+    def _stray(self, frames: list[Frame], count: int) -> None:
+        if count > 0:
+            single = count == 1 and self._buffer[0] in _LINE_ENDS
+            self._run = (self._run if self._run_end == self.offset else 0) + (1 if single else _LINE_ENDS_BEHIND)
+            super()._stray(frames, count)
+            self._run_end = self.offset
 
     def _inside(self, frames: list[Frame], *, settled: bool) -> bool:
         """Go on to the end of the open block; false if it is not in what is held."""
@@ -160,7 +174,7 @@ class MllpFramer(Buffered):
             at += 1
         if settled and not self._framed:  # no VT, no FS: silence is all the end that it has
             end = at if vt == at else size
-            self._end(frames, end, 0, [Fault("unframed", self._offset + end)])
+            self._end(frames, end, 0, [Fault("unframed", self.offset + end)])
             return True
         self._seen = at
         self._shed(frames, self._seen)
@@ -188,7 +202,7 @@ class MllpFramer(Buffered):
             return NO
         if not settled:
             return UNKNOWN
-        self._end(frames, at, tail, [Fault(code, self._offset + at)])
+        self._end(frames, at, tail, [Fault(code, self.offset + at)])
         return YES
 
     def _ends_at_ff(self, frames: list[Frame], at: int, *, settled: bool) -> int:
@@ -197,7 +211,7 @@ class MllpFramer(Buffered):
             return NO
         if not follows and not settled:
             return UNKNOWN
-        self._end(frames, at, 2, [Fault("ff-end", self._offset + at)])
+        self._end(frames, at, 2, [Fault("ff-end", self.offset + at)])
         return YES
 
     def _restarts(self, frames: list[Frame], at: int) -> int:
@@ -205,12 +219,12 @@ class MllpFramer(Buffered):
         opening = begins_message(self._buffer, at + 1)
         if opening == YES:
             code = "truncated" if self._framed else "unframed"
-            self._end(frames, at, 0, [Fault(code, self._offset + at)], complete=not self._framed)
+            self._end(frames, at, 0, [Fault(code, self.offset + at)], complete=not self._framed)
         return opening
 
     def _note(self, code: str, at: int) -> None:
         if not self._dropping and all(fault.code != code for fault in self._noted):
-            self._noted.append(Fault(code, self._offset + at))
+            self._noted.append(Fault(code, self.offset + at))
 
     def _frame(self, raw: bytes, offset: int, tail: int, faults: list[Fault], *, complete: bool) -> Frame:
         if raw[:2] == b"\x0bM" and tail == 2 and not faults and not self._noted and _LF not in raw:

@@ -12,6 +12,8 @@ Formats: classic pcap as in draft-ietf-opsawg-pcap and pcap-savefile(5), with it
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from typing import Final
 
 from hl7core.errors import CaptureFileError
 from hl7core.model.packet import Interface, PacketBatch
@@ -20,13 +22,13 @@ from hl7core.wire.pcapng import MAX_CAPTURED, SECTION_HEADER, PcapngParser
 
 __all__ = ["CaptureReader", "PcapngWriter", "pcap_header", "pcap_record"]
 
-_FILE_HEADER = 24
+_FILE_HEADER: Final = 24
 # Magic number -> nanoseconds of one unit of a packet's fraction of a second, and the length of a packet header.
-_CLASSIC = {0xA1B2C3D4: (1000, 16), 0xA1B23C4D: (1, 16), 0xA1B2CD34: (1000, 24)}
-_LINK_TYPE_BITS = 0x03FFFFFF  # the bits above say how long a frame check sequence is
+_CLASSIC: Final = {0xA1B2C3D4: (1000, 16), 0xA1B23C4D: (1, 16), 0xA1B2CD34: (1000, 24)}
+_LINK_TYPE_BITS: Final = 0x03FFFFFF  # the bits above say how long a frame check sequence is
 
 # What people pass by mistake, by how it starts.
-_LOOK_ALIKES = (
+_LOOK_ALIKES: Final = (
     (b"\x1f\x8b", "gzip data"),
     (b"\x28\xb5\x2f\xfd", "zstd-compressed data"),
     (b"\xfd7zXZ", "xz-compressed data"),
@@ -70,6 +72,13 @@ class CaptureReader:
     def drops(self) -> int:
         """How many packets the capture says were dropped (pcapng alone says it), so far."""
         return self._parser.drops if self._parser else 0
+
+    def take_secrets(self) -> bytes:
+        """Return the TLS key logs that the capture carries (pcapng alone can) and that were not returned yet."""
+        if not isinstance(self._parser, PcapngParser) or not self._parser.secrets:
+            return b""
+        secrets, self._parser.secrets = self._parser.secrets, []
+        return b"\n".join(secrets)
 
     @property
     def damage(self) -> CaptureFileError | None:
@@ -156,6 +165,7 @@ class _ClassicParser:
         times: list[int] = []
         wires: list[int] = []
         add_start, add_end, add_time, add_wire = starts.append, ends.append, times.append, wires.append
+        read: Callable[[bytes, int], tuple[int, ...]]
         read, header, unit, limit = self._record.unpack_from, self._record_header, self._unit, MAX_CAPTURED
         second, second_ns = 0, 0  # most packets share the second of the one before
         last = end - header

@@ -18,6 +18,7 @@ __all__ = ["PcapngWriter", "pcap_header", "pcap_record"]
 
 _PAD: Final = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4: what is missing to 32 bits
 _END_OF_OPTIONS: Final = b"\0\0\0\0"
+_OPT_COMMENT = 1
 _SHB_USERAPPL, _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL = 4, 2, 3, 9
 _ISB_IFRECV, _ISB_IFDROP = 4, 5
 _NANOSECONDS: Final = b"\x09"  # if_tsresol: 10**-9 s
@@ -33,10 +34,13 @@ _PCAP_RECORD = struct.Struct("<4I")
 class PcapngWriter:
     """Writes one section of pcapng.  Call :meth:`header` first; packets name its interfaces by index."""
 
-    def header(self, sensor: str, interfaces: Sequence[Interface]) -> bytes:
-        """Return the section header, which names ``sensor`` as the writing program, and a block an interface."""
+    def header(self, sensor: str, interfaces: Sequence[Interface], comment: str = "") -> bytes:
+        """Return the section header, which names ``sensor`` as the writing program, and a block an interface.
+
+        ``comment`` is what viewers show as the comment of the section.
+        """
         body = _SECTION.pack(0x0A0D0D0A, 0, 0x1A2B3C4D, 1, 0, -1)[8:]
-        blocks = [_block(0x0A0D0D0A, body + _options((_SHB_USERAPPL, sensor.encode()[:0xFFFF])))]
+        blocks = [_block(0x0A0D0D0A, body + _options(_comment(comment), (_SHB_USERAPPL, sensor.encode()[:0xFFFF])))]
         for interface in interfaces:
             options = _options(
                 (_IF_NAME, interface.name.encode()[:0xFFFF]),
@@ -46,10 +50,12 @@ class PcapngWriter:
             blocks.append(_block(1, _INTERFACE.pack(interface.link_type, 0, interface.snaplen) + options))
         return b"".join(blocks)
 
-    def packet(self, interface_index: int, time_ns: int, data: bytes, wire_length: int) -> bytes:
+    def packet(self, interface_index: int, time_ns: int, data: bytes, wire_length: int, comment: str = "") -> bytes:
         """Return one Enhanced Packet Block: ``time_ns`` in unix nanoseconds, lengths in bytes."""
         captured = len(data)
         pad = _PAD[captured & 3]
+        if comment:
+            pad += _options(_comment(comment))
         length = 32 + captured + len(pad)
         head = _ENHANCED.pack(
             6, length, interface_index, time_ns >> 32, time_ns & 0xFFFFFFFF, captured, wire_length
@@ -89,6 +95,10 @@ def pcap_record(time_ns: int, data: bytes, wire_length: int = 0, *, nano: bool =
 def _block(kind: int, body: bytes) -> bytes:
     length = _WORD.pack(12 + len(body))
     return b"".join((_WORD.pack(kind), length, body, length))
+
+
+def _comment(text: str) -> tuple[int, bytes]:
+    return _OPT_COMMENT, text.encode("utf-8", "replace")[:0xFFFF]
 
 
 def _options(*options: tuple[int, bytes]) -> bytes:

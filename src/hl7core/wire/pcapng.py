@@ -10,39 +10,42 @@ Format: PCAP Next Generation (pcapng) Capture File Format, draft-ietf-opsawg-pca
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hl7core.errors import CaptureFileError
 from hl7core.model.packet import Interface, PacketBatch
 
 __all__ = ["MAX_CAPTURED", "MAX_TIME", "SECTION_HEADER", "PcapngParser"]
 
-MAX_CAPTURED = 16 * 1024 * 1024
+MAX_CAPTURED: Final = 16 * 1024 * 1024
 """More bytes than this no packet has: a header that says so is damaged.  (libpcap's limit is 256 KiB for Ethernet.)"""
 
-MAX_TIME = 2**63 - 1
+MAX_TIME: Final = 2**63 - 1
 """The latest time in unix nanoseconds (the year 2262): a hostile clock must not break a calendar further on."""
 
-_MAX_BLOCK = MAX_CAPTURED + 64 * 1024
-_MAX_INTERFACES = 65_536
-_MAX_NAME = 256
+_MAX_BLOCK: Final = MAX_CAPTURED + 64 * 1024
+_MAX_INTERFACES: Final = 65_536
+_MAX_NAME: Final = 256
 
 # Block types, sections 4.1 to 4.6 and appendix A of the draft.
-SECTION_HEADER = 0x0A0D0D0A
-_INTERFACE = 1
-_OBSOLETE_PACKET = 2
-_SIMPLE_PACKET = 3
-_STATISTICS = 5
-_ENHANCED_PACKET = 6
+SECTION_HEADER: Final = 0x0A0D0D0A
+_INTERFACE: Final = 1
+_OBSOLETE_PACKET: Final = 2
+_SIMPLE_PACKET: Final = 3
+_STATISTICS: Final = 5
+_ENHANCED_PACKET: Final = 6
+_SECRETS: Final = 10
+_TLS_KEY_LOG: Final = 0x544C534B  # section 4.7
+_MAX_SECRETS: Final = 16 * 1024 * 1024
 
-_BYTE_ORDER_MAGIC = b"\x1a\x2b\x3c\x4d"
+_BYTE_ORDER_MAGIC: Final = b"\x1a\x2b\x3c\x4d"
 
 # Options: section 3.5 (end), 4.2 (if_*), 4.6 (isb_*).
-_OPT_END = 0
+_OPT_END: Final = 0
 _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL, _IF_TSOFFSET = 2, 3, 9, 14
 _ISB_IFDROP, _ISB_OSDROP = 5, 7
 
-_SECOND = 1_000_000_000
+_SECOND: Final = 1_000_000_000
 
 
 _Columns = tuple[list[int], list[int], list[int], list[int]]  # starts, ends, ticks and wire lengths of an open batch
@@ -87,6 +90,8 @@ class PcapngParser:
     def __init__(self) -> None:
         self.packets = 0
         self.damage: CaptureFileError | None = None
+        self.secrets: list[bytes] = []
+        self._secret_bytes = 0
         self.needs_header = True
         self.interfaces: dict[Interface, None] = {}
         self._layout = _LITTLE
@@ -202,7 +207,9 @@ class PcapngParser:
                 if problem:
                     self._damaged(problem, len(starts))
                     break
-            at = after  # every other block says nothing about packets: names, secrets, journals, a vendor's own
+            elif kind == _SECRETS:
+                self._take_secrets(buffer[at + 8 : after - 4])
+            at = after  # every other block says nothing about packets: names, journals, a vendor's own
         self._close(batches, buffer, columns)
         return batches, at, need
 
@@ -273,6 +280,16 @@ class PcapngParser:
         if counters:
             self._drops[number] = sum(self._layout.counter.unpack(counter)[0] for counter in counters)
         return ""
+
+    def _take_secrets(self, body: bytes) -> None:
+        """Keep the TLS key logs that the capture carries, up to a bound; other secrets are not for us."""
+        if len(body) < 8:
+            return
+        (kind,), (length,) = self._layout.word.unpack_from(body), self._layout.word.unpack_from(body, 4)
+        text = body[8 : 8 + length]
+        if kind == _TLS_KEY_LOG and self._secret_bytes + len(text) <= _MAX_SECRETS:
+            self.secrets.append(text)
+            self._secret_bytes += len(text)
 
     def _options(self, body: bytes, at: int) -> dict[int, bytes]:
         """Return the options from ``at`` on by code, the last of each; an option that runs over the end is left out."""

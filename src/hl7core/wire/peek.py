@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from hl7core.model.frame import Fault
 
-__all__ = ["Glance", "batch_counts", "glance", "split_batch"]
+__all__ = ["NO_REPLY", "Glance", "batch_counts", "batch_ids", "glance", "split_batch"]
 
 
 class Glance(NamedTuple):
@@ -40,9 +40,9 @@ _LETTERS: Final = 64
 _NOTHING: Final = Glance("other")
 _SEPARATORS: Final = frozenset(range(0x21, 0x30)) | frozenset(b":;<=>?@[\\]^_`{|}~")
 
-# A reply is MSH [{SFT}] [UAC] MSA (HL7 v2.5.1, 2.14): where one of these comes second no MSA follows, and the text
-# need not be searched for one.
-_NO_REPLY: Final = frozenset({b"PID", b"EVN", b"ORC", b"OBR", b"PV1", b"QRD", b"QPD", b"MFI", b"SCH", b"SPM", b"EQU"})
+NO_REPLY: Final = frozenset({b"PID", b"EVN", b"ORC", b"OBR", b"PV1", b"QRD", b"QPD", b"MFI", b"SCH", b"SPM", b"EQU"})
+"""A reply is MSH [{SFT}] [UAC] MSA (HL7 v2.5.1, 2.14): where one of these comes second no MSA follows, and the text
+need not be searched for one."""
 
 # The lines that divide a batch, each with its separator (HL7 v2.5.1, 2.10.3); a trailer may be its three letters only.
 _DIVIDERS: Final = re.compile(
@@ -68,7 +68,7 @@ def glance(text: bytes) -> Glance:
     # MSH-1 is the separator itself, so MSH-n is the piece n - 1.
     fields = header.split(header[3], 18)
     repeat = fields[1][1:2] or "~"
-    if end < 0 or text[end + 1 : end + 4] in _NO_REPLY:
+    if end < 0 or text[end + 1 : end + 4] in NO_REPLY:
         code, reply_to = "", None
     else:
         code, reply_to = _acknowledgement(text, end + 1, repeat)
@@ -129,6 +129,18 @@ def batch_counts(text: bytes, offset: int = 0) -> list[Fault]:
             messages = 0
             in_batch = False
     return faults
+
+
+def batch_ids(text: bytes) -> tuple[str, ...]:
+    """Return the control ids of the batches and files in ``text``, BHS-11 and FHS-11, where they are valued."""
+    ids = []
+    for found in _DIVIDERS.finditer(text):
+        if found[0][1:3] == b"HS":
+            line = _LINE.match(text, found.start(), found.start() + _HEADER)
+            fields = line[0].split(line[0][3:4], 11) if line else []
+            if len(fields) > 10 and fields[10]:
+                ids.append(fields[10][:_FIELD].decode("latin-1"))
+    return tuple(ids)
 
 
 def _opening(text: bytes) -> bytes:

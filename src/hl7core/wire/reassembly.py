@@ -3,7 +3,9 @@
 The stream is a run of pieces in order: bytes, or a gap (bytes that were never captured).  What arrived first wins
 where segments overlap.  Sequence numbers are compared modulo 2^32 (RFC 9293 section 3.4).  A segment ahead of the
 stream waits until what is missing arrives, or until it is known that it will not: that decision is the decoder's,
-because it takes the other direction's acknowledgements and the time.
+because it takes the other direction's acknowledgements and the time.  Two kinds of segment wait though nothing is
+missing before them: one that is not ``ready`` (it acknowledges what the other direction has still to say), and those
+of a ``loose`` stream, whose first byte is not known.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final, NamedTuple
 
-__all__ = ["MAX_HELD_PIECES", "Piece", "Stream"]
+__all__ = ["LOOSE_BYTES", "MAX_HELD_PIECES", "Held", "Piece", "Stream"]
 
 _MASK: Final = 0xFFFFFFFF
 _HALF: Final = 0x80000000
@@ -19,6 +21,14 @@ MAX_HELD_PIECES: Final = 8192
 """More segments than this do not wait in one direction: what is missing is then given up as a gap."""
 _WILD: Final = 1 << 30
 """A segment further ahead than any TCP window (RFC 7323: 2^30) belongs to no stream we know."""
+LOOSE_BYTES: Final = 16 * 1024
+"""A stream whose first byte is not known is held back until it has so many bytes, or for as long as the decoder says;
+an earlier segment that comes meanwhile (packets are stored out of order) becomes its beginning."""
+_LOOSE_PIECES: Final = 16
+_BEFORE: Final = 64 * 1024
+
+Held = tuple[int, bytes, int, int]
+"""A segment that waits: offset, bytes, time, acknowledgement number (-1: none)."""
 
 
 class Piece(NamedTuple):
@@ -36,16 +46,21 @@ class Stream:
     ``next_seq`` that of the byte at ``offset``.
     """
 
-    __slots__ = ("fin_offset", "held", "held_bytes", "hole_since", "next_seq", "offset", "origin")
+    __slots__ = ("fin_offset", "held", "held_bytes", "hole_since", "loose", "next_seq", "offset", "origin")
 
-    def __init__(self, origin: int) -> None:
+    def __init__(self, origin: int, *, loose: bool = False) -> None:
         self.origin = origin
         self.next_seq = origin
         self.offset = 0
-        self.held: list[tuple[int, bytes, int]] = []  # (offset, bytes, time), sorted, never overlapping
+        self.held: list[Held] = []  # sorted, never overlapping
         self.held_bytes = 0
         self.hole_since = 0
         self.fin_offset = -1
+        self.loose = loose
+
+    def ready(self, ack: int) -> bool:
+        """Say whether a segment that acknowledges ``ack`` may be delivered; a lone stream's always may."""
+        return True
 
     def offset_of(self, seq: int) -> int:
         """Return the stream offset of sequence number ``seq``, negative if it lies before the stream."""
@@ -56,40 +71,72 @@ class Stream:
         """Return the absolute sequence number (modulo 2^32) of the byte at ``offset``."""
         return (self.origin + offset) & _MASK
 
-    def begin(self, seq: int) -> None:
+    @property
+    def lacks(self) -> bool:
+        """Whether bytes are missing before what waits (else it waits for another reason)."""
+        return bool(self.held) and self.held[0][0] != self.offset
+
+    def begin(self, seq: int, *, loose: bool = False) -> None:
         """Go on at ``seq``, whatever came before."""
         self.origin = (seq - self.offset) & _MASK
         self.next_seq = seq
+        self.loose = loose
 
-    def push(self, seq: int, data: bytes, time_ns: int) -> list[Piece]:
+    def begin_before(self, count: int) -> None:
+        """Let a loose stream begin ``count`` bytes earlier."""
+        self.origin = self.next_seq = (self.next_seq - count) & _MASK
+        self.held = [(start + count, data, time_ns, ack) for start, data, time_ns, ack in self.held]
+        if self.fin_offset >= 0:
+            self.fin_offset += count
+
+    def push(self, seq: int, data: bytes, time_ns: int, ack: int = -1) -> list[Piece]:
         """Take a segment's payload; return what can now be delivered."""
         start = self.offset_of(seq)
-        if start < self.offset:  # repeated, a keep-alive's old byte (RFC 1122 section 4.2.3.6), or an overlap
-            if start + len(data) <= self.offset:
-                return []
-            data = data[self.offset - start :]
-            start = self.offset
+        if start < self.offset:
+            if self.loose and start >= -_BEFORE:
+                self.begin_before(-start)
+                start = 0
+            else:  # repeated, a keep-alive's old byte (RFC 1122 section 4.2.3.6), or an overlap
+                if start + len(data) <= self.offset:
+                    return []
+                data = data[self.offset - start :]
+                start = self.offset
         if start - self.offset >= _WILD:
             return []
         if start > self.offset:
-            self._hold(start, data, time_ns)
-            return []
-        if not self.held:
+            self._hold(start, data, time_ns, ack)
+            return self._drain() if self.loose else []
+        if not self.held and not self.loose and self.ready(ack):
             self._advance(len(data))
             return [Piece(data, time_ns)]
-        self._hold(start, data, time_ns)
+        self._hold(start, data, time_ns, ack)
+        return self._drain()
+
+    def drain(self) -> list[Piece]:
+        """Return what can be delivered of what waits, the other direction having gone on."""
         return self._drain()
 
     def give_up(self) -> list[Piece]:
-        """Declare what is missing before the first waiting segment a gap; return it and what can then be delivered."""
+        """Wait no longer: declare what is missing before the first waiting segment a gap; return what comes now."""
         if not self.held:
             return []
-        start, _, time_ns = self.held[0]
+        start, data, time_ns, _ = self.held[0]
         missing = start - self.offset
         if not missing:
-            return self._drain()
-        self._advance(missing)
-        return [Piece(b"", time_ns, missing), *self._drain()]
+            if self.loose:
+                self.loose = False
+                return self._drain()
+            del self.held[0]
+            self.held_bytes -= len(data)
+            self._advance(len(data))
+            return [Piece(data, time_ns), *self._drain()]
+        self.loose = False
+        return self.miss(missing, time_ns)
+
+    def miss(self, count: int, time_ns: int) -> list[Piece]:
+        """Declare the next ``count`` bytes a gap, known at ``time_ns``; return it and what can then be delivered."""
+        self._advance(count)
+        return [Piece(b"", time_ns, count), *self._drain()]
 
     def finish(self, seq: int) -> None:
         """Note that the stream ends before sequence number ``seq`` (a FIN came)."""
@@ -106,48 +153,50 @@ class Stream:
         self.offset += count
         self.next_seq = (self.next_seq + count) & _MASK
 
-    def _hold(self, start: int, data: bytes, time_ns: int) -> None:
+    def _hold(self, start: int, data: bytes, time_ns: int, ack: int) -> None:
         held = self.held
         if not held:
             self.hole_since = time_ns
         end = start + len(data)
         if not held or start >= held[-1][0] + len(held[-1][1]):  # the usual case: behind everything that waits
-            held.append((start, data, time_ns))
+            held.append((start, data, time_ns, ack))
             self.held_bytes += len(data)
             return
         at = bisect_left(held, start, key=_start)
         if at and held[at - 1][0] + len(held[at - 1][1]) > start:
             at -= 1
-        fresh: list[tuple[int, bytes, int]] = []
+        fresh: list[Held] = []
         cursor = start
         upto = at
         while upto < len(held) and held[upto][0] < end:
-            piece_start, piece, _ = held[upto]
+            piece_start, piece, _, _ = held[upto]
             if cursor < piece_start:
-                fresh.append((cursor, data[cursor - start : piece_start - start], time_ns))
+                fresh.append((cursor, data[cursor - start : piece_start - start], time_ns, ack))
             fresh.append(held[upto])
             cursor = max(cursor, piece_start + len(piece))
             upto += 1
         if cursor < end:
-            fresh.append((cursor, data[cursor - start :], time_ns))
-        self.held_bytes += sum(len(piece) for _, piece, _ in fresh) - sum(len(piece) for _, piece, _ in held[at:upto])
+            fresh.append((cursor, data[cursor - start :], time_ns, ack))
+        self.held_bytes += sum(len(piece[1]) for piece in fresh) - sum(len(piece[1]) for piece in held[at:upto])
         held[at:upto] = fresh
 
     def _drain(self) -> list[Piece]:
         held = self.held
+        if self.loose:
+            if self.held_bytes < LOOSE_BYTES and len(held) < _LOOSE_PIECES:
+                return []
+            self.loose = False
         pieces: list[Piece] = []
-        taken = 0
-        for start, data, time_ns in held:
-            if start != self.offset:
+        for start, data, time_ns, ack in held:
+            if start != self.offset or not self.ready(ack):
                 self.hole_since = time_ns
                 break
             pieces.append(Piece(data, time_ns))
             self._advance(len(data))
             self.held_bytes -= len(data)
-            taken += 1
-        del held[:taken]
+        del held[: len(pieces)]
         return pieces
 
 
-def _start(held: tuple[int, bytes, int]) -> int:
+def _start(held: Held) -> int:
     return held[0]

@@ -42,8 +42,8 @@ class PlainFramer(Buffered):
         if len(data) == 1 and not self._buffer and not self._open:
             kind = self._controls.get(data[0])
             if kind is not None:
-                offset = self._offset
-                self._offset = offset + 1
+                offset = self.offset
+                self.offset = offset + 1
                 return [Frame(kind, offset, data)]
         frames: list[Frame] = []
         self._pour(frames, data)
@@ -67,7 +67,7 @@ class PlainFramer(Buffered):
         if self._buffer[0] == _STX:
             self._begin(1)
         else:
-            offset = self._offset
+            offset = self.offset
             raw = self._take(1)
             frames.append(Frame(self._controls[raw[0]], offset, raw))
         return True
@@ -93,7 +93,7 @@ class PlainFramer(Buffered):
             if at == stx:
                 verdict = begins_message(buffer, at + 1)
                 if verdict == YES:
-                    self._end(frames, at, 0, [Fault("truncated", self._offset + at)], complete=False)
+                    self._end(frames, at, 0, [Fault("truncated", self.offset + at)], complete=False)
             else:
                 verdict = self._ends(at, settled=settled)
                 if verdict == YES:

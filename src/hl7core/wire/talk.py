@@ -13,7 +13,7 @@ r"""Packets made, not captured: a TCP conversation, said line by line, for tests
 from __future__ import annotations
 
 import socket
-from struct import pack
+from struct import pack, unpack
 from typing import Final
 
 from hl7core.model.packet import Endpoint, Interface, Packet, PacketBatch
@@ -26,6 +26,7 @@ _RST: Final = 0x04
 _PSH: Final = 0x08
 _ACK: Final = 0x10
 _MASK: Final = 0xFFFFFFFF
+_MACS: Final = (b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02")
 START_NS: Final = 1_700_000_000_000_000_000
 """When a conversation begins if nothing is said: in November 2023."""
 
@@ -39,10 +40,13 @@ def tcp_packet(
     flags: int = _ACK,
     data: bytes = b"",
     link: bytes | None = None,
+    checksum: bool = False,
+    side: int = 0,
 ) -> bytes:
     """Return a packet with an Ethernet header (or ``link`` in its place), IPv4 or IPv6, and TCP, padded as on the wire.
 
-    ``seq`` and ``ack`` are absolute sequence numbers.  The TCP checksum is 0, as offload leaves it.
+    ``seq`` and ``ack`` are absolute sequence numbers.  The TCP checksum is 0, as offload leaves it, or with
+    ``checksum`` what it must be.  ``side`` (0 or 1) chooses between two pairs of MAC addresses.
     """
     tcp = pack(">HHIIBBHHH", source.port, target.port, seq & _MASK, ack & _MASK, 0x50, flags, 65535, 0, 0) + data
     if ":" in source.address:
@@ -54,13 +58,21 @@ def tcp_packet(
     else:
         addresses = socket.inet_aton(source.address) + socket.inet_aton(target.address)
         head = pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 1, 0x4000, 64, 6, 0) + addresses
-        total = sum(int.from_bytes(head[i : i + 2], "big") for i in range(0, 20, 2))
-        total = (total & 0xFFFF) + (total >> 16)
-        network = head[:10] + pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
+        network = head[:10] + pack(">H", _checksum(head)) + head[12:]
         ethertype = b"\x08\x00"
+    if checksum:
+        tcp = tcp[:16] + pack(">H", _checksum(addresses + pack(">HH", 6, len(tcp)) + tcp)) + tcp[18:]
     if link is not None:
         return link + network + tcp
-    return (b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01" + ethertype + network + tcp).ljust(60, b"\0")
+    return (_MACS[side] + ethertype + network + tcp).ljust(60, b"\0")
+
+
+def _checksum(data: bytes) -> int:
+    """Return the Internet checksum (RFC 1071) of ``data``."""
+    total: int = sum(unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) & 1)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
 
 
 class TcpTalk:

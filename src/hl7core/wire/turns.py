@@ -60,8 +60,8 @@ class _Turn:
     """A session in the making."""
 
     __slots__ = (
-        "end_ns", "expected", "gapped", "id", "messages", "parts", "placed", "sender", "size", "start_ns", "waiting",
-        "whole",
+        "end_ns", "expected", "gapped", "id", "messages", "owed", "parts", "placed", "sender", "size", "start_ns",
+        "waiting", "whole",
     )  # fmt: skip
 
     def __init__(self, session_id: str, sender: int, start_ns: int) -> None:
@@ -75,6 +75,7 @@ class _Turn:
         self.waiting: _Placed | None = None  # the frame that no answer has come for
         self.expected: int | None = None  # the number of the next frame
         self.size = 0
+        self.owed = False  # the receiver refused a frame, or asked to stop, and nothing has been accepted since
         self.whole = True  # no part of the message that goes on is missing
         self.gapped = False
 
@@ -88,6 +89,7 @@ class Turns:
         self._strays: list[_Placed] = []
         self._seen = seen
         self._done: list[Session] = []
+        self._midway = connection.midway  # until the first turn has begun
 
     def take(self, half: Half, frames: list[Frame]) -> list[Session]:
         """Take the next frames of one direction; return the sessions that ended."""
@@ -149,8 +151,12 @@ class Turns:
             if len(self._strays) >= MAX_STRAYS:
                 self._begin(half, placed)
             return
-        if turn is not None and kind is FrameKind.ENQ and (turn.parts or turn.waiting or turn.messages):
-            self._close(turn, Ending.SILENT)  # the sender began anew and never said EOT
+        if (
+            turn is not None
+            and kind is FrameKind.ENQ
+            and (turn.parts or turn.waiting or turn.messages or not turn.whole)
+        ):
+            self._close(turn, Ending.SILENT)  # the sender began anew and never said EOT, or that was not captured
             turn = None
         if turn is None:
             turn = self._begin(half, placed)
@@ -165,18 +171,25 @@ class Turns:
             turn.sender = side
             turn.waiting = placed
         elif kind is FrameKind.ENQ:
-            if len(turn.placed) > 1 and turn.sender != side:
+            before = turn.placed[-2] if len(turn.placed) > 1 else None
+            if before is not None and before.frame.kind is FrameKind.ENQ and before.side != side and not before.faults:
                 placed.faults += (Fault("contention", placed.frame.offset),)
             turn.sender = side
         elif kind is FrameKind.EOT:
             self._eot(turn, placed)
         elif kind is FrameKind.GAP:
             turn.gapped = True
-            turn.whole = turn.whole and side != turn.sender
+            if side == turn.sender:
+                turn.whole = False
+                turn.expected = None  # whatever number comes next, nobody skipped one
         elif side != turn.sender and kind is FrameKind.ACK:
             self._accept(turn)
         elif side != turn.sender and kind is FrameKind.NAK:
-            turn.waiting = None
+            if turn.waiting is not None:
+                turn.owed = True
+                turn.waiting = None
+            elif len(turn.placed) > 1 and turn.placed[-2].frame.kind is FrameKind.ENQ:  # not now, ask again
+                placed.faults += (Fault("busy", placed.frame.offset),)
 
     def _begin(self, half: Half, placed: _Placed) -> _Turn:
         frame = placed.frame
@@ -189,19 +202,23 @@ class Turns:
             turn.placed.append(placed)
         self._strays = []
         self._turn = turn
+        if self._midway and frame.kind is not FrameKind.ENQ:  # it began before the capture did
+            turn.gapped = True
+        self._midway = False
         return turn
 
     def _eot(self, turn: _Turn, placed: _Placed) -> None:
         if placed.side != turn.sender and turn.waiting is not None:  # receiver interrupt: it counts as ACK
             placed.faults += (Fault("receiver-interrupt", placed.frame.offset),)
             self._accept(turn)
+            turn.owed = bool(turn.parts)
             return
         self._close(turn, Ending.COMPLETE)
 
     def _resolve(self, turn: _Turn) -> None:
         """The sender went on and no answer was captured: a frame whose checksum holds counts as accepted."""
         if turn.waiting is not None:
-            if turn.waiting.frame.complete and not any(f.code == "checksum" for f in turn.waiting.frame.faults):
+            if _sound(turn.waiting.frame):
                 self._accept(turn)
             turn.waiting = None
 
@@ -213,18 +230,24 @@ class Turns:
         if frame.number is not None:
             if turn.expected is not None and frame.number == (turn.expected - 1) % 8:
                 placed.faults += (Fault("repeated-frame", frame.offset),)
+                if turn.parts and not _sound(turn.parts[-1].frame) and _sound(frame):
+                    turn.parts[-1] = placed  # its answer was counted wrongly: this is the copy that was meant
                 return
-            if frame.number != (1 if turn.expected is None else turn.expected):
+            if frame.number != turn.expected and (turn.expected is not None or (frame.number != 1 and not turn.gapped)):
                 placed.faults += (Fault("frame-number", frame.offset),)
             turn.expected = (frame.number + 1) % 8
+        turn.owed = False
         joins = bool(turn.parts) and not turn.parts[-1].frame.last
         text = frame.text
-        if turn.parts and not joins and (frame.number is None or _HEADER.match(text)):
+        alone = frame.number is None and self._connection.protocol != "lis01"  # such a frame is a message
+        if turn.parts and not joins and (alone or _HEADER.match(text)):
             self._finish(turn, complete=turn.whole and self._is_hl7(turn))
+        if turn.gapped and not turn.parts and not _HEADER.match(text):
+            turn.whole = False  # what began the message was not captured
         turn.parts.append(placed)
         if not frame.complete:
             turn.whole = False
-        if frame.last and (frame.number is None or _ends_message(text, turn)):
+        if frame.last and (alone or _ends_message(text, turn)):
             self._finish(turn, complete=turn.whole)
 
     def _is_hl7(self, turn: _Turn) -> bool:
@@ -275,11 +298,11 @@ class Turns:
 
     def _close(self, turn: _Turn, ending: Ending) -> None:
         if turn.waiting is not None:  # no answer came any more: what was sent is kept as part of the message
-            whole = turn.waiting.frame.complete and not any(f.code == "checksum" for f in turn.waiting.frame.faults)
-            turn.whole = turn.whole and whole
+            turn.whole = turn.whole and _sound(turn.waiting.frame)
             self._accept(turn)
         if turn.parts:
-            self._finish(turn, complete=turn.whole and ending is Ending.COMPLETE)
+            whole = turn.whole and not turn.owed and turn.parts[-1].frame.last
+            self._finish(turn, complete=whole and ending is Ending.COMPLETE)
         complete = ending is Ending.COMPLETE and not turn.gapped
         if turn.gapped and ending is not Ending.EVICTED:
             ending = Ending.GAPPED
@@ -325,6 +348,11 @@ class Turns:
             placed.faults,
             missing=frame.missing,
         )
+
+
+def _sound(frame: Frame) -> bool:
+    """Say whether a frame is whole, as far as can be told without its answer."""
+    return frame.complete and not any(fault.code == "checksum" for fault in frame.faults)
 
 
 def _ends_message(text: bytes, turn: _Turn) -> bool:
