@@ -35,7 +35,8 @@ def guarded_dialect(dialect: Dialect, report: Report) -> Dialect:
     def make(largest: int, offset: int) -> Framer:
         return _Guarded(dialect, report, largest, offset)
 
-    return Dialect(dialect.name, score, make, dialect.turns)
+    again = tuple(start for start in dialect.again if isinstance(start, bytes) and start)
+    return Dialect(dialect.name, score, make, dialect.turns, again)
 
 
 class _Guarded:

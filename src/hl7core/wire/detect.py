@@ -1,8 +1,9 @@
 """Detection: the first bytes of a connection tell its framing.
 
-A byte alone proves little: 05 is an ENQ only where it stands alone or a frame or EOT follows; 02 begins a LIS01 frame
-only with a frame number behind it.  So a verdict may be "wait".  What is no protocol of the lab is let go soon: most of
-what a capture holds is other traffic.
+A byte alone proves little: 05 is an ENQ only where it stands alone or a frame or EOT follows, or the peer answers as a
+peer would; 02 begins a LIS01 frame only with a frame number and a record behind it, or a checksum that holds.  So a
+verdict may be "wait".  What is no protocol of the lab is let go soon: most of what a capture holds is other traffic,
+and noise must never become a session.  What is encrypted is named, and no framing is asked about it.
 """
 
 from __future__ import annotations
@@ -13,30 +14,47 @@ from typing import Final
 
 from hl7core.wire.connection import DecoderOptions
 from hl7core.wire.framing import Dialect
-from hl7core.wire.lis01 import Lis01Framer
+from hl7core.wire.lis01 import Lis01Framer, checksum
 from hl7core.wire.mllp import MllpFramer
 from hl7core.wire.stx import PlainFramer
+from hl7core.wire.tls.records import tls_score
 
-__all__ = ["HELD_BYTES", "UNKNOWN", "WAIT", "builtin", "choose"]
+__all__ = ["HELD_BYTES", "TLS", "UNKNOWN", "WAIT", "Verdict", "builtin", "choose", "encrypted", "unknown_pins"]
 
 HELD_BYTES: Final = 4096
 """So many bytes of a direction are looked at; then the connection is let go."""
 
 _VT: Final = 0x0B
-_STX: Final = 0x02
 _EOT: Final = 0x04
 _ENQ: Final = 0x05
 _ACK: Final = 0x06
 _NAK: Final = 0x15
 
 # A block that begins with a header segment, perhaps behind a byte order mark or blank lines.
-_MLLP_BLOCK: Final = re.compile(rb"\x0b(?:\xef\xbb\xbf)?[\r\n]*(?:MSH|FHS|BHS)[^A-Za-z0-9\r\n]")
-_MLLP_COMMIT: Final = re.compile(rb"\x0b[\x06\x15]\x1c\r")
-_BARE_HEADER: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*(?:MSH|FHS|BHS)[^A-Za-z0-9\r\n].{3}", re.DOTALL)
+_MLLP_BLOCK: Final = re.compile(rb"\x0b(?:\xef\xbb\xbf)?[\r\n]*(?:MSH|FHS|BHS)[!-/:-@\[-`{-~]")
+_MLLP_COMMIT: Final = re.compile(rb"\x0b[\x06\x15]\x1c\r(?=\Z|[\x0b\r\nMFB])")
+_BARE_HEADER: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*(?:MSH|FHS|BHS)[!-/:-@\[-`{-~]{3}")
 _LIS01_FRAME: Final = re.compile(
-    rb"\x02[0-7](?:[HPOQRCMSL][^A-Za-z0-9]|MSH[^A-Za-z0-9]|[^\x02\x03\x17]*[\x03\x17][0-9A-Fa-f]{2})"
+    rb"\x02[0-7]H[!-/:-@\[-`{-~]{3}"
+    rb"|\x02H[!-/:-@\[-`{-~]{4}[ -~\r]{3}"  # a header record in a frame that lacks its number
+    rb"|\x02[0-7](?:MSH|FHS|BHS)[!-/:-@\[-`{-~]"
+    rb"|\x02[0-7][A-Z][!-/:-@\[-`{-~](?:[ -~]{8}|[ -~\r\x80-\xff]*[\x03\x17][0-9A-Fa-f]{2})"
+    rb"|\x02[0-7][^\x00-\x08\x0e-\x1f]*[\x03\x17][0-9A-Fa-f]{2}\r\n"
 )
+# The same behind an ENQ that was answered as a peer would: then less is proof.
+_ANSWERED_FRAME: Final = re.compile(rb"\x02[0-7][^\x02\x03\x17]*[\x03\x17][0-9A-Fa-f]{2}")
+# Behind an ENQ: a header record that lacks its frame altogether.
+_LIS01_RECORD: Final = re.compile(rb"[\x04-\x06\x15]*\x05[\x04-\x06\x15]*H[!-/:-@\[-`{-~]{4}[ -~\r]{3}")
+# What a capture holds that begins in the middle of a message: HL7 segments, or the end of a frame and frames behind it.
+_HL7_SEGMENT: Final = re.compile(rb"[\r\n][A-Z][A-Z0-9]{2}[!-/:-@\[-`{-~]|\x1c\r")
+_FRAME_END: Final = re.compile(rb"[\x03\x17][0-9A-Fa-f]{2}\r\n")
+_WHOLE_FRAME: Final = re.compile(rb"\x02([0-7][^\x02\x03\x17]*[\x03\x17])([0-9A-Fa-f]{2})\r\n")
+_FRAME_BEGINS: Final = re.compile(rb"\x02[0-7][A-Z][ -~\r]*")
+# Text of any kind may be a log line ahead of the first block, save that of protocols that say their name.
+_TEXT: Final = re.compile(rb"(?![A-Z]+ \S+ HTTP/|HTTP/[0-9]|SSH-[0-9])[ -~\t\n\x0b-\r]*")
 _PLAIN_MESSAGE: Final = re.compile(rb"\x02(?:MSH|FHS|BHS)[^A-Za-z0-9\r\n]")
+
+_PLAIN_OPENINGS: Final = (b"\x02MSH", b"\x02FHS", b"\x02BHS")
 
 _NO: Final = 0
 _MAYBE: Final = 1
@@ -52,20 +70,35 @@ class _Unknown:
     """The verdict that this is none of the protocols."""
 
 
+class _Tls:
+    """The verdict that this is encrypted."""
+
+
 WAIT: Final = _Wait()
 UNKNOWN: Final = _Unknown()
+TLS: Final = _Tls()
+
+Verdict = Dialect | _Wait | _Unknown | _Tls
+"""What detection says of a connection."""
 
 
 def builtin(options: DecoderOptions) -> tuple[Dialect, ...]:
     """Return the framings that hl7core brings along, with the configured marker bytes of the plain variant."""
     start, ack, end = options.start_marker, options.ack_marker, options.end_marker
     controls = bytes((start, ack, end, _NAK))
+    later = re.compile(b"[\n" + re.escape(controls) + rb"]\x02(?:MSH|FHS|BHS)[^A-Za-z0-9\r\n]")
 
     def plain_score(first: bytes, second: bytes) -> int:
-        for data in (first, second):
+        for data, answer in ((first, second), (second, first)):
             body = data.lstrip(controls)
+            if answer and not answer.strip(controls) and _BARE_HEADER.match(data):
+                return _LIKELY  # its STX was not captured: a block of MLLP is not answered by a byte
             if _PLAIN_MESSAGE.match(body) and (len(body) < len(data) or not _LIS01_FRAME.match(body)):
                 return _CERTAIN
+            if later.search(data):
+                return _CERTAIN
+            if body and any(opening.startswith(body) for opening in _PLAIN_OPENINGS):
+                return _MAYBE
         return _turn_opens(first, second, controls)
 
     def make_plain(max_message: int, offset: int) -> PlainFramer:
@@ -78,48 +111,101 @@ def builtin(options: DecoderOptions) -> tuple[Dialect, ...]:
     )
 
 
-def choose(dialects: Sequence[Dialect], first: bytes, second: bytes, *, final: bool) -> Dialect | _Wait | _Unknown:
-    """Return the dialect that the first bytes of both directions speak, or ``WAIT``, or ``UNKNOWN``.
+def unknown_pins(options: DecoderOptions, dialects: Sequence[Dialect]) -> list[str]:
+    """Say, a sentence each, which protocols the options pin places to that neither we nor ``dialects`` speak."""
+    known = sorted({dialect.name for dialect in (*builtin(options), *dialects)})
+    unknown = dict.fromkeys(pin.protocol for pin in options.protocols if pin.protocol not in known)
+    return [
+        f"core.protocols: nothing here speaks {name}; the protocols are {', '.join(known)}"
+        " (a plugin's while it is enabled); until then it is found out there as elsewhere"
+        for name in unknown
+    ]
 
-    ``final``: no more bytes will come, so that what is merely possible is taken.
+
+def encrypted(first: bytes, second: bytes, *, final: bool) -> Verdict | None:
+    """Return ``TLS`` if the first bytes of both directions are that, ``WAIT`` if they may become it, else None."""
+    scores = (tls_score(first), tls_score(second))
+    if _CERTAIN in scores:
+        return TLS
+    return WAIT if _MAYBE in scores and not final else None
+
+
+def choose(
+    dialects: Sequence[Dialect], first: bytes, second: bytes, *, final: bool, openers: bytes = b"\x05"
+) -> Verdict:
+    """Return the dialect that the first bytes of both directions speak, or ``TLS``, ``WAIT`` or ``UNKNOWN``.
+
+    ``final``: no more bytes will come, so that what is merely possible is taken.  ``openers`` are the bytes that open
+    a turn: one that stands alone is a conversation.
     """
-    scores = [dialect.score(first[:HELD_BYTES], second[:HELD_BYTES]) for dialect in dialects]
+    if not first and not second and not final:
+        return WAIT  # only a gap so far
+    first, second = first[:HELD_BYTES], second[:HELD_BYTES]
+    hidden = encrypted(first, second, final=final)
+    if hidden is TLS:
+        return TLS
+    scores = [dialect.score(first, second) for dialect in dialects]
     best = max(scores)
     if best >= _LIKELY:
         return dialects[scores.index(best)]
-    if best and not final and max(len(first), len(second)) < HELD_BYTES:
+    if not final and (hidden is WAIT or (best and max(len(first), len(second)) < HELD_BYTES)):
         return WAIT
-    if best and final and b"\x05" in (first[:1], second[:1]):  # an ENQ that stands alone
+    bare = any(
+        _BARE_HEADER.match(data) and (not other or other.strip(b"\x04\x05\x06\x15"))
+        for data, other in ((first, second), (second, first))
+    )
+    if bare and final and any(dialect.name == "mllp" for dialect in dialects):  # it lacks its VT, and its FS
+        return next(dialect for dialect in dialects if dialect.name == "mllp")
+    if best and final and _stands_alone(first, second, openers):
         for dialect, score in zip(dialects, scores, strict=True):
             if score and dialect.turns:
                 return dialect
     return UNKNOWN
 
 
+def _stands_alone(first: bytes, second: bytes, openers: bytes) -> bool:
+    """Say whether an ENQ opened, and nothing but an answer, the beginning of a frame, or silence came of it."""
+    controls = bytes({*openers, _ENQ, _ACK, _EOT, _NAK, 0x0A, 0x0D})
+    for data, answer in ((first, second), (second, first)):
+        if data and data[0] in openers and not answer.strip(controls):
+            rest = data.lstrip(controls)
+            if not rest or answer or _FRAME_BEGINS.fullmatch(rest):
+                return True
+    return False
+
+
 def _mllp_score(first: bytes, second: bytes) -> int:
     maybe = _NO
-    for data in (first, second):
+    for data, other in ((first, second), (second, first)):
         if not data:
             continue
-        if _MLLP_BLOCK.search(data) or _MLLP_COMMIT.match(data) or _BARE_HEADER.match(data):
+        if _MLLP_BLOCK.search(data) or _MLLP_COMMIT.match(data):
             return _CERTAIN
-        # Text of any kind may be a log line before the first block; a short start may grow into a header.
-        if data[0] == _VT or len(data) < 16 or (data[:64].isascii() and data[:64].decode("ascii").isprintable()):
+        # A header that lacks its VT, or its STX: what ends the message tells, or the answer.
+        if _BARE_HEADER.match(data) and (b"\x1c" in data or other.strip(b"\x04\x05\x06\x15")):
+            return _CERTAIN
+        # A short start may grow into a header.
+        is_text = _TEXT.fullmatch(data[:64])
+        line_ends = b"\r" in data[-4:] or b"\n" in data[-4:]
+        if data[0] == _VT or len(data) < 16 or is_text or line_ends:
+            maybe = _MAYBE
+        if _HL7_SEGMENT.search(data) or _BARE_HEADER.match(data):
             maybe = _MAYBE
     return maybe
 
 
 def _lis01_score(first: bytes, second: bytes) -> int:
     controls = bytes((_ENQ, _ACK, _EOT, _NAK, 0x0A, 0x0D))
-    for data in (first, second):
+    for data, answer in ((first, second), (second, first)):
         body = data.lstrip(controls)
-        if _LIS01_FRAME.match(body):
+        if _LIS01_FRAME.match(body) or _LIS01_RECORD.match(data):
             return _CERTAIN
-        if body:
-            if body[0] == _STX and len(body) < 4:
-                return _MAYBE
-            if body[0] == _STX and len(body) >= 2 and 0x30 <= body[1] <= 0x37 and len(body) < HELD_BYTES:
-                return _MAYBE
+        if data[:1] == b"\x05" and answer and not answer.strip(controls) and _ANSWERED_FRAME.match(body):
+            return _CERTAIN
+        if any(checksum(frame[1]) == int(frame[2], 16) for frame in _WHOLE_FRAME.finditer(body)):
+            return _CERTAIN
+        if body[:1] == b"\x02" and (len(body) == 1 or 0x30 <= body[1] <= 0x37 or body[1] in b"HMFB"):
+            return _MAYBE
     # ENQ, its answer and EOT, and no frame: an empty session, which some devices send to keep the line alive.
     for data, answer in ((first, second), (second, first)):
         if (
@@ -129,9 +215,14 @@ def _lis01_score(first: bytes, second: bytes) -> int:
             and not answer.strip(b"\x04\x05\x06\x15")
         ):
             return _LIKELY
+    if _FRAME_END.search(first) or _FRAME_END.search(second):
+        return _MAYBE
     return _turn_opens(first, second, controls)
 
 
 def _turn_opens(first: bytes, second: bytes, controls: bytes) -> int:
-    """Say whether control bytes alone have been seen so far, and so a turn may be opening."""
-    return _MAYBE if (first or second) and not first.strip(controls) and not second.strip(controls) else _NO
+    """Say whether a turn may be opening: control bytes alone so far, or a side that said ENQ."""
+    for data, answer in ((first, second), (second, first)):
+        if data and not answer.strip(controls) and (not data.strip(controls) or data[0] == _ENQ):
+            return _MAYBE
+    return _NO

@@ -46,9 +46,11 @@ class Dialect(NamedTuple):
     it is that the connection speaks this dialect: 0 no, 1 cannot tell yet, 2 likely, 3 certain.  ``make`` returns a
     fresh framer for one direction, given the largest message in bytes and the offset of its first byte in the stream.
     ``turns`` is true if sessions run from ENQ to EOT (LIS01), false if each block and its answer are one (MLLP).
+    A connection that was let go is looked at again, by all dialects, at a segment that begins with one of ``again``.
     """
 
     name: str
     score: Callable[[bytes, bytes], int]
     make: Callable[[int, int], Framer]
     turns: bool
+    again: tuple[bytes, ...] = ()
