@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import struct
 import subprocess
 import sys
 from hashlib import sha256
@@ -156,6 +157,52 @@ def test_what_is_no_capture_file_is_said_in_a_sentence(tmp_path, data):
     assert run.returncode == 1
     assert b"Traceback" not in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+def _shb(body: bytes = b"") -> bytes:
+    raw = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + body
+    return struct.pack("<II", 0x0A0D0D0A, 12 + len(raw)) + raw + struct.pack("<I", 12 + len(raw))
+
+
+HOSTILE = {
+    "nothing at all": (b"", 1, "empty"),
+    "half a header": (pcap_header()[:11], 1, "cut short in the header"),
+    "a header alone, cut in the first packet": (pcap_header() + b"\0\0\0", 1, "cut short in packet 1"),
+    "a packet of four gigabytes": (pcap_header() + struct.pack("<4I", 1, 1, 0xFFFFFFFF, 60), 1, "4294967295 bytes"),
+    "a packet of sixteen megabytes that is not there": (
+        pcap_header() + struct.pack("<4I", 1, 1, 16 << 20, 60) + b"x", 1, "cut short in packet 1",
+    ),
+    "a file of zeros behind the header": (pcap_header() + bytes(4096), 1, "all zeros"),
+    "a block without length": (_shb() + struct.pack("<III", 6, 0, 0), 1, "impossible length of 0"),
+    "a block of four gigabytes": (_shb() + struct.pack("<III", 6, 0xFFFFFFFC, 0), 1, "impossible length"),
+    "a packet of an interface that is not described": (
+        _shb() + struct.pack("<7I", 6, 32, 9, 0, 0, 0, 0) + struct.pack("<I", 32), 1, "names interface 9",
+    ),
+    "a link type that nobody knows": (
+        pcap_header(147) + pcap_record(10**18, b"\x45" * 60) * 3, 4, "3 packets are of link type 147",
+    ),
+    "gzip cut short in its header": (gzip.compress(pcap_header())[:9], 1, "gzip"),
+    "gzip cut short": (gzip.compress(pcap(conversation()))[:-30], 4, "gzip data is cut short"),
+    "gzip of no capture": (gzip.compress(b"hello" * 100), 1, "not a capture file"),
+    "gzip of zeros that grows a thousandfold": (gzip.compress(pcap_header() + bytes(50 << 20)), 1, "all zeros"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_costs_a_sentence_and_no_memory(tmp_path, name):
+    data, code, sentence = HOSTILE[name]
+    path = tmp_path / "hostile.pcap"
+    path.write_bytes(data)
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2); sys.argv[0] = 'hl7core';"
+    script = limited + "from hl7core.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "read", str(path), "-o", "jsonl"]
+    run = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert run.returncode == code, run.stderr
+    said = run.stderr.decode()
+    assert sentence in said
+    assert said.count("hostile.pcap") == 1
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1
 
 
 def test_a_missing_file_is_said_in_a_sentence():

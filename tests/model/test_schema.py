@@ -577,7 +577,7 @@ def test_text_that_is_not_unicode_is_refused_without_quoting_it():
     with pytest.raises(SessionRefused, match="not Unicode") as caught:
         session_to_json(make_session(connection="SECRET \ud800"))
     assert "SECRET" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
 
 
 def test_writing_needs_no_pydantic():

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import click
 
 from hl7core.cli import exits
 from hl7core.cli.output import FORMATS, Writer, writer_for
-from hl7core.errors import CaptureFileError
+from hl7core.errors import CaptureFileError, SettingsError
 from hl7core.files import CaptureFile
 from hl7core.model.packet import PacketBatch
-from hl7core.model.session import Ending
+from hl7core.model.session import Ending, Session
 from hl7core.wire.decoder import Decoder, DecoderOptions
+from hl7core.wire.dissect import LINK_TYPES
+from hl7core.wire.encrypted import Encrypted
+from hl7core.wire.framing import Dialect
+from hl7core.wire.tls.keylog import KeyLog
 
 if TYPE_CHECKING:
     from hl7core.cli.store import Saver
 
 __all__ = ["command"]
 
+_PCAPNG = b"\n\r\r\n"
 _EPILOG = """\b
 Examples:
   hl7core read day.pcap                          a line a session
@@ -30,6 +37,7 @@ Examples:
   hl7core read day.pcap -f 'tcp port 2575'       only these packets
   tcpdump -w - port 2575 | hl7core read - -o messages
   hl7core read part1.pcap part2.pcap --store     save them, once
+  hl7core read day.pcap --keylog keys.log        TLS too, with a peer's keys
 """
 
 
@@ -43,10 +51,31 @@ Examples:
     is_flag=True,
     help="Save the sessions through the enabled store; stored ones are left as they are.",
 )
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Decode with N processes (-o jsonl of files); default: one a processor for large files.",
+)
+@click.option(
+    "--keylog",
+    "keylog",
+    metavar="KEYS",
+    help="Decrypt TLS with this key log (SSLKEYLOGFILE), or a pcapng FILE that has one; needs hl7core[tls].",
+)
 @click.option("--no-progress", is_flag=True, help="No progress bar.")
 @click.pass_obj
 def command(
-    settings_path: str | None, files: tuple[str, ...], bpf: str, output: str | None, save: bool, no_progress: bool
+    settings_path: str | None,
+    /,
+    files: tuple[str, ...],
+    bpf: str,
+    output: str | None,
+    save: bool,
+    jobs: int | None,
+    keylog: str | None,
+    no_progress: bool,
 ) -> int:
     """Decode capture files (pcap, pcapng, gzip, a pipe); "-" is standard input.
 
@@ -56,16 +85,20 @@ def command(
     # look through them all the time and find nothing.
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
-    options = _options(settings_path)
+    options, dialects = _options(settings_path)
+    keys = _keys(keylog)
     name = output or ("text" if sys.stdout.isatty() else "jsonl")
-    decoder = Decoder(options._replace(watch_messages=name == "messages"))
-    writer = writer_for(name, sys.stdout.buffer)
-    with _saver(settings_path, save) as saver:
-        damage = _read(files, bpf, decoder, writer, saver, progress=sys.stderr.isatty() and not no_progress)
-    writer.close()
+    progress = sys.stderr.isatty() and not no_progress
+    decoding = _Decoding(options, dialects, keys)
+    with _saver(settings_path, save) as saver, _output(name, decoding, files, bpf, saver, jobs) as taker:
+        damage = _read(files, bpf, taker.take, keys, progress=progress)
+        taker.end()
     for problem in damage:
         click.echo(f"hl7core: {problem}", err=True)
-    counters = decoder.counters
+    counters = taker.counters
+    secret = taker.encrypted.sentence(0 if keys is not None else counters["tls"])
+    if secret:
+        click.echo(f"hl7core: {secret}", err=True)
     if saver is not None:
         click.echo(saver.summary(), err=True)
         if saver.failed:
@@ -82,35 +115,117 @@ def command(
     return exits.OK
 
 
+class _Decoding(NamedTuple):
+    """How to decode; with dialects or keys one process does it."""
+
+    options: DecoderOptions
+    dialects: tuple[Dialect, ...] = ()
+    keys: KeyLog | None = None
+
+
+class _Taker(Protocol):
+    """What becomes of the packets."""
+
+    @property
+    def encrypted(self) -> Encrypted:
+        """What nobody could read."""
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was seen, and what was let go."""
+
+    def take(self, batch: PacketBatch) -> None:
+        """Decode packets and say what ended."""
+
+    def end(self) -> None:
+        """Say what was open, and what ends the output."""
+
+
+class _Sessions:
+    """Decodes to sessions, for a writer and a store."""
+
+    def __init__(self, decoder: Decoder, writer: Writer, saver: Saver | None) -> None:
+        self._decoder = decoder
+        self._writer = writer
+        self._saver = saver
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self._decoder.counters
+
+    @property
+    def encrypted(self) -> Encrypted:
+        return self._decoder.encrypted
+
+    def take(self, batch: PacketBatch) -> None:
+        self._say(self._decoder.feed(batch))
+
+    def end(self) -> None:
+        self._say(self._decoder.end(Ending.CAPTURE_END))
+        self._writer.close()
+
+    def _say(self, sessions: list[Session]) -> None:
+        messages = self._decoder.messages
+        if sessions:
+            self._writer.sessions(sessions)
+            if self._saver is not None:
+                self._saver.save(sessions)
+        if messages:
+            self._writer.messages(messages)
+            messages.clear()
+
+
+@contextmanager
+def _output(
+    name: str, decoding: _Decoding, files: tuple[str, ...], bpf: str, saver: Saver | None, jobs: int | None
+) -> Iterator[_Taker]:
+    """Yield what decodes, with several processes where that is worth it."""
+    out = sys.stdout.buffer
+    options, dialects, keys = decoding
+    if name != "jsonl" or saver is not None or dialects or keys is not None:
+        decoder = Decoder(options._replace(watch_messages=name == "messages"), dialects, keys=keys)
+        yield _Sessions(decoder, writer_for(name, out), saver)
+        return
+    from hl7core.cli.jobs import Lines, Shares, jobs_for
+
+    count = jobs_for(files, jobs)
+    if count == 1:
+        yield Lines(options, out)
+        return
+    shares = Shares(options, out, count, lambda take: _read(files, bpf, take, None, progress=False))
+    try:
+        yield shares
+    finally:
+        shares.close()
+
+
 def _read(
-    files: tuple[str, ...], bpf: str, decoder: Decoder, writer: Writer, saver: Saver | None, *, progress: bool
+    files: tuple[str, ...], bpf: str, take: Callable[[PacketBatch], None], keys: KeyLog | None, *, progress: bool
 ) -> list[CaptureFileError]:
+    """Hand the packets of ``files`` on; return what is wrong with the files."""
     damage = []
+    taken = 0
     for number, name in enumerate(files):
+        unknown: Counter[int] = Counter()
         try:
             with CaptureFile(name) as capture, _progress(capture, name, shown=progress) as step:
                 for batch in _filtered(capture, bpf):
-                    sessions = decoder.feed(batch)
-                    if sessions:
-                        writer.sessions(sessions)
-                        if saver is not None:
-                            saver.save(sessions)
-                    if decoder.messages:
-                        writer.messages(decoder.messages)
-                        decoder.messages.clear()
+                    if keys is not None:
+                        keys.add(capture.take_secrets())
+                    taken += len(batch.starts)
+                    if batch.interface.link_type not in LINK_TYPES:
+                        unknown[batch.interface.link_type] += len(batch.starts)
+                    take(batch)
                     step()
             if capture.damage is not None:
-                damage.append(CaptureFileError(f"{name}: {capture.damage}", packet=capture.damage.packet))
+                damage.append(capture.damage)
         except CaptureFileError as error:
-            if len(files) == 1 or number == 0 == decoder.counters["packets"]:
+            if len(files) == 1 or number == 0 == taken:
                 raise
             damage.append(error)
-    sessions = decoder.end(Ending.CAPTURE_END)
-    writer.sessions(sessions)
-    if saver is not None:
-        saver.save(sessions)
-    writer.messages(decoder.messages)
-    decoder.messages.clear()
+        for link_type, count in sorted(unknown.items()):
+            what = f"{name}: {count} packets are of link type {link_type}, which cannot be read"
+            damage.append(CaptureFileError(f"{what}: capture on an interface that gives Ethernet or IP packets"))
     return damage
 
 
@@ -130,15 +245,42 @@ def _filtered(capture: CaptureFile, bpf: str) -> Iterator[PacketBatch]:
             yield kept
 
 
-def _options(settings_path: str | None) -> DecoderOptions:
+def _options(settings_path: str | None) -> tuple[DecoderOptions, tuple[Dialect, ...]]:
     """Return what the settings say of decoding; without any, nothing that reads settings is imported."""
     from hl7core.cli.common import has_settings
 
     if not has_settings(settings_path):
-        return DecoderOptions()
+        return DecoderOptions(), ()
     from hl7core.cli.common import load_settings
+    from hl7core.cli.dialects import enabled_dialects, pin_problems
 
-    return load_settings(settings_path).core.decoder_options()
+    settings = load_settings(settings_path)
+    dialects = enabled_dialects(settings, lambda text: click.echo(f"hl7core: {text}", err=True))
+    problems = pin_problems(settings, dialects)
+    if problems:
+        raise SettingsError(*problems)
+    return settings.core.decoder_options(), dialects
+
+
+def _keys(path: str | None) -> KeyLog | None:
+    """Return the key log that the user names.  Raises click.UsageError, before anything is read."""
+    if path is None:
+        return None
+    try:
+        import cryptography  # noqa: F401 - whether it is there is all that is asked here
+    except ImportError:
+        raise click.UsageError("--keylog needs the package cryptography: pip install 'hl7core[tls]'") from None
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(4)
+            if text == _PCAPNG:  # it carries its keys itself: they come as it is read
+                return KeyLog()
+            keys = KeyLog(text + file.read())
+    except OSError as error:
+        raise click.UsageError(f"the key log {path} cannot be read: {error.strerror or error}") from None
+    if not keys:
+        raise click.UsageError(f"{path} is no key log: no line of it is LABEL CLIENT_RANDOM SECRET (SSLKEYLOGFILE)")
+    return keys
 
 
 @contextmanager

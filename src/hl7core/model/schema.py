@@ -32,7 +32,9 @@ from hl7core.model.session import Element, Message, Session
 from hl7core.model.text import decode
 
 __all__ = [
+    "DECIMALS",
     "SCHEMA_VERSION",
+    "TO_ESCAPE",
     "at_stored_precision",
     "end_within",
     "is_newer",
@@ -51,8 +53,10 @@ SCHEMA_VERSION: Final = "2.0.0"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _CONTROLS: Final = bytes([*range(9), 11, 12, *range(14, 32), 127])
-_TO_ESCAPE: Final = bytes([*range(13), *range(14, 32)])
-_DECIMALS: Final = ["", *(f".{micros:03}".rstrip("0") for micros in range(1, 1000))]
+TO_ESCAPE: Final = bytes([*range(13), *range(14, 32)])
+"""The control characters, but for CR: text without them is plain, as far as JSON is concerned."""
+DECIMALS: Final = ["", *(f".{micros:03}".rstrip("0") for micros in range(1, 1000))]
+"""What stands behind the whole milliseconds of a time, by its microseconds."""
 _MLLP: Final = (b"\x0b", b"\x1c\r")
 _PLAIN: Final = (b"\x02", b"\r\n")
 
@@ -139,7 +143,8 @@ def session_to_json(session: Session, *, saved: bool = True) -> bytes:
     try:
         return out.encode()
     except UnicodeEncodeError:
-        raise SessionRefused(f"session {session.id}: some text of it is not Unicode") from None
+        pass  # that error holds the text: it goes no further, not even as what the next one came of
+    raise SessionRefused(f"session {session.id}: some text of it is not Unicode")
 
 
 def session_from_json(data: bytes | str, *, now: datetime | None = None) -> Session:
@@ -170,6 +175,11 @@ def json_schema() -> dict[str, Any]:
     from hl7core.model import stored_shape
 
     return stored_shape.StoredSession.model_json_schema(by_alias=True)
+
+
+def _escaped(text: bytes) -> str:
+    """Return UTF-8 in which only these three need an escape: to replace them beats to look at each character."""
+    return text.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\r", b"\\r").decode()
 
 
 def _element(number: int, element: Element, protocol: str, messages: tuple[Message, ...]) -> str:
@@ -216,10 +226,9 @@ def _message(message: Message) -> tuple[str, str]:
     """Return a message's string, and its entry in ``messageInfo``."""
     data = message.text
     text, encoding = message.decoded()
-    if encoding == "utf-8" and len(data.translate(None, _TO_ESCAPE)) == len(data):
+    if encoding == "utf-8" and len(data.translate(None, TO_ESCAPE)) == len(data):
         # As good as any message: to replace these three is twice as fast as to look at each character.
-        escaped = data.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\r", b"\\r").decode()
-        quoted = f'"{escaped}"'
+        quoted = f'"{_escaped(data)}"'
     else:
         quoted = _quote(text)
     more = f',"charset":{_quote(message.charset)}' if message.charset else ""
@@ -272,7 +281,7 @@ def _delivery(delivery: Delivery) -> str:
 def _fine(time_ns: int) -> str:
     """Return unix nanoseconds as milliseconds with up to three decimals."""
     millis, micros = divmod(time_ns // 1000, 1000)
-    return f"{millis}{_DECIMALS[micros]}"
+    return f"{millis}{DECIMALS[micros]}"
 
 
 def _time(key: str, time: datetime | None) -> str:

@@ -1,0 +1,172 @@
+"""Decoding straight to lines of JSON: what ``read -o jsonl`` prints, without a Session in between where none is needed.
+
+The law: a line is what ``session_to_json`` writes of the session that a plain Decoder returns (a test holds them to
+it).  Only the usual exchange has a writer of its own here, since nearly all lines are that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from json.encoder import encode_basestring as _quote
+from typing import Any, Final
+
+from hl7core.model.packet import PacketBatch
+from hl7core.model.schema import DECIMALS, TO_ESCAPE, session_to_json
+from hl7core.model.session import Ending, Session
+from hl7core.wire.connection import Connection, DecoderOptions, Half
+from hl7core.wire.decoder import Decoder
+from hl7core.wire.exchange import POSITIVE
+from hl7core.wire.framing import Dialect
+from hl7core.wire.usual import Told, usual_session
+
+__all__ = ["LineDecoder", "ShareDecoder", "usual_line"]
+
+_PLACE_BITS: Final = 40
+# What JSON escapes in plain ASCII text: to replace these three beats to look at each character.
+_B: Final = b"\\"
+_BB: Final = b"\\\\"
+_Q: Final = b'"'
+_BQ: Final = b'\\"'
+_R: Final = b"\r"
+_BR: Final = b"\\r"
+
+
+class LineDecoder(Decoder):
+    """Turns packets into lines of JSON, a session each, without what only a save adds."""
+
+    def __init__(
+        self, options: DecoderOptions | None = None, dialects: Sequence[Dialect] = (), share: tuple[int, int] = (0, 1)
+    ) -> None:
+        super().__init__(options, dialects, make=usual_line, share=share)
+
+    def lines(self, batch: PacketBatch) -> list[bytes]:
+        """Take packets; return the lines (no end of line) of the sessions that ended or changed, in that order."""
+        return _lines(self.feed(batch))
+
+    def last_lines(self, ending: Ending = Ending.CAPTURE_END) -> list[bytes]:
+        """End everything; return the lines of the sessions that were open."""
+        return _lines(self.end(ending))
+
+
+class ShareDecoder(LineDecoder):
+    """Takes one share of the connections, and says of each line where it belongs among those of the others.
+
+    A place is that of the packet at which the session ended (at the end of the capture: of its connection's first).
+    """
+
+    def __init__(self, options: DecoderOptions | None, share: tuple[int, int]) -> None:
+        super().__init__(options, share=share)
+        self._batches = 0
+        self._at = 0  # the place of the packet at hand
+
+    def placed(self, batch: PacketBatch) -> tuple[list[int], list[bytes]]:
+        """Take packets; return the lines and their places."""
+        self._batches += 1
+        out: list[Any] = []
+        places: list[int] = []
+        self._feed(batch, self._watched(batch.starts, out, places), out)
+        return places, _lines(out)
+
+    def last_placed(self, ending: Ending = Ending.CAPTURE_END) -> tuple[list[int], list[bytes]]:
+        """End everything; return the lines of the sessions that were open, and their places."""
+        out: list[Any] = []
+        places: list[int] = []
+        for half in list(self._halves.values()):
+            if half.side == 0:
+                self._close(half.connection, ending, out)
+                places += [half.connection.born] * (len(out) - len(places))
+        self.end(ending)
+        self.counters["sessions"] += len(out)
+        return places, _lines(out)
+
+    def _watched(self, starts: Iterable[int], out: list[Any], places: list[int]) -> Iterator[int]:
+        """Yield where each packet starts; what is in ``out`` when the next one is asked for came of that one."""
+        base = self._batches << _PLACE_BITS
+        known = 0
+        for start in starts:
+            self._at = at = base + start
+            yield start
+            if len(out) != known:
+                places += [at] * (len(out) - known)
+                known = len(out)
+
+    def _connect(self, key: bytes, seq: int, now: int, out: list[Session]) -> Half | None:
+        half = super()._connect(key, seq, now, out)
+        if half is not None:
+            half.connection.born = self._at
+        return half
+
+
+def _lines(found: Sequence[Any]) -> list[bytes]:
+    return [one if one.__class__ is bytes else session_to_json(one, saved=False) for one in found]
+
+
+def usual_line(told: Told) -> bytes:
+    """Return the line of a usual exchange."""
+    (
+        connection, asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset,
+        half, raw, offset, start_ns, end_ns, own_id, own_type, charset, code,
+    ) = told  # fmt: skip
+    request, answer = asked[1:-2], raw[1:-2]
+    if (
+        asked_charset or charset or not request.isascii() or not answer.isascii()
+        or len(request.translate(None, TO_ESCAPE)) != len(request)
+        or len(answer.translate(None, TO_ESCAPE)) != len(answer)
+    ):  # fmt: skip
+        return session_to_json(usual_session(told), saved=False)
+    constant = connection.constant[asking.side]
+    if not constant:
+        constant = connection.constant[asking.side] = _constant(connection, asking, half)
+    head, there, back, info, reply = constant
+    start_ms, micros = divmod(asked_ns // 1000, 1000)
+    moment = f"{start_ms}{DECIMALS[micros]}"
+    last = moment if asked_end_ns == asked_ns else _fine(asked_end_ns)
+    end_ms, micros = divmod(end_ns // 1000, 1000)
+    own_last = f"{end_ms}{DECIMALS[micros]}"
+    own = own_last if start_ns == end_ns else _fine(start_ns)
+    if end_ns < asked_end_ns:
+        end_ms = asked_end_ns // 1_000_000
+    name = _quote(control_id)
+    session_id = connection.session_id(asking, asked_offset, asked, asked_ns)
+    before = (
+        f'{{"sessionId":"{session_id}","startTime":{start_ms},"endTime":{end_ms}{head}{moment}{there}{asked_offset}'
+        f',"message":0}},{{"id":"1","timestamp":{own}{back}{"ack" if code in POSITIVE else "nak"}","offset":{offset}'
+        ',"message":1}],"messages":["'
+    )
+    behind = (
+        f'{info}{name},"messageType":{_quote(asked_type)},"sha256":"{sha256(request).hexdigest()}"'
+        f',"length":{len(request)},"complete":true,"timestamp":{last}{reply}{_quote(own_id)},"messageType":'
+        f'{_quote(own_type)},"sha256":"{sha256(answer).hexdigest()}","length":{len(answer)},"complete":true'
+        f',"timestamp":{own_last},"replyTo":{name}{f""","ackCode":{_quote(code)}""" if code else ""}}}]}}'
+    )
+    return b"".join((
+        before.encode(),
+        request.replace(_B, _BB).replace(_Q, _BQ).replace(_R, _BR),
+        b'","',
+        answer.replace(_B, _BB).replace(_Q, _BQ).replace(_R, _BR),
+        behind.encode(),
+    ))  # fmt: skip
+
+
+def _fine(time_ns: int) -> str:
+    millis, micros = divmod(time_ns // 1000, 1000)
+    return f"{millis}{DECIMALS[micros]}"
+
+
+def _constant(connection: Connection, asking: Half, half: Half) -> tuple[str, ...]:
+    """Return what stands between the changing parts of all lines of a connection and direction."""
+    device, lis, sensor = connection.device, connection.lis, connection.options.sensor
+    there, back = (connection.directions[one.side].value for one in (asking, half))
+    head = (
+        f',"deviceIP":"{device.address}","lisIP":"{lis.address}","devicePort":{device.port},"lisPort":{lis.port}'
+        f',"protocol":"mllp","connection":"{connection.text}"{f""","sensor":{_quote(sensor)}""" if sensor else ""}'
+        ',"ending":"complete","isComplete":true,"elements":[{"id":"0","timestamp":'
+    )
+    return (
+        head,
+        f',"direction":"{there}","type":"message","offset":',
+        f',"direction":"{back}","type":"',
+        f'"],"messageInfo":[{{"encoding":"utf-8","direction":"{there}","protocol":"mllp","controlId":',
+        f'}},{{"encoding":"utf-8","direction":"{back}","protocol":"mllp","controlId":',
+    )
