@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import platform
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
 
 import click
 
 from hl7core import __version__
 
-__all__ = ["command"]
+__all__ = ["command", "is_compiled"]
+
+
+def is_compiled() -> bool:
+    """Say whether this installation has a compiled decoder (docs/performance.md)."""
+    spec = find_spec("hl7core.wire.usual")
+    return spec is not None and (spec.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
 
 
 @click.command("version", epilog="\b\nExamples:\n  hl7core version\n  hl7core version --json")
@@ -17,7 +25,7 @@ __all__ = ["command"]
 def command(as_json: bool) -> None:
     """Print the version."""
     if not as_json:
-        click.echo(f"hl7core {__version__}")
+        click.echo(f"hl7core {__version__}{' (compiled)' if is_compiled() else ''}")
         return
     from importlib.metadata import version  # only here
 
@@ -28,6 +36,7 @@ def command(as_json: bool) -> None:
                 "hl7core": __version__,
                 "python": platform.python_version(),
                 "platform": platform.platform(),
+                "compiled": is_compiled(),
                 "libraries": {name: version(name) for name in libraries},
             }
         )
