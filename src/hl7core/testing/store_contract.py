@@ -9,22 +9,27 @@
             store.start(FakeRuntime(folder))
             return store
 
-Made again on the same folder, a store must hold what it held.  ``damage`` may be overridden to spoil what is stored of
-a session, so that the promise about damaged entries is tested too.
+Made again on the same folder, a store must hold what it held.  More is tested if you override more: ``make_guest`` (a
+store beside a running engine), ``damage`` (spoil what is stored of a session), ``make_older`` and ``make_newer`` (data
+of another version), ``small_disk`` (where to fill a disk up) and ``check_rest`` (what must hold after a crash).  What a
+store cannot promise is skipped with the reason.
+
+``kills`` and ``saves`` say how hard kill -9 is tried.  The class must stand at the top level of its module, which a
+process of its own imports.
 """
 
 # ruff: noqa: D102, S101 - these are tests: their names are their docstrings, and they assert
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hl7core.errors import StoreError
+from hl7core.hl7.query import matches, sort_key
 from hl7core.model.delivery import Delivery, DeliveryStatus
 from hl7core.model.finding import Finding, Severity
 from hl7core.model.frame import Fault
@@ -32,35 +37,16 @@ from hl7core.model.packet import Endpoint
 from hl7core.model.schema import at_stored_precision
 from hl7core.model.session import Ending, Session, SessionQuery
 from hl7core.testing.builders import make_message, make_session
+from hl7core.testing.store_base import NOW
+from hl7core.testing.store_disasters import StoreDisasters
 
 __all__ = ["StoreContract"]
 
-_NOW = datetime(2026, 1, 3, 12, tzinfo=UTC)
+_NO_IDS: Final = ("../../etc/passwd", "", "x" * 36, "0" * 37, "%", "*", "0" * 35 + "\n", "/" + "0" * 35, "\0" * 36)
 
 
-class StoreContract(ABC):
+class StoreContract(StoreDisasters):
     """Inherit, define ``make_store``, and pytest does the rest."""
-
-    @abstractmethod
-    def make_store(self, folder: Path) -> Any:
-        """Return a store plugin, configured and started, that keeps its data in ``folder``."""
-
-    def damage(self, store: Any, session_id: str) -> bool:
-        """Spoil what is stored of a session; false if that cannot be done."""
-        return False
-
-    # Helpers.
-
-    def load(self, store: Any, **query: Any) -> list[Session]:
-        """Return what ``store`` holds that fits."""
-        return list(store.load_sessions(SessionQuery(**query)) or ())
-
-    def fill(self, store: Any, count: int = 5, **fields: Any) -> list[Session]:
-        """Save ``count`` sessions and return them, oldest first."""
-        sessions = [at_stored_precision(make_session(number, **fields)) for number in range(1, count + 1)]
-        for session in sessions:
-            store.persist_session(session, replace=False)
-        return sessions
 
     # Saving.
 
@@ -104,7 +90,7 @@ class StoreContract(ABC):
     def test_an_invalid_session_is_refused_and_the_others_are_saved(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
         good = at_stored_precision(make_session(1))
-        for session_id in ("../../etc/passwd", "", "x" * 36, "0" * 37):
+        for session_id in _NO_IDS:
             try:
                 store.persist_session(good._replace(id=session_id), replace=True)
             except StoreError:
@@ -125,6 +111,67 @@ class StoreContract(ABC):
         found = self.load(store)
         assert len(found) == 1
         assert found[0] in versions
+
+    def test_what_was_saved_last_is_what_every_search_goes_by(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        first = at_stored_precision(make_session(1)._replace(deliveries=(Delivery("rest"),)))
+        sent = first._replace(deliveries=(Delivery("rest", DeliveryStatus.SUBMITTED, 1, None, NOW),))
+        store.persist_session(first, replace=False)
+        assert self.load(store, pending_for="rest", status=(DeliveryStatus.PENDING,)) == [first]
+        store.persist_session(sent, replace=True)
+        assert self.load(store, pending_for="rest") == self.load(store, status=(DeliveryStatus.PENDING,)) == []
+        assert self.load(store, status=(DeliveryStatus.SUBMITTED,), specimen="S-0001") == [sent]
+        other = make_message(1, specimen="S-0777", time_ns=first.messages[0].time_ns)
+        element = first.elements[0]._replace(span=(0, len(other.text)))
+        corrected = sent._replace(messages=(other, first.messages[1]), elements=(element, first.elements[1]))
+        store.persist_session(corrected, replace=True)
+        assert self.load(store, specimen="S-0001") == []
+        assert self.load(store, specimen="S-0777") == [corrected]
+        store.stop()
+        assert self.load(self.make_store(tmp_path), specimen="S-0777") == [corrected]
+
+    def test_who_reads_while_others_save_sees_whole_sessions(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        sessions = [at_stored_precision(make_session(number)) for number in range(1, 61)]
+        over = threading.Event()
+
+        def read() -> bool:
+            seen = 0
+            while not over.is_set() or seen < len(sessions):
+                found = self.load(store, limit=100)
+                assert found == [session for session in sessions if session in found]
+                assert len(found) >= seen
+                seen = len(found)
+            return True
+
+        with ThreadPoolExecutor(6) as pool:
+            readers = [pool.submit(read) for _ in range(2)]
+            try:
+                groups = [sessions[at : at + 5] for at in range(0, 60, 5)]
+                outcomes = list(pool.map(lambda group: self.save(store, group), groups))
+            finally:
+                over.set()
+            assert all(isinstance(outcome, str) for group in outcomes for outcome in group)
+            assert all(reader.result() for reader in readers)
+
+    def test_a_guest_adds_sessions_and_overwrites_none(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        first = self.fill(store, 1)[0]
+        guest = self.make_guest(tmp_path)
+        added = [at_stored_precision(make_session(number)) for number in range(2, 30)]
+        with ThreadPoolExecutor(2) as pool:
+            theirs = pool.submit(self.save, guest, [first._replace(ignored=True), *added[::2]])
+            ours = pool.submit(self.save, store, added[1::2])
+            assert all(isinstance(outcome, str) for outcome in (*theirs.result(), *ours.result()))
+        assert self.load(store) == self.load(guest) == [first, *added]
+        assert self.load(store, specimen="S-0002") == [added[0]]
+        guest.stop()
+        changed = added[0]._replace(ignored=True)
+        store.persist_session(changed, replace=True)
+        assert self.load(store, ids=(changed.id,)) == [changed]
+        store.stop()
+        again = self.make_store(tmp_path)
+        assert self.load(again) == [first, changed, *added[1:]]
 
     # Loading.
 
@@ -187,22 +234,63 @@ class StoreContract(ABC):
         assert ids(text='"quoted" Größe') == [second.id]
         assert ids(text="MSA|AA|") == every[:3]
         assert ids(pending_for="rest") == [first.id]
-        assert ids(expired_at=_NOW) == [first.id]
+        assert ids(expired_at=NOW) == [first.id]
         assert ids(limit=2) == every[:2]
         assert ids(limit=0) == []
         assert ids(device="198.51.100.7", protocol="lis01") == []
 
-    def test_a_damaged_entry_does_not_hide_the_rest(self, tmp_path: Path) -> None:
+    def test_a_search_finds_exactly_what_matches_says(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
-        first, second, third = self.fill(store, 3)
-        if not self.damage(store, second.id):
-            return
-        assert self.load(store) == [first, third]
-        store.stop()
-        again = self.make_store(tmp_path)
-        assert self.load(again) == [first, third]
-        again.persist_session(second, replace=False)
-        assert self.load(again) == [first, second, third]
+        sessions = [at_stored_precision(session) for session in _odd()]
+        assert all(isinstance(outcome, str) for outcome in self.save(store, sessions))
+        words = {word for _, value in _ODD for word in (value, value.strip(), value[:200], value[:3], "")}
+        words |= {"S", "%", "_", "'", "--", "S-0001' OR '1'='1", "\ud800", "x" * 300, "LAB", "M000001", "slow", "rest"}
+        for field in (
+            "specimen",
+            "patient",
+            "control_id",
+            "finding",
+            "text",
+            "device",
+            "lis",
+            "protocol",
+            "pending_for",
+        ):
+            for word in sorted(words):
+                asked: dict[str, Any] = {field: word}
+                query = SessionQuery(**asked)
+                wanted = sorted((s for s in sessions if matches(s, query)), key=sort_key)
+                assert self.load(store, **asked) == wanted, (field, word)
+        both = SessionQuery(specimen="S-0003", patient="P-0003", control_id="M000003", text="TEST")
+        assert self.load(store, **both._asdict()) == [s for s in sessions if matches(s, both)] != []
+
+    def test_many_ids_are_found_at_once(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        sessions = self.fill(store, 3)
+        unknown = [make_session(number).id for number in range(10, 2510)]
+        ids = (sessions[2].id, *unknown, sessions[0].id, sessions[0].id, *_NO_IDS)
+        assert self.load(store, ids=ids, limit=5000) == [sessions[0], sessions[2]]
+        assert self.load(store, ids=ids, limit=1, newest_first=True) == [sessions[2]]
+
+    def test_the_expired_are_those_whose_time_is_over(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        hours = (-2, None, -1, 0, 1, -3)
+        sessions = [
+            at_stored_precision(make_session(n))._replace(
+                persisted_until=None if h is None else NOW + timedelta(hours=h)
+            )
+            for n, h in enumerate(hours, 1)
+        ]
+        assert all(isinstance(outcome, str) for outcome in self.save(store, sessions))
+        expired = [sessions[0], sessions[2], sessions[5]]
+        assert self.load(store, expired_at=NOW) == expired
+        assert self.load(store, expired_at=NOW, newest_first=True, limit=2) == expired[:0:-1]
+        behind = (expired[0].started_at, expired[0].id)
+        assert self.load(store, expired_at=NOW, after=behind) == expired[1:]
+        assert self.load(store, expired_at=datetime(2000, 1, 1, tzinfo=UTC)) == []
+        kept = expired[0]._replace(persisted_until=NOW + timedelta(days=1))
+        store.persist_session(kept, replace=True)
+        assert self.load(store, expired_at=NOW) == expired[1:]
 
     # Deleting.
 
@@ -210,28 +298,31 @@ class StoreContract(ABC):
         store = self.make_store(tmp_path)
         first, second = self.fill(store, 2)
         unknown = make_session(99).id
-        assert _same(store.delete_sessions([first.id, unknown], to_trash=False), [first.id])
+        assert self.delete(store, [first.id, unknown, first.id], to_trash=False) == [first.id]
         assert self.load(store) == [second]
-        assert _same(store.restore_sessions([first.id]), [])
+        assert self.load(store, specimen="S-0001") == []
+        assert self.restore(store, first.id) == []
 
     def test_the_trash_gives_back(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
         first, second = self.fill(store, 2)
-        assert _same(store.delete_sessions([first.id], to_trash=True), [first.id])
+        assert self.delete(store, [first.id], to_trash=True) == [first.id]
         assert self.load(store) == [second]
+        assert self.load(store, specimen="S-0001") == self.load(store, ids=(first.id,)) == []
         store.stop()
         store = self.make_store(tmp_path)
         assert self.load(store) == [second]
-        assert _same(store.restore_sessions([first.id, second.id, make_session(9).id]), [first.id])
+        assert self.restore(store, first.id, second.id, make_session(9).id) == [first.id]
         assert self.load(store) == [first, second]
+        assert self.load(store, specimen="S-0001") == [first]
 
     def test_restoring_never_overwrites(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
         session = self.fill(store, 1)[0]
-        store.delete_sessions([session.id], to_trash=True)
+        self.delete(store, [session.id], to_trash=True)
         newer = session._replace(ignored=True)
         store.persist_session(newer, replace=False)
-        assert _same(store.restore_sessions([session.id]), [])
+        assert self.restore(store, session.id) == []
         assert self.load(store) == [newer]
 
     def test_one_session_deleted_twice_comes_back_as_it_was_last(self, tmp_path: Path) -> None:
@@ -239,26 +330,101 @@ class StoreContract(ABC):
         session = self.fill(store, 1)[0]
         for version in (session, session._replace(ignored=True)):
             store.persist_session(version, replace=True)
-            assert _same(store.delete_sessions([session.id], to_trash=True), [session.id])
-        assert _same(store.restore_sessions([session.id]), [session.id])
+            assert self.delete(store, [session.id], to_trash=True) == [session.id]
+        assert self.restore(store, session.id) == [session.id]
         assert self.load(store) == [session._replace(ignored=True)]
 
     def test_an_emptied_trash_gives_nothing_back(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
         first, second = self.fill(store, 2)
-        store.delete_sessions([first.id], to_trash=True)
-        long_ago = datetime(2000, 1, 1, tzinfo=UTC)
-        report = store.empty_trash(long_ago)
+        self.delete(store, [first.id], to_trash=True)
+        report = self.empty(store, datetime(2000, 1, 1, tzinfo=UTC))
         assert (report.deleted, report.in_trash) == (0, 1)
-        report = store.empty_trash(datetime(2900, 1, 1, tzinfo=UTC))
+        report = self.empty(store, datetime(2900, 1, 1, tzinfo=UTC))
         assert (report.deleted, report.in_trash, report.failed) == (1, 0, 0)
         assert report.freed > 0
-        assert _same(store.restore_sessions([first.id]), [])
+        assert self.restore(store, first.id) == []
         assert self.load(store) == [second]
 
+    def test_the_trash_says_what_lies_in_it_and_since_when(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        self.has(store, "list_trash")
+        first, second, third = self.fill(store, 3)
+        later = NOW + timedelta(hours=1)
+        self.delete(store, [third.id], to_trash=True)
+        self.delete(store, [first.id], to_trash=True, deleted_at=later)
+        self.delete(store, [second.id], to_trash=False)
+        assert list(store.list_trash()) == [(third.id, NOW), (first.id, later)]
+        assert self.empty(store, later).deleted == 1
+        assert list(store.list_trash()) == [(first.id, later)]
+        assert self.restore(store, first.id) == [first.id]
+        assert list(store.list_trash()) == []
 
-def _same(found: Sequence[str] | None, wanted: list[str]) -> bool:
-    return list(found or ()) == wanted
+    def test_the_trash_is_emptied_in_parts_until_all_is_gone(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        sessions = self.fill(store, 7)
+        self.delete(store, [session.id for session in sessions], to_trash=True)
+        deleted = 0
+        while count := self.empty(store, NOW + timedelta(days=1), limit=3).deleted:
+            deleted += count
+        assert deleted == 7
+        assert self.restore(store, *(session.id for session in sessions)) == []
+
+    def test_ids_from_outside_lead_nowhere(self, tmp_path: Path) -> None:
+        outside = tmp_path / f"{make_session(1).id}.json"
+        outside.write_text("not yours")
+        store = self.make_store(tmp_path / "a" / "b")
+        session = self.fill(store, 2)[1]
+        hostile = (*_NO_IDS, f"../{session.id}", f"../../{make_session(1).id}", str(outside.with_suffix("")))
+        for to_trash in (True, False):
+            assert self.delete(store, hostile, to_trash=to_trash) == []
+        assert self.restore(store, *hostile) == []
+        assert self.load(store, ids=hostile) == []
+        assert outside.read_text() == "not yours"
+        assert len(self.load(store)) == 2
+
+    def test_its_size_grows_by_saving_and_shrinks_by_throwing_away(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        self.has(store, "store_size")
+        empty = store.store_size()
+        sessions = [at_stored_precision(make_session(number)) for number in range(1, 201)]
+        assert all(isinstance(outcome, str) for outcome in self.save(store, sessions))
+        full = store.store_size()
+        assert full - empty > sum(len(session.messages[0].text) for session in sessions)
+        self.delete(store, [session.id for session in sessions[20:]], to_trash=True)
+        assert store.store_size() > full * 0.9
+        self.empty(store, NOW + timedelta(days=1))
+        assert store.store_size() - empty < (full - empty) / 4
+        self.delete(store, [session.id for session in sessions], to_trash=False)
+        assert store.store_size() - empty < (full - empty) / 10
+
+
+_ODD: Final = (
+    ("specimen", "S 1"),
+    ("specimen", "100%_off"),
+    ("specimen", "O'Brien\"; DROP TABLE sessions; --"),
+    ("specimen", "Ä-Größe"),
+    ("patient", "漢字-7"),
+    ("patient", "P\\T\\1"),
+    ("patient", "*?[a-z]"),
+    ("specimen", "S" * 250),
+    ("patient", "\U0001f9ea-\x7f"),
+    ("specimen", "a/b\tc"),
+)
+
+
+def _odd() -> list[Session]:
+    """Return sessions with identifiers that a careless search would trip over, and a few usual ones."""
+    sessions = [make_session(number) for number in range(1, 5)]
+    for number, (field, value) in enumerate(_ODD, 5):
+        base = make_session(number)
+        names: dict[str, Any] = {field: value}
+        message = make_message(number, time_ns=base.start_ns, **names)
+        message = message._replace(control_id=value, charset="UNICODE UTF-8")
+        element = base.elements[0]._replace(span=(0, len(message.text)))
+        session = base._replace(messages=(message, base.messages[1]), elements=(element, base.elements[1]))
+        sessions.append(session._replace(findings=(Finding(value, Severity.INFO, "odd"),), protocol=value[:20]))
+    return sessions
 
 
 def _of_all_kinds() -> list[Session]:
@@ -280,12 +446,12 @@ def _of_all_kinds() -> list[Session]:
             sensor="ward 7",
             findings=(Finding("gap", Severity.ERROR, "3 bytes were not captured", 0, 7),),
             deliveries=(
-                Delivery("rest", DeliveryStatus.FAILED, 3, _NOW, None, "HTTP 500"),
-                Delivery("other", DeliveryStatus.SUBMITTED, 1, None, _NOW),
+                Delivery("rest", DeliveryStatus.FAILED, 3, NOW, None, "HTTP 500"),
+                Delivery("other", DeliveryStatus.SUBMITTED, 1, None, NOW),
             ),
-            first_saved_at=_NOW,
-            saved_at=_NOW + timedelta(hours=1),
-            persisted_until=_NOW + timedelta(days=30),
+            first_saved_at=NOW,
+            saved_at=NOW + timedelta(hours=1),
+            persisted_until=NOW + timedelta(days=30),
             retention_days=30,
             revision=2,
         ),
@@ -301,13 +467,13 @@ def _different() -> list[Session]:
         first._replace(
             deliveries=(Delivery("rest"), Delivery("other", DeliveryStatus.SUBMITTED)),
             findings=(Finding("slow-answer", Severity.WARNING, "the answer took 20 s"),),
-            persisted_until=_NOW - timedelta(hours=1),
+            persisted_until=NOW - timedelta(hours=1),
         ),
         second._replace(
             messages=(second.messages[0]._replace(text=text), second.messages[1]),
             device=Endpoint("198.51.100.7", 5000),
-            deliveries=(Delivery("rest", DeliveryStatus.SUBMITTED, 1, None, _NOW),),
-            persisted_until=_NOW,
+            deliveries=(Delivery("rest", DeliveryStatus.SUBMITTED, 1, None, NOW),),
+            persisted_until=NOW,
         ),
         third._replace(lis=Endpoint("198.51.100.8", 2575), deliveries=(Delivery("rest", DeliveryStatus.FAILED, 3),)),
         fourth._replace(deliveries=(Delivery("rest"),)),
