@@ -11,7 +11,7 @@ import pytest
 from hl7core import RecoveryDone, SessionQuery, SessionRefused, StoreError, session_from_json, session_to_json
 from hl7core.model.schema import at_stored_precision, schema_version_of, session_to_dict
 from hl7core.testing import FakeRuntime, StoreContract, make_session
-from hl7core_plugins.json_store import JsonStore, JsonStoreSettings
+from hl7core_plugins.json_store import JsonStore, JsonStoreSettings, files
 
 OLD = Path(__file__).parent.parent / "data" / "sessions" / "v1"
 NOW = datetime(2026, 1, 3, 12, tzinfo=UTC)
@@ -49,6 +49,23 @@ class TestContract(StoreContract):
         path = store.folder / f"{session_id}.json"
         path.write_bytes(path.read_bytes()[:-40])
         return True
+
+    def make_guest(self, folder):
+        return started(folder, FakeRuntime(folder, now=NOW, owner=False))
+
+    def make_newer(self, store, session_id):
+        path = store.folder / f"{session_id}.json"
+        path.write_bytes(path.read_bytes().replace(b'"version":"2.', b'"more":1,"version":"3.'))
+
+    def make_older(self, folder):
+        data = (OLD / "predecessor-session-1.json").read_bytes()
+        (folder / "sessions").mkdir(mode=0o700)
+        (folder / "sessions" / "session-1.json").write_bytes(data)
+        return [session_from_json(data, now=NOW)]
+
+    def check_rest(self, store):
+        found = {f"{session_id}.json" for session_id in store.session_ids()}
+        assert {name for name in files_in(store.folder) if not name.startswith(".")} == found
 
 
 # Saving.
@@ -252,9 +269,8 @@ def test_ids_that_name_no_time_are_in_order_too(store):
 def test_a_listing_opens_no_more_files_than_it_needs(store, monkeypatch):
     store.persist_sessions([session(n) for n in range(50)], replace=False)
     opened = []
-    reading = __import__("hl7core_plugins.json_store.files", fromlist=["read"])
-    read = reading.read
-    monkeypatch.setattr(reading, "read", lambda path: (opened.append(path), read(path))[1])
+    look = files.look
+    monkeypatch.setattr(files, "look", lambda path: (opened.append(path), look(path))[1])
     assert loaded(store, newest_first=True, limit=3) == [session(n) for n in (49, 48, 47)]
     assert len(opened) == 3
     middle = session(25)
@@ -444,11 +460,13 @@ def test_a_start_with_very_many_files_goes_on_at_the_next(tmp_path):
         session_id = session(number).id
         (folder / f"{session_id}.json").write_text(json.dumps(old | {"sessionId": session_id}))
     layout = Layout(str(tmp_path))
-    assert recovery.migrate(layout, NOW, clock=iter([0, 1, 99]).__next__) == 1
+    paths = sorted(folder.iterdir())
+    assert not recovery.migrate(layout, paths, NOW, clock=iter([0, 1, 99]).__next__)
+    assert [schema_version_of(path.read_bytes()) for path in paths] == ["2.0.0", "1.0.0", "1.0.0"]
     assert not (folder / ".schema-2").exists()
-    assert recovery.migrate(layout, NOW) == 2
+    started(tmp_path)
+    assert [schema_version_of(path.read_bytes()) for path in paths] == ["2.0.0"] * 3
     assert (folder / ".schema-2").exists()
-    assert recovery.migrate(layout, NOW) == 0
 
 
 # Trash.
@@ -483,21 +501,58 @@ def test_only_what_waits_long_enough_is_thrown_away(tmp_path):
     assert store.restore_sessions([session(n).id for n in range(3)]) == [session(1).id, session(2).id]
 
 
+GOOD = session(1).id
 HOSTILE = [
-    "../../../etc/passwd", "..", ".", "/etc/passwd", "a/b", "\x00" * 36, "0" * 36 + "\n", "%2e%2e%2f", "~root",
-    "0" * 35 + "/", "\u0660" * 36, "A" * 36, "0" * 36 + ".json", "C:\\x", "", " " * 36,
+    # Out of the folder, in many spellings.
+    *(f"{dots}{slash}{rest}" for dots in ("..", "../..", "../../../../../..", ".", "....", "..;", "..\x00", "%2e%2e",
+      "%252e%252e", "\u2025", "\uff0e\uff0e", "..%c0%af", "~", "~root", "$HOME", "`id`", "*", "C:", "\\\\?\\C:", "file:")
+      for slash in ("/", "\\", "//", "%2f", "\u2215") for rest in ("etc/passwd", "x")),
+    # Almost an id.
+    GOOD + "\n", "\n" + GOOD, GOOD + " ", " " + GOOD, GOOD + "\0", GOOD[:-1] + "\0", GOOD[:-1] + "/", GOOD[:-1], GOOD + "0",
+    GOOD.upper(), GOOD.replace("-", "_"), GOOD[:-1] + "g", GOOD[:-1] + "\u0660", "\u0660" * 36, "A" * 36, "../" * 12,
+    "./" * 18, GOOD + ".json", GOOD + "/../x", GOOD[:33] + "/..", "/" + GOOD[1:], "." + GOOD[1:], GOOD[:35] + "\u0301",
+    GOOD + ".999.0123456789abcdef.tmp", f"{GOOD}/{GOOD}", f"../trash/cleanup-20260103T120000Z/{GOOD}",
+    # Names that systems take for something else.
+    "", ".", "..", "/", "//", "\\", "con", "nul", "aux.json", "-", "--", "-rf", "--help", ".schema-2", "sessions", "trash",
+    "index", "predecessor", "engine.lock", "/dev/null", "/dev/zero", "/proc/self/mem", "/etc/passwd", "|id", ";id", "&id",
+    "\ud800" * 36, "\U0001f4a9" * 9, "a" * 5000, "0" * 255, "\x7f" * 36, "\x1b[2J" * 9, "\r\n" * 18, " " * 36, "\t" * 36,
+    "%s" * 18, "{0}" * 12, "[0-9a-f-]{36}", "0x" + "0" * 34, "None", "null", "true", "NaN", "1e9", "<script>", "' OR 1=1 --",
+    "\ufeff" + GOOD[1:], GOOD[:-1] + "\u200b", "\u202e" + GOOD[1:], "\u0030" * 35 + "\u00b2", "\uff10" * 36,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_no_name_leads_out_of_the_folder(store, tmp_path, name):
-    outside = files_in(tmp_path)
-    with pytest.raises(SessionRefused):
-        store.persist_session(session(1)._replace(id=name), replace=True)
-    assert isinstance(store.persist_sessions([session(1)._replace(id=name)], replace=False)[0], SessionRefused)
-    assert store.delete_sessions([name], to_trash=True) == []
-    assert store.delete_sessions([name], to_trash=False) == []
-    assert store.restore_sessions([name]) == []
-    assert loaded(store, ids=(name,)) == []
-    assert not store.session_exists(name)
-    assert files_in(tmp_path) == outside
+def test_there_are_enough_hostile_names():
+    assert len(set(HOSTILE)) >= 200
+
+
+def everything(folder):
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_no_name_leads_out_of_the_folder(tmp_path):
+    store = started(tmp_path / "data")
+    store.persist_sessions([session(2), session(3)], replace=False)
+    store.delete_sessions([session(3).id], to_trash=True)
+    (tmp_path / f"{GOOD}.json").write_bytes(session_to_json(session(1)))  # outside
+    before = everything(tmp_path)
+    for name in HOSTILE:
+        with pytest.raises(SessionRefused):
+            store.persist_session(session(1)._replace(id=name), replace=True)
+        assert isinstance(store.persist_sessions([session(1)._replace(id=name)], replace=False)[0], SessionRefused)
+        assert store.delete_sessions([name], to_trash=True) == []
+        assert store.delete_sessions([name], to_trash=False) == []
+        assert store.restore_sessions([name]) == []
+        assert loaded(store, ids=(name,)) == []
+        assert not store.session_exists(name)
+        assert everything(tmp_path) == before, name
+
+
+def test_no_name_in_a_search_leads_out_of_the_folder_either(tmp_path):
+    store = started(tmp_path / "data")
+    store.persist_session(session(2), replace=False)
+    before = set(everything(tmp_path))
+    for name in HOSTILE:
+        for field in ("specimen", "patient", "control_id", "device", "protocol", "finding", "pending_for"):
+            assert loaded(store, **{field: name or "?"}) == []
+    store.stop()
+    assert {path for path in everything(tmp_path) if "/index" not in path} == {p for p in before if "/index" not in p}

@@ -271,14 +271,14 @@ def test_a_trash_on_another_file_system_is_filled_by_copying(tmp_path, monkeypat
 def test_one_session_that_cannot_be_deleted_does_not_stop_the_rest(tmp_path, monkeypatch, caplog):
     store = started(tmp_path)
     store.persist_sessions([session(n) for n in range(4)], replace=False)
-    move = files.move
+    copy = files.copy
 
     def sticks(source, target):
         if session(1).id in source.name:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        return move(source, target)
+        return copy(source, target)
 
-    monkeypatch.setattr(files, "move", sticks)
+    monkeypatch.setattr(files, "copy", sticks)
     wanted = [session(n).id for n in range(4)]
     assert store.delete_sessions(wanted, to_trash=True) == [wanted[0], *wanted[2:]]
     assert loaded(store) == [session(1)]
@@ -307,3 +307,85 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="cannot be listed"):
         store.session_ids()
     assert started(tmp_path)  # a start never fails because of stored data
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("thing", ["link to nothing", "link to a file", "folder"])
+def test_what_has_a_sessions_name_and_is_no_file_never_passes_for_a_save(tmp_path, thing, count, replace):
+    store = started(tmp_path)
+    path = store.folder / f"{session(0).id}.json"
+    (tmp_path / "mine").write_bytes(b"mine")
+    if thing == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / ("mine" if thing == "link to a file" else "nowhere"))
+    refused, *saved = store.persist_sessions([session(n) for n in range(count)], replace=replace)
+    assert isinstance(refused, StoreError)
+    assert "a folder, or a link, has the name" in str(refused)
+    assert len(saved) == count - 1
+    assert all(isinstance(outcome, str) for outcome in saved)
+    assert loaded(store) == [session(n) for n in range(1, count)]
+    assert drafts(store) == []
+    assert path.is_symlink() or path.is_dir()
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    assert not (tmp_path / "nowhere").exists()
+    path.rmdir() if thing == "folder" else path.unlink()
+    assert isinstance(store.persist_session(session(0), replace=replace), str)
+    assert loaded(store, ids=(session(0).id,)) == [session(0)]
+
+
+def test_another_session_under_its_name_never_passes_for_a_save(tmp_path):
+    store = started(tmp_path)
+    path = store.folder / f"{session(1).id}.json"
+    path.write_bytes(session_to_json(session(2)))
+    assert store.persist_session(session(1), replace=False) == str(path)
+    assert loaded(store) == [session(1)]
+
+
+def test_a_session_leaves_its_old_place_only_when_its_new_one_is_on_the_disk(tmp_path, monkeypatch):
+    store = started(tmp_path)
+    stored = [session(n) for n in range(3)]
+    ids = [one.id for one in stored]
+    store.persist_sessions(stored, replace=False)
+    sync = files.sync_folder
+
+    def fails(folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def fails_in_the_end(folder):
+        if "cleanup" not in folder.name:
+            fails(folder)
+        sync(folder)
+
+    monkeypatch.setattr(files, "sync_folder", fails)
+    store.folder.parent.joinpath("trash").mkdir()
+    with pytest.raises(StoreError, match="nothing is deleted"):
+        store.delete_sessions(ids, to_trash=True)
+    assert loaded(store) == stored
+    monkeypatch.setattr(files, "sync_folder", sync)
+    assert store.delete_sessions(ids, to_trash=True) == ids
+    monkeypatch.setattr(files, "sync_folder", fails_in_the_end)
+    with pytest.raises(StoreError, match="nothing is restored"):
+        store.restore_sessions(ids)
+    assert {session_id for session_id, _ in store.list_trash()} == set(ids)
+    monkeypatch.setattr(files, "sync_folder", sync)
+    for one in store.folder.glob("*.json"):
+        one.unlink()  # as if the names had not reached the disk
+    assert store.restore_sessions(ids) == ids
+    assert loaded(store) == stored
+
+
+def test_a_start_leaves_alone_what_is_no_draft_and_what_is_never_rewritten(tmp_path):
+    store = started(tmp_path)
+    newer = store.folder / f"{session(1).id}.json"
+    newer.write_bytes(session_to_json(session(1)).replace(b'"version":"2.', b'"version":"3.'))
+    os.utime(newer, (1, 1))
+    (store.folder / f"{session(1).id}.999999999.{1:016x}.tmp").write_bytes(session_to_json(session(1, ignored=True)))
+    (store.folder / "letter.tmp").write_text("somebody's")
+    before = newer.read_bytes()
+    runtime = FakeRuntime(tmp_path)
+    started(tmp_path, runtime)
+    assert runtime.events == [RecoveryDone("json_store", 0, 1)]
+    assert newer.read_bytes() == before
+    assert (store.folder / "letter.tmp").read_text() == "somebody's"

@@ -8,11 +8,14 @@ of one id never cross.  No log line and no error holds content.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field
 
@@ -33,6 +36,7 @@ from hl7core import (
 )
 from hl7core_plugins.json_store import files, recovery, trash
 from hl7core_plugins.json_store.group import Piece, save_group
+from hl7core_plugins.json_store.index import Index
 from hl7core_plugins.json_store.layout import Layout, told
 from hl7core_plugins.json_store.reading import Reading
 from hl7core_plugins.json_store.versions import CURRENT, major_of
@@ -41,6 +45,9 @@ __all__ = ["JsonStore", "JsonStoreSettings"]
 
 logger = logging.getLogger(__name__)
 
+_WORK_PERIOD: Final = timedelta(seconds=1)
+"""How often the index is worked on."""
+
 
 class JsonStoreSettings(PluginSettings):
     """The table ``[plugins.json_store]``."""
@@ -48,15 +55,24 @@ class JsonStoreSettings(PluginSettings):
     enabled: bool = Field(default=True, description="Keep each session in a JSON file of its own.")
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What there is between ``start`` and ``stop``."""
+
+    layout: Layout
+    runtime: Runtime
+    index: Index
+    reading: Reading
+    end_work: Callable[[], None]
+
+
 class JsonStore:
     """Keeps sessions in ``{output_folder}/sessions/{id}.json``."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._layout: Layout | None = None
-        self._runtime: Runtime | None = None
+        self._open: _Open | None = None
         self._unsure: set[str] = set()  # their last save may or may not be on the disk
-        self._reading = Reading()
 
     # Its life.
 
@@ -76,24 +92,28 @@ class JsonStore:
         Stored data never make it fail.
         """
         layout = Layout(runtime.core().output_folder)
+        owner = runtime.core().owner
+        index = Index(layout, owner=owner)
         with self._lock:
-            self._runtime = runtime
-            self._layout = layout
+            end_work = runtime.every(_WORK_PERIOD, index.work)
+            self._open = _Open(layout, runtime, index, Reading(layout, index), end_work)
             try:
                 layout.prepare()
             except StoreError as error:  # each save says so too, and works once the folder can be used
                 logger.error("%s", error)  # noqa: TRY400
-            if not runtime.core().owner:  # another process's files in the making look like what a crash left
+            if not owner:  # another process's files in the making look like what a crash left
                 return
-            done = recovery.recover(layout)
-            recovery.migrate(layout, runtime.now())
+            done = recovery.put_right(layout, runtime.now(), lambda: _known(index))
         runtime.publish(RecoveryDone("json_store", done.recovered, done.cleaned))
 
     @hookimpl
     def stop(self) -> None:
         """End; what was told as saved is on the disk."""
         with self._lock:
-            self._layout = self._runtime = None
+            ended, self._open = self._open, None
+        if ended is not None:
+            ended.end_work()
+            ended.index.flush()
 
     # Saving.
 
@@ -111,7 +131,7 @@ class JsonStore:
         outcomes: list[str | Exception] = []
         with self._lock:
             try:
-                layout = self._ready()
+                layout, reading = self._ready()
             except StoreError as error:
                 return [error for _ in sessions]
             pieces: dict[int, Piece] = {}
@@ -131,22 +151,19 @@ class JsonStore:
                 else:
                     taken.add(piece.session_id)
                     pieces[index] = piece
-            self._save(layout, sessions, pieces, outcomes)
+            for index, saved in zip(pieces, save_group(list(pieces.values())), strict=True):
+                piece = pieces[index]
+                if isinstance(saved, OSError):
+                    self._unsure.add(piece.session_id)
+                    outcomes[index] = told(saved, f"session {piece.session_id} cannot be saved in {layout.sessions}")
+                    continue
+                self._unsure.discard(piece.session_id)
+                logger.info("saved session %s in %s", piece.session_id, piece.final)
+                if saved:
+                    reading.stored(sessions[index], piece.final, saved)
             for index in again:
                 outcomes[index] = self.persist_sessions([sessions[index]], replace)[0]
         return outcomes
-
-    def _save(
-        self, layout: Layout, sessions: Sequence[Session], pieces: dict[int, Piece], outcomes: list[str | Exception]
-    ) -> None:
-        for (index, piece), error in zip(pieces.items(), save_group(list(pieces.values())), strict=True):
-            if error is None:
-                self._unsure.discard(piece.session_id)
-                self._reading.stored(sessions[index])
-                logger.info("saved session %s in %s", piece.session_id, piece.final)
-            else:
-                self._unsure.add(piece.session_id)
-                outcomes[index] = told(error, f"session {piece.session_id} cannot be saved in {layout.sessions}")
 
     def _piece(self, layout: Layout, session: Session, replace: bool) -> Piece:
         """Return what is to be written, without data if nothing is.  Raises StoreError or SessionRefused."""
@@ -161,7 +178,7 @@ class JsonStore:
                 if replace:
                     raise StoreError(f"session {session.id} was stored by a newer version and is never rewritten")
                 return Piece(session.id, final, b"", replace)
-            if not replace and session.id not in self._unsure and _is_whole(stored):
+            if not replace and session.id not in self._unsure and _holds(stored, session.id):
                 return Piece(session.id, final, b"", replace)
         data = session_to_json(session)
         session_from_json(data)  # what is saved can be read
@@ -173,23 +190,29 @@ class JsonStore:
 
         Raises StoreError if the folder cannot be listed.
         """
-        layout, runtime = self._started()
+        opened = self._started()
+        layout = opened.layout
         with self._lock:
+            layout.check()
             try:
                 layout.prepare()
             except StoreError as error:  # what cannot be made holds nothing; what cannot be read is told below
                 logger.warning("%s", error)
         with _telling(f"the stored sessions in {layout.sessions} cannot be listed"):
-            return self._reading.load(layout, query, runtime.now())
+            return opened.reading.load(query, opened.runtime.now())
 
     # Deleting.
 
     @hookimpl
-    def delete_sessions(self, ids: Sequence[str], to_trash: bool) -> list[str]:
-        """Remove sessions and return the ids that were removed.  Raises StoreError if the trash cannot be used."""
+    def delete_sessions(self, ids: Sequence[str], to_trash: bool, deleted_at: datetime | None = None) -> list[str]:
+        """Remove sessions and return the ids that were removed.  Raises StoreError if the trash cannot be used.
+
+        ``deleted_at`` (None: now) names the folder of the trash that they go to.
+        """
         with self._lock:
-            layout, runtime = self._started()
-            removed = trash.remove(layout, ids, runtime.now(), to_trash=to_trash)
+            opened = self._started()
+            opened.layout.check()
+            removed = trash.remove(opened.layout, ids, deleted_at or opened.runtime.now(), to_trash=to_trash)
             self._unsure.difference_update(removed)
         return removed
 
@@ -197,43 +220,65 @@ class JsonStore:
     def restore_sessions(self, ids: Sequence[str]) -> list[str]:
         """Bring sessions back from the trash and return the ids that came back."""
         with self._lock:
-            return trash.restore(self._ready(), ids)
+            return trash.restore(self._ready()[0], ids)
 
     @hookimpl
-    def empty_trash(self, before: datetime) -> CleanupReport:
-        """Throw away for good what went to the trash before that time."""
+    def empty_trash(self, before: datetime, limit: int = sys.maxsize) -> CleanupReport:
+        """Throw away for good what went to the trash before that time, at most ``limit`` sessions."""
         with self._lock:
-            return trash.empty(self._started()[0], before)
+            return trash.empty(self._started().layout, before, limit)
+
+    @hookimpl
+    def list_trash(self) -> list[tuple[str, datetime]]:
+        """Return the ids of the sessions in the trash and when each went there, the oldest first."""
+        with self._lock:
+            return trash.entries(self._started().layout)
+
+    @hookimpl
+    def store_size(self) -> int:
+        """Return the bytes of all stored sessions and of those in the trash.  Raises StoreError."""
+        with self._lock:
+            layout = self._started().layout
+            layout.check()
+        with _telling(f"the stored sessions in {layout.sessions} cannot be listed"):
+            return layout.size() + trash.size(layout)
 
     # For whoever holds the plugin itself.
 
     @property
     def folder(self) -> Path:
         """Where the sessions lie.  Raises StoreError before ``start``."""
-        return self._started()[0].sessions
+        return self._started().layout.sessions
 
     def session_exists(self, session_id: str) -> bool:
         """Say whether a session is stored.  Raises StoreError if that cannot be told."""
         with _telling(f"session {session_id} cannot be looked up"):
             return SESSION_ID.fullmatch(session_id) is not None and files.is_file(
-                self._started()[0].path_of(session_id)
+                self._started().layout.path_of(session_id)
             )
 
     def session_ids(self) -> list[str]:
         """Return the ids of all stored sessions, sorted.  Raises StoreError if they cannot be listed."""
         with _telling("the stored sessions cannot be listed"):
-            return sorted(self._started()[0].names())
+            return sorted(self._started().layout.names())
 
-    def _started(self) -> tuple[Layout, Runtime]:
-        layout, runtime = self._layout, self._runtime
-        if layout is None or runtime is None:
+    def _started(self) -> _Open:
+        if self._open is None:
             raise StoreError("json_store has not been started")
-        return layout, runtime
+        return self._open
 
-    def _ready(self) -> Layout:
-        layout, _ = self._started()
-        layout.prepare()
-        return layout
+    def _ready(self) -> tuple[Layout, Reading]:
+        opened = self._started()
+        opened.layout.prepare()
+        return opened.layout, opened.reading
+
+
+def _known(index: Index) -> set[str]:
+    try:
+        return index.known()
+    except OSError as error:  # then all are looked at
+        logger.warning("the stored sessions cannot be listed: %s", error.strerror)
+        return set()
 
 
 @contextmanager
@@ -250,9 +295,9 @@ def _refused(session: object, error: Exception) -> SessionRefused:
     return SessionRefused(f"session {name} is not valid ({type(error).__name__})")
 
 
-def _is_whole(data: bytes) -> bool:
+def _holds(data: bytes, session_id: str) -> bool:
+    """Say whether the session can be read from ``data``."""
     try:
-        session_from_json(data)
+        return session_from_json(data).id == session_id
     except Hl7coreError:
         return False
-    return True

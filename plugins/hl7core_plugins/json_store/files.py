@@ -17,20 +17,23 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from hl7core import SESSION_ID
 
 __all__ = [
     "DRAFT",
+    "Draft",
     "close",
+    "copy",
     "discard",
     "is_file",
+    "look",
     "make_folder",
-    "move",
     "name_insert",
     "name_replace",
     "open_draft",
+    "opened",
     "read",
     "save",
     "sync_folder",
@@ -41,6 +44,9 @@ DRAFT: Final = re.compile(rf"(?P<id>{SESSION_ID.pattern})\.(?P<pid>\d{{1,10}})\.
 
 _NO_LINKS_HERE: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_IN_THE_WAY: Final = "a folder, or a link, has the name of the file"
+_LARGEST: Final = 1 << 30
+"""No session is as large; what is would only use up the memory."""
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -62,17 +68,26 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Bring the names in ``folder`` to the disk.  Raises OSError: which of the last changes are there is unknown."""
-    with _opened(folder) as descriptor:
+    with opened(folder) as descriptor:
         os.fsync(descriptor)
 
 
-def open_draft(folder: Path, session_id: str, data: bytes) -> tuple[Path, int]:
-    """Write ``data`` to a new draft in ``folder``; return it and its descriptor, not synced yet.  Raises OSError."""
+class Draft(NamedTuple):
+    """A file that has not got its final name: its path, its open descriptor, and its inode."""
+
+    path: Path
+    descriptor: int
+    inode: int
+
+
+def open_draft(folder: Path, session_id: str, data: bytes) -> Draft:
+    """Write ``data`` to a new draft in ``folder``, which is not synced yet.  Raises OSError."""
     draft = folder / f"{session_id}.{os.getpid()}.{secrets.token_hex(8)}.tmp"
     descriptor = os.open(draft, _CREATE, 0o600)
     try:
-        if os.fstat(descriptor).st_mode & 0o777 != 0o600:
-            draft.chmod(0o600)
+        status = os.fstat(descriptor)
+        if status.st_mode & 0o777 != 0o600:
+            os.fchmod(descriptor, 0o600)
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
@@ -80,7 +95,7 @@ def open_draft(folder: Path, session_id: str, data: bytes) -> tuple[Path, int]:
         close(descriptor)
         discard(draft)
         raise
-    return draft, descriptor
+    return Draft(draft, descriptor, status.st_ino)
 
 
 def close(descriptor: int) -> None:
@@ -90,16 +105,23 @@ def close(descriptor: int) -> None:
 
 
 def name_replace(draft: Path, final: Path) -> bool:
-    """Give a synced draft its final name, in place of what had it.  Raises OSError."""
+    """Give a synced draft its final name, in place of the file that had it.  Raises OSError, if a link has it too."""
+    try:
+        if not stat.S_ISREG(final.lstat().st_mode):
+            raise OSError(errno.EEXIST, _IN_THE_WAY, str(final))
+    except FileNotFoundError:
+        pass
     draft.replace(final)
     return True
 
 
 def name_insert(draft: Path, final: Path) -> bool:
-    """Give a synced draft its final name if nothing has it; false if something has.  Raises OSError."""
+    """Give a synced draft its final name if no file has it; false if one has.  Raises OSError, if a link has it too."""
     try:
         os.link(draft, final, follow_symlinks=False)
     except FileExistsError:
+        if not is_file(final):
+            raise OSError(errno.EEXIST, _IN_THE_WAY, str(final)) from None
         discard(draft)
         return False
     except (OSError, NotImplementedError) as error:
@@ -113,9 +135,12 @@ def name_insert(draft: Path, final: Path) -> bool:
     return True
 
 
-def save(final: Path, session_id: str, data: bytes, *, replace: bool) -> bool:
-    """Save ``data`` durably as ``final``; false if, without ``replace``, something has that name.  Raises OSError."""
-    draft, descriptor = open_draft(final.parent, session_id, data)
+def save(final: Path, session_id: str, data: bytes, *, replace: bool) -> int:
+    """Save ``data`` durably as ``final`` and return its inode; 0 if, without ``replace``, a file has that name.
+
+    Raises OSError.
+    """
+    draft, descriptor, inode = open_draft(final.parent, session_id, data)
     try:
         try:
             os.fsync(descriptor)
@@ -126,13 +151,13 @@ def save(final: Path, session_id: str, data: bytes, *, replace: bool) -> bool:
         discard(draft)
         raise
     sync_folder(final.parent)
-    return saved
+    return inode if saved else 0
 
 
-def move(source: Path, target: Path) -> bool:
-    """Move a file, never onto another: false if ``target`` exists.  The folders' syncs are the caller's.
+def copy(source: Path, target: Path) -> bool:
+    """Give a file a second name, never another's: false if ``target`` exists; where there are no links, copy it.
 
-    Raises OSError.
+    The folder's sync is the caller's.  Raises OSError.
     """
     try:
         os.link(source, target, follow_symlinks=False)
@@ -141,15 +166,7 @@ def move(source: Path, target: Path) -> bool:
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in {*_NO_LINKS_HERE, errno.EXDEV}:
             raise
-        if is_file(target):
-            return False
-        if isinstance(error, OSError) and error.errno == errno.EXDEV:  # the trash is mounted on its own
-            if not save(target, target.stem[:36], read(source), replace=False):
-                return False
-        else:
-            source.replace(target)
-            return True
-    source.unlink()
+        return save(target, target.stem[:36], read(source), replace=False) != 0
     return True
 
 
@@ -159,20 +176,29 @@ def discard(draft: Path) -> None:
         draft.unlink()
 
 
-def read(path: Path) -> bytes:
-    """Return a file's bytes, following no link.  Raises OSError."""
+def look(path: Path) -> tuple[bytes, os.stat_result]:
+    """Return a file's bytes and its state before they were read, following no link.  Raises OSError."""
     descriptor = os.open(path, _READ | getattr(os, "O_NONBLOCK", 0))
     try:
-        size = os.fstat(descriptor).st_size
-        data = os.read(descriptor, size + 1)
-        if len(data) == size:
-            return data
-        parts = [data]
-        while part := os.read(descriptor, 1 << 20):
-            parts.append(part)
-        return b"".join(parts)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        if status.st_size > _LARGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        data = os.read(descriptor, status.st_size + 1)
+        if len(data) != status.st_size:
+            parts = [data]
+            while part := os.read(descriptor, 1 << 20):
+                parts.append(part)
+            data = b"".join(parts)
+        return data, status
     finally:
         os.close(descriptor)
+
+
+def read(path: Path) -> bytes:
+    """Return a file's bytes, following no link.  Raises OSError."""
+    return look(path)[0]
 
 
 def is_file(path: Path) -> bool:
@@ -184,7 +210,8 @@ def is_file(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+def opened(folder: Path) -> Iterator[int]:
+    """Open ``folder``, following no link, and give its descriptor.  Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield descriptor

@@ -38,47 +38,48 @@ class Piece(NamedTuple):
     replace: bool
 
 
-def save_group(pieces: Sequence[Piece]) -> list[OSError | None]:
-    """Save ``pieces`` (each of another name) durably; one entry each, in order: None, or why it could not be saved.
+def save_group(pieces: Sequence[Piece]) -> list[int | OSError]:
+    """Save ``pieces`` (each of another name) durably; one entry each, in order: its inode, or why it was not saved.
 
-    A piece that is not to replace what has its name counts as saved if something has it.
+    A piece that is not to replace a file that has its name counts as saved if one has it; its entry is 0 then.
     """
-    outcomes: list[OSError | None] = []
+    outcomes: list[int | OSError] = []
     for at in range(0, len(pieces), GROUP):
         outcomes += _save(pieces[at : at + GROUP])
     return outcomes
 
 
-def _save(pieces: Sequence[Piece]) -> list[OSError | None]:
-    outcomes: list[OSError | None] = [None] * len(pieces)
+def _save(pieces: Sequence[Piece]) -> list[int | OSError]:
+    outcomes: list[int | OSError] = [0] * len(pieces)
     if len(pieces) <= _ALONE:
         return [_save_one(piece) for piece in pieces]
     handles = _handles({piece.final.parent for piece in pieces})
-    drafts: dict[int, tuple[Path, int]] = {}
+    drafts: dict[int, files.Draft] = {}
     try:
         for index, piece in enumerate(pieces):
             try:
                 drafts[index] = files.open_draft(piece.final.parent, piece.session_id, piece.data)
             except OSError as error:
                 outcomes[index] = error
-        synced = _synced(handles, [descriptor for _, descriptor in drafts.values()])
+        synced = _synced(handles, [draft.descriptor for draft in drafts.values()])
     finally:
-        for descriptor in (*handles, *(descriptor for _, descriptor in drafts.values())):
+        for descriptor in (*handles, *(draft.descriptor for draft in drafts.values())):
             files.close(descriptor)
     if not synced:
-        for draft, _ in drafts.values():
-            files.discard(draft)
+        for draft in drafts.values():
+            files.discard(draft.path)
         for index in drafts:
             outcomes[index] = _save_one(pieces[index])
         return outcomes
     named: dict[int, Path] = {}
-    for index, (draft, _) in drafts.items():
+    for index, draft in drafts.items():
         piece = pieces[index]
         try:
-            (files.name_replace if piece.replace else files.name_insert)(draft, piece.final)
+            ours = (files.name_replace if piece.replace else files.name_insert)(draft.path, piece.final)
+            outcomes[index] = draft.inode if ours else 0
             named[index] = piece.final.parent
         except OSError as error:
-            files.discard(draft)
+            files.discard(draft.path)
             outcomes[index] = error
     for folder in set(named.values()):
         try:
@@ -89,12 +90,11 @@ def _save(pieces: Sequence[Piece]) -> list[OSError | None]:
     return outcomes
 
 
-def _save_one(piece: Piece) -> OSError | None:
+def _save_one(piece: Piece) -> int | OSError:
     try:
-        files.save(piece.final, piece.session_id, piece.data, replace=piece.replace)
+        return files.save(piece.final, piece.session_id, piece.data, replace=piece.replace)
     except OSError as error:
         return error
-    return None
 
 
 def _synced(folders: Sequence[int], drafts: Sequence[int]) -> bool:
@@ -145,7 +145,6 @@ def _syncs_as_one(folder: Path) -> bool:
     return _library() is not None and _file_system(os.stat(folder).st_dev) in _SOUND  # noqa: PTH116
 
 
-@cache
 def _file_system(device: int) -> str:
     """Return the type of the file system that ``device`` is, "" if it cannot be told."""
     wanted = f"{os.major(device)}:{os.minor(device)}"

@@ -1,28 +1,35 @@
 """Where sessions lie: ``{output_folder}/sessions/{id}.json``, in folders below it too, the trash beside it.
 
 The law: only a regular file whose name is an id and ``.json`` is a session; links are not followed, not even for
-``sessions/`` itself.  Names of our own ids sort by time, so a listing opens no more files than it needs.
+``sessions/`` itself.  Names of our own ids sort by time, so a listing opens no more files than it needs.  A folder that
+is gone is made again, but never where the disk that it lay on is gone: what was saved below an empty mount point would
+be hidden when the disk comes back.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from hl7core import SESSION_ID, StoreError
 from hl7core_plugins.json_store import files
 
-__all__ = ["Layout", "millis_of", "told"]
+__all__ = ["Layout", "Seen", "changed_just_now", "is_session", "millis_of", "stamp_of", "told"]
 
 logger = logging.getLogger(__name__)
 
 _EARLIEST: Final = 946_684_800_000
 """An id whose first 48 bits say a time before the year 2000 tells no time."""
-_NAME_LENGTH: Final = 36 + len(".json")
+JUST_NOW_NS: Final = 2_000_000_000
+"""A file may change twice within one tick of its file system's clock, and look the same; no tick takes longer."""
+_NAME: Final = re.compile(rf"{SESSION_ID.pattern}\.json")
 
 
 def told(error: OSError, what: str) -> StoreError:
@@ -41,6 +48,26 @@ def millis_of(session_id: str) -> int | None:
     return millis if millis >= _EARLIEST else None
 
 
+def stamp_of(status: os.stat_result) -> str:
+    """Return what tells that a file is still the one that was read: when it was last changed, its size, its inode.
+
+    The change time, unlike the modification time, cannot be set back by a copy that keeps times.
+    """
+    return f"{status.st_ctime_ns}.{status.st_size}.{status.st_ino}"
+
+
+def changed_just_now(status: os.stat_result, now_ns: int | None = None) -> bool:
+    """Say whether a file changed so lately that another change may not show; ``now_ns`` is the time if it is known."""
+    return abs((time.time_ns() if now_ns is None else now_ns) - status.st_ctime_ns) <= JUST_NOW_NS
+
+
+class Seen(NamedTuple):
+    """The sessions' files as a listing saw them, by id: their folders; their stamps, "" for what changed just now."""
+
+    folders: dict[str, Path]
+    stamps: dict[str, str]
+
+
 class Layout:
     """The folders of a store."""
 
@@ -49,19 +76,35 @@ class Layout:
         self.sessions = self.root / "sessions"
         self.trash = self.root / "trash"
         self.originals = self.root / "predecessor"
+        self.index = self.root / "index"
         self._below: tuple[Path, ...] = ()
-        self._warned = False
+        self._around: frozenset[int] | None = None  # the file systems around ours, once ours is known
 
     def prepare(self) -> None:
         """Make ``sessions/`` if it is missing.  Raises StoreError."""
+        self.check()
         try:
             files.make_folder(self.sessions)
+            if self._around is None:
+                ours = self.sessions.lstat().st_dev
+                self._around = frozenset(os.stat(folder).st_dev for folder in self.sessions.parents) - {ours}  # noqa: PTH116
+                for folder in (self.sessions, self.trash):
+                    self._check_mode(folder)
         except OSError as error:
             raise told(error, f"cannot make or use the folder {self.sessions}") from error
-        if not self._warned:
-            self._warned = True
-            for folder in (self.sessions, self.trash):
-                self._check_mode(folder)
+
+    def check(self) -> None:
+        """Raise StoreError if the disk that the sessions lay on is gone."""
+        for folder in (self.sessions, *self.sessions.parents):
+            try:
+                device = os.stat(folder).st_dev  # noqa: PTH116
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                    raise told(error, f"cannot use the folder {folder}") from error
+                continue
+            if self._around and device in self._around:
+                raise StoreError(f"the disk that {self.sessions} lay on is gone; it is waited for")
+            return
 
     def _check_mode(self, folder: Path) -> None:
         try:
@@ -87,25 +130,56 @@ class Layout:
         be listed.
         """
         found: dict[str, Path] = {}
-        for folder, name in self._walk():
-            if len(name) == _NAME_LENGTH and name.endswith(".json") and SESSION_ID.fullmatch(name, 0, 36):
+        for folder, entry in self._walk():
+            name = entry.name
+            if is_session(name):
                 found.setdefault(name[:36], folder)
         return found
 
-    def files(self, ending: str) -> list[Path]:
-        """Return every regular file below ``sessions/`` that ends so.  Raises OSError as ``names`` does."""
-        return [folder / name for folder, name in self._walk() if name.endswith(ending)]
+    def seen(self, wanted: Callable[[str], bool] | None = None) -> Seen:
+        """Return the stored sessions as ``names`` does, those whose id is ``wanted``, and their files' stamps.
 
-    def _walk(self) -> Iterator[tuple[Path, str]]:
-        """Yield every regular file below ``sessions/``, the upper ones first: its folder and its name."""
+        Raises OSError as ``names`` does.
+        """
+        folders: dict[str, Path] = {}
+        stamps: dict[str, str] = {}
+        now_ns = time.time_ns()
+        for folder, entry in self._walk():
+            session_id = entry.name[:36]
+            if is_session(entry.name) and session_id not in folders and (wanted is None or wanted(session_id)):
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # gone since the folder was read
+                    continue
+                folders[session_id] = folder
+                stamps[session_id] = "" if changed_just_now(status, now_ns) else stamp_of(status)
+        return Seen(folders, stamps)
+
+    def size(self) -> int:
+        """Return the bytes of all stored sessions.  Raises OSError as ``names`` does."""
+        total = 0
+        for _, entry in self._walk():
+            if is_session(entry.name):
+                try:
+                    total += entry.stat(follow_symlinks=False).st_size
+                except FileNotFoundError:  # gone since the folder was read
+                    continue
+        return total
+
+    def files(self, wanted: Callable[[str], bool]) -> list[Path]:
+        """Return every regular file below ``sessions/`` whose name is ``wanted``.  Raises OSError as ``names`` does."""
+        return [folder / entry.name for folder, entry in self._walk() if wanted(entry.name)]
+
+    def _walk(self) -> Iterator[tuple[Path, os.DirEntry[str]]]:
+        """Yield every regular file below ``sessions/``, the upper ones first, and the folder that it lies in."""
         below: list[Path] = []
         waiting = [self.sessions]
         for folder in waiting:  # it grows while we go
             try:
-                with os.scandir(folder) as entries:
+                with files.opened(folder) as descriptor, os.scandir(descriptor) as entries:
                     for entry in entries:
                         if entry.is_file(follow_symlinks=False):
-                            yield folder, entry.name
+                            yield folder, entry
                         elif entry.is_dir(follow_symlinks=False):
                             below.append(folder / entry.name)
                             waiting.append(below[-1])
@@ -116,3 +190,8 @@ class Layout:
                     raise
                 logger.error("%s cannot be listed (%s); the sessions in it are passed over", folder, error.strerror)  # noqa: TRY400
         self._below = tuple(below)
+
+
+def is_session(name: str) -> bool:
+    """Say whether a session's file may have this name."""
+    return _NAME.fullmatch(name) is not None

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from hl7core import SESSION_ID, Hl7coreError, Session, StoreError, session_from_json, session_to_json
+from hl7core import Hl7coreError, Session, StoreError, session_from_json, session_to_json
 from hl7core_plugins.json_store import files
-from hl7core_plugins.json_store.layout import Layout
+from hl7core_plugins.json_store.layout import Layout, is_session
 from hl7core_plugins.json_store.versions import CURRENT, major_of
 
-__all__ = ["Recovered", "migrate", "recover"]
+__all__ = ["Recovered", "migrate", "put_right", "recover"]
 
 logger = logging.getLogger(__name__)
 
-_NAMED: Final = re.compile(rf"{SESSION_ID.pattern}\.json")
 _BUSY_SECONDS: Final = 600
 _BUDGET_SECONDS: Final = 3.0
 _DONE: Final = ".schema-2"
@@ -39,17 +37,37 @@ class Recovered(NamedTuple):
     cleaned: int = 0
 
 
-def recover(layout: Layout) -> Recovered:
+def put_right(layout: Layout, now: datetime, known: Callable[[], Container[str]]) -> Recovered:
+    """Do both, ``recover`` and ``migrate``; return what became of the drafts."""
+    done = layout.sessions / _DONE
+    seen = _exists(done)
+    paths = _files(layout, lambda name: name.endswith((".tmp", ".json")) and not (seen and is_session(name)))
+    drafts = [path for path in paths if path.name.endswith(".tmp")]
+    recovered = recover(layout, drafts)
+    old = [path for path in paths if path.name.endswith(".json")]
+    current = frozenset[str]() if seen else known()
+    complete = migrate(layout, [path for path in old if path.stem not in current], now)
+    if complete and not seen and layout.sessions.is_dir():
+        try:
+            os.close(os.open(done, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        except OSError as error:  # then the next start looks again
+            logger.debug("%s cannot be made: %s", done, error.strerror)
+    return recovered
+
+
+def recover(layout: Layout, drafts: Iterable[Path]) -> Recovered:
     """Finish or remove every draft that an interrupted run left behind."""
     recovered = cleaned = 0
     touched = set()
-    for draft in _files(layout, ".tmp"):
+    for draft in drafts:
+        if not _is_draft(draft.name):
+            continue
         try:
             if _is_busy(draft):
                 continue
             session, data = _session(draft)
             final = layout.path_of(session.id) if session is not None else None
-            if final is None or (files.is_file(final) and final.lstat().st_mtime_ns >= draft.lstat().st_mtime_ns):
+            if final is None or _is_no_older(final, draft):
                 draft.unlink()
                 cleaned += 1
             else:
@@ -72,20 +90,17 @@ def recover(layout: Layout) -> Recovered:
     return Recovered(recovered, cleaned)
 
 
-def migrate(layout: Layout, now: datetime, *, clock: Callable[[], float] = time.monotonic) -> int:
-    """Bring the predecessor's files up to this schema; return how many.  Their originals go to ``predecessor/``.
+def migrate(
+    layout: Layout, paths: Iterable[Path], now: datetime, *, clock: Callable[[], float] = time.monotonic
+) -> bool:
+    """Bring those of the files up to this schema that are the predecessor's; their originals go to ``predecessor/``.
 
-    Each file is looked at once in the life of a store; where there are too many for one start, the next goes on.
+    False if there are too many for one start: the next goes on, and by then the index knows those that need nothing.
     """
-    done = layout.sessions / _DONE
     deadline = clock() + _BUDGET_SECONDS
-    seen = _exists(done)
     migrated = 0
     complete = True
-    for path in _files(layout, ".json"):
-        named = _NAMED.fullmatch(path.name) is not None
-        if named and seen:
-            continue
+    for path in paths:
         if clock() > deadline:
             complete = False
             break
@@ -94,15 +109,10 @@ def migrate(layout: Layout, now: datetime, *, clock: Callable[[], float] = time.
         except (OSError, Hl7coreError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             logger.error("%s is passed over: %s", path, reason)  # noqa: TRY400
-    if complete and not seen and layout.sessions.is_dir():
-        try:
-            os.close(os.open(done, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        except OSError as error:  # then the next start looks again
-            logger.debug("%s cannot be made: %s", done, error.strerror)
     if migrated:
         logger.warning("%d files of an earlier version were brought up; the originals are in %s", migrated,
                        layout.originals)  # fmt: skip
-    return migrated
+    return complete
 
 
 def _bring_up(layout: Layout, path: Path, now: datetime) -> bool:
@@ -125,9 +135,10 @@ def _bring_up(layout: Layout, path: Path, now: datetime) -> bool:
         return True
     files.save(final, session.id, fresh, replace=False)
     number = 0
-    while not files.move(path, _aside(layout, path, number)):
+    while not files.copy(path, _aside(layout, path, number)):
         number += 1
     files.sync_folder(layout.originals)
+    path.unlink()
     files.sync_folder(path.parent)
     return True
 
@@ -176,9 +187,24 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _files(layout: Layout, ending: str) -> Iterator[Path]:
-    """Yield the files below ``sessions/`` that end so."""
+def _is_draft(name: str) -> bool:
+    """Say whether a save left a file of this name behind, ours or the predecessor's."""
+    return name.endswith(".json.tmp") or files.DRAFT.fullmatch(name) is not None
+
+
+def _is_no_older(final: Path, draft: Path) -> bool:
+    """Say whether what is stored stays: it is as new as the draft, or of a version that is never rewritten."""
+    if not files.is_file(final):
+        return False
+    if final.lstat().st_mtime_ns >= draft.lstat().st_mtime_ns:
+        return True
+    return (major_of(files.read(final)) or 0) > CURRENT
+
+
+def _files(layout: Layout, wanted: Callable[[str], bool]) -> list[Path]:
+    """Return the files below ``sessions/`` whose names are ``wanted``."""
     try:
-        yield from layout.files(ending)
+        return layout.files(wanted)
     except OSError as error:
         logger.error("%s cannot be listed: %s", layout.sessions, error.strerror)  # noqa: TRY400
+        return []

@@ -1,14 +1,16 @@
-"""The trash: ``{output_folder}/trash/cleanup-{time}/``, where deleted sessions wait.
+"""The trash: ``{output_folder}/trash/cleanup-{time}/``, where deleted sessions wait; one cleanup fills one folder.
 
-The law: a session is in ``sessions/`` or in the trash, never in neither, whatever is cut off when.  Only folders whose
-name says when they were filled are touched, and in them only sessions.
+The law: a session is in ``sessions/`` or in the trash, never in neither, whatever is cut off when: it gets its new
+name, that name is brought to the disk, and only then the old one goes.  Only folders whose name says when they were
+filled are touched, and in them only sessions.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,7 +19,7 @@ from hl7core import SESSION_ID, CleanupReport
 from hl7core_plugins.json_store import files
 from hl7core_plugins.json_store.layout import Layout, told
 
-__all__ = ["empty", "remove", "restore"]
+__all__ = ["empty", "entries", "remove", "restore", "size"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,32 +28,36 @@ _TIME: Final = "%Y%m%dT%H%M%SZ"
 _FILE: Final = re.compile(rf"({SESSION_ID.pattern})\.json")
 
 
-def remove(layout: Layout, ids: Sequence[str], now: datetime, *, to_trash: bool) -> list[str]:
-    """Delete sessions, or move them to the trash; return the ids that were there.
+def remove(layout: Layout, ids: Sequence[str], deleted_at: datetime, *, to_trash: bool) -> list[str]:
+    """Delete sessions, or move them to the trash's folder of that time; return the ids that were there.
 
     One that cannot be removed is logged and does not stop the rest.  Raises StoreError if the trash cannot be used.
     """
     found = [(session_id, path) for session_id, path in ((i, _path(layout, i)) for i in ids) if path is not None]
     if not found:
         return []
-    folder = _new_folder(layout, now, [path.name for _, path in found]) if to_trash else None
     removed = []
-    touched = set()
+    folder = None
+    if to_trash:
+        folder = _new_folder(layout, deleted_at, [path.name for _, path in found])
+        found = [(i, path) for i, path in found if _copied(path, folder / path.name, "removed")]
+        try:
+            files.sync_folder(folder)
+        except OSError as error:
+            raise told(error, f"nothing is deleted, since the trash {layout.trash} cannot be used") from error
     for session_id, path in found:
         try:
-            if folder is None:
-                path.unlink()
-            elif not files.move(path, folder / path.name):
-                continue
+            path.unlink()
         except FileNotFoundError:  # somebody else was faster
             continue
         except OSError as error:
             logger.error("session %s cannot be removed from %s: %s", session_id, path, error.strerror)  # noqa: TRY400
+            if folder is not None:
+                files.discard(folder / path.name)
             continue
-        removed.append(session_id)
-        touched.add(path.parent)
-    _sync(([folder] if folder is not None else []) + sorted(touched))
-    return removed
+        removed.append((session_id, path))
+    _sync({path.parent for _, path in removed})
+    return [session_id for session_id, _ in removed]
 
 
 def restore(layout: Layout, ids: Sequence[str]) -> list[str]:
@@ -61,9 +67,8 @@ def restore(layout: Layout, ids: Sequence[str]) -> list[str]:
     """
     layout.prepare()
     folders = [path for path, _ in reversed(_folders(layout))]
-    restored = []
-    touched = set()
-    for session_id in ids:
+    restored: dict[str, Path] = {}
+    for session_id in dict.fromkeys(ids):
         if SESSION_ID.fullmatch(session_id) is None:
             continue
         name = f"{session_id}.json"
@@ -71,27 +76,56 @@ def restore(layout: Layout, ids: Sequence[str]) -> list[str]:
             source = next((folder / name for folder in folders if files.is_file(folder / name)), None)
             if source is None or files.is_file(layout.path_of(session_id)):
                 continue
-            if files.move(source, layout.sessions / name):
-                restored.append(session_id)
-                touched.add(source.parent)
         except OSError as error:
-            logger.error("session %s cannot be restored: %s", session_id, error.strerror)  # noqa: TRY400
-    if restored:
-        _sync([layout.sessions, *sorted(touched)])
-        for folder in touched:
-            _remove_if_empty(folder)
-    return restored
+            logger.error("session %s cannot be looked up: %s", session_id, error.strerror)  # noqa: TRY400
+            continue
+        if _copied(source, layout.sessions / name, "restored"):
+            restored[session_id] = source
+    if not restored:
+        return []
+    try:
+        files.sync_folder(layout.sessions)
+    except OSError as error:
+        raise told(error, f"nothing is restored, since {layout.sessions} cannot be used") from error
+    for source in restored.values():
+        files.discard(source)
+    touched = {source.parent for source in restored.values()}
+    _sync(touched)
+    for folder in touched:
+        _remove_if_empty(folder)
+    return list(restored)
 
 
-def empty(layout: Layout, before: datetime) -> CleanupReport:
-    """Throw away for good what was moved to the trash before that time."""
+def entries(layout: Layout) -> list[tuple[str, datetime]]:
+    """Return the ids of the sessions in the trash and when each went there, the oldest first."""
+    return [(name[:36], when) for folder, when in _folders(layout) for name in _sessions(folder)]
+
+
+def size(layout: Layout) -> int:
+    """Return the bytes of the sessions in the trash."""
+    total = 0
+    for folder, _ in _folders(layout):
+        for name in _sessions(folder):
+            try:
+                total += (folder / name).lstat().st_size
+            except OSError:  # gone since the folder was read, or as good as gone
+                continue
+    return total
+
+
+def empty(layout: Layout, before: datetime, limit: int) -> CleanupReport:
+    """Throw away for good what was moved to the trash before that time, at most ``limit`` sessions."""
     deleted = freed = failed = in_trash = 0
     for folder, when in _folders(layout):
-        names = [path for path in _listed(folder) if _FILE.fullmatch(path.name)]
+        names = _sessions(folder)
         if when >= before:
             in_trash += len(names)
             continue
-        for path in names:
+        for name in names:
+            if deleted >= limit:
+                in_trash += 1
+                continue
+            path = folder / name
             try:
                 size = path.lstat().st_size
                 path.unlink()
@@ -117,9 +151,9 @@ def _path(layout: Layout, session_id: str) -> Path | None:
         return None
 
 
-def _new_folder(layout: Layout, now: datetime, names: Sequence[str]) -> Path:
+def _new_folder(layout: Layout, deleted_at: datetime, names: Sequence[str]) -> Path:
     """Return a folder for ``names``, none of which it holds: one session may be deleted twice in a second."""
-    stem = f"cleanup-{now.astimezone(UTC):{_TIME}}"
+    stem = f"cleanup-{deleted_at.astimezone(UTC):{_TIME}}"
     folder = layout.trash / stem
     number = 1
     try:
@@ -136,8 +170,9 @@ def _new_folder(layout: Layout, now: datetime, names: Sequence[str]) -> Path:
 def _folders(layout: Layout) -> list[tuple[Path, datetime]]:
     """Return the trash's folders and when each was filled, the oldest first."""
     found: list[tuple[datetime, int, Path]] = []
-    for path in _listed(layout.trash):
-        if (match := _FOLDER.fullmatch(path.name)) and path.is_dir() and not path.is_symlink():
+    for name in _listed(layout.trash):
+        path = layout.trash / name
+        if (match := _FOLDER.fullmatch(name)) and path.is_dir() and not path.is_symlink():
             try:
                 when = datetime.strptime(match[1], _TIME).replace(tzinfo=UTC)
             except ValueError:  # digits, but no date: not ours
@@ -147,9 +182,15 @@ def _folders(layout: Layout) -> list[tuple[Path, datetime]]:
     return [(path, when) for when, _, path in sorted(found)]
 
 
-def _listed(folder: Path) -> list[Path]:
+def _sessions(folder: Path) -> list[str]:
+    """Return the names of the sessions in a folder, sorted."""
+    return [name for name in _listed(folder) if _FILE.fullmatch(name)]
+
+
+def _listed(folder: Path) -> list[str]:
     try:
-        return sorted(folder.iterdir())
+        with os.scandir(folder) as found:  # there may be a hundred thousand
+            return sorted(entry.name for entry in found)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -165,7 +206,18 @@ def _remove_if_empty(folder: Path) -> None:
             logger.warning("the empty folder %s cannot be removed: %s", folder, error.strerror)
 
 
-def _sync(folders: Sequence[Path]) -> None:
+def _copied(source: Path, target: Path, what: str) -> bool:
+    """Give a session's file the name ``target`` too; false, and logged, if that cannot be."""
+    try:
+        return files.copy(source, target)
+    except FileNotFoundError:  # somebody else was faster
+        return False
+    except OSError as error:
+        logger.error("session %s cannot be %s: %s", source.stem, what, error.strerror)  # noqa: TRY400
+        return False
+
+
+def _sync(folders: Collection[Path]) -> None:
     for folder in folders:
         try:
             files.sync_folder(folder)

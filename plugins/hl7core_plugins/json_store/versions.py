@@ -5,13 +5,14 @@ The law: a file of a higher major version is read and never rewritten; one that 
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Final
 
+from hl7core import SCHEMA_VERSION, SessionRefused, schema_version_of
+
 __all__ = ["CURRENT", "major_of", "written_by_us"]
 
-CURRENT: Final = 2
+CURRENT: Final = int(SCHEMA_VERSION.split(".")[0])
 """The major version of the schema that this store writes."""
 
 _ENDING: Final = re.compile(rb'"_metadata":\{"version":"(\d{1,6})\.[^{}]*\}\}$')
@@ -25,12 +26,12 @@ def written_by_us(data: bytes) -> bool:
 
 
 def major_of(data: bytes) -> int | None:
-    """Return the major version of the schema of ``data``, 1 if it says none, None if it cannot be read."""
+    """Return the major version of the schema of ``data``, None if it cannot be read.
+
+    What this store wrote says it at its end, where it is found without reading all.
+    """
     found = _ENDING.search(data, max(0, len(data) - _TAIL))
-    if found is not None:
-        return int(found[1])
     try:
-        metadata = json.loads(data).get("_metadata")
-        return 1 if metadata is None else int(metadata["version"].split(".")[0])
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):  # no JSON, or not a session's
+        return int(found[1] if found is not None else schema_version_of(data).split(".")[0])
+    except SessionRefused:
         return None
