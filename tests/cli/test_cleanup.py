@@ -1,0 +1,194 @@
+"""``hl7core cleanup``, ``sessions delete`` and ``sessions restore``, as a person at a shell meets them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from hl7core import Delivery
+from hl7core.testing import FakeRuntime, make_session
+from hl7core_plugins.json_store import JsonStore
+
+DAY = timedelta(days=1)
+SUMMARY = {"filesDeleted", "bytesFreed", "filesInTrash", "startTime", "endTime", "dryRun"}
+
+
+def now():
+    return datetime.now(UTC)
+
+
+def hl7core(*arguments, cwd, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "hl7core", *arguments],
+        capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL,
+        env=os.environ | {"HOME": str(cwd)} | env,
+    )  # fmt: skip
+
+
+@contextmanager
+def engine(cwd, **env):
+    """A running engine that captures nothing."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hl7core", "run"], cwd=cwd, stderr=subprocess.DEVNULL,
+        env=os.environ | {"HOME": str(cwd), "HL7CORE_PLUGINS__SCAPY_SOURCE__ENABLED": "false"} | env,
+    )  # fmt: skip
+    try:
+        until = time.monotonic() + 30
+        while not (cwd / "docs/control.sock").exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def session(number, *, left, saved=timedelta(hours=1), **fields):
+    """A session that has ``left`` to live, saved so long ago."""
+    until = now() + left
+    return make_session(
+        number,
+        saved_at=now() - saved,
+        first_saved_at=until - 30 * DAY,
+        persisted_until=until,
+        retention_days=30,
+        **fields,
+    )
+
+
+def store_in(cwd, *sessions):
+    store = JsonStore()
+    store.start(FakeRuntime(cwd / "docs"))
+    assert all(isinstance(place, str) for place in store.persist_sessions(sessions, replace=False))
+    store.stop()
+
+
+def stored(cwd):
+    return sorted(path.stem for path in (cwd / "docs/sessions").glob("*.json"))
+
+
+def trashed(cwd):
+    return sorted(path.stem for path in (cwd / "docs/trash").glob("cleanup-*/*.json"))
+
+
+OLD, YOUNG = [session(number, left=-DAY) for number in (1, 2, 3)], session(9, left=DAY)
+IDS = [one.id for one in OLD]
+
+
+def test_a_dry_run_says_what_would_go_and_nothing_goes(tmp_path):
+    store_in(tmp_path, *OLD, YOUNG)
+    run = hl7core("cleanup", "--dry-run", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "3 sessions would be deleted" in run.stdout
+    assert len(stored(tmp_path)) == 4
+    assert not trashed(tmp_path)
+
+
+def test_it_cleans_up_without_an_engine_and_its_summary_is_for_programs(tmp_path):
+    store_in(tmp_path, *OLD, YOUNG)
+    run = hl7core("cleanup", "-o", "json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    summary = json.loads(run.stdout)
+    assert summary.keys() >= SUMMARY
+    assert (summary["filesDeleted"], summary["filesInTrash"], summary["dryRun"]) == (3, 3, False)
+    assert summary["bytesFreed"] == sum(path.stat().st_size for path in (tmp_path / "docs/trash").glob("*/*.json"))
+    assert stored(tmp_path) == [YOUNG.id]
+    assert trashed(tmp_path) == IDS
+
+
+def test_what_it_took_comes_back_by_one_command(tmp_path):
+    store_in(tmp_path, *OLD, YOUNG)
+    hl7core("cleanup", cwd=tmp_path)
+    listed = [json.loads(line) for line in hl7core("sessions", "restore", "--list", cwd=tmp_path).stdout.splitlines()]
+    assert [entry["sessionId"] for entry in listed] == IDS
+    run = hl7core("sessions", "restore", "--last", cwd=tmp_path, HL7CORE_CORE__RETENTION_DAYS="60")
+    assert run.stdout == "3 restored\n"
+    assert run.stderr == ""
+    assert len(stored(tmp_path)) == 4
+    again = hl7core("cleanup", cwd=tmp_path)
+    assert "0 sessions deleted" in again.stdout
+    assert hl7core("sessions", "restore", "--all", cwd=tmp_path).returncode == 3
+
+
+def test_what_has_expired_still_is_told_of_when_it_is_restored(tmp_path):
+    store_in(tmp_path, OLD[0])
+    hl7core("cleanup", cwd=tmp_path)
+    run = hl7core("sessions", "restore", IDS[0], cwd=tmp_path)
+    assert run.returncode == 0
+    assert "past their time" in run.stderr
+    assert "retention_days" in run.stderr
+
+
+def test_deleting_goes_to_the_trash_without_a_question_and_for_good_after_one(tmp_path):
+    store_in(tmp_path, *OLD)
+    run = hl7core("sessions", "delete", IDS[0], cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (0, "1 moved to the trash\n")
+    assert trashed(tmp_path) == IDS[:1]
+    asked = hl7core("sessions", "delete", "--for-good", IDS[1], cwd=tmp_path)
+    assert asked.returncode == 130
+    assert "for good?" in asked.stderr
+    assert stored(tmp_path) == IDS[1:]
+    run = hl7core("sessions", "delete", "--for-good", "--yes", IDS[1], YOUNG.id, cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (4, "1 deleted for good\n")
+    assert YOUNG.id in run.stderr
+    assert stored(tmp_path) == IDS[2:]
+    assert trashed(tmp_path) == IDS[:1]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--last", "--all"), (IDS[0], "--last")])
+def test_restore_wants_to_know_what(tmp_path, arguments):
+    assert hl7core("sessions", "restore", *arguments, cwd=tmp_path).returncode == 2
+
+
+def test_what_is_still_to_be_sent_is_kept_without_an_engine_too_and_nothing_is_sent(tmp_path):
+    waiting = session(1, left=-DAY, deliveries=(Delivery("rest_destination"),))
+    store_in(tmp_path, waiting, *OLD[1:])
+    endpoint = {"HL7CORE_PLUGINS__REST_DESTINATION__ENDPOINT": "http://127.0.0.1:9/"}
+    run = hl7core("cleanup", cwd=tmp_path, **endpoint)
+    assert "1 kept: still to be sent, and within the grace of 30 days" in run.stdout
+    assert waiting.id in stored(tmp_path)
+    assert b'"attempts":0' in (tmp_path / f"docs/sessions/{waiting.id}.json").read_bytes()
+    run = hl7core("cleanup", cwd=tmp_path)  # without the endpoint nobody waits for it
+    assert waiting.id not in stored(tmp_path)
+
+
+def test_a_clock_in_doubt_is_exit_1_and_yes_settles_it(tmp_path):
+    store_in(tmp_path, session(1, left=-DAY, saved=40 * DAY))
+    run = hl7core("cleanup", cwd=tmp_path)
+    assert run.returncode == 1
+    assert "hl7core cleanup --yes" in run.stderr
+    assert stored(tmp_path)
+    assert hl7core("cleanup", "--yes", cwd=tmp_path).returncode == 0
+    assert not stored(tmp_path)
+
+
+def test_while_nothing_is_saved_or_retention_is_off_it_says_so(tmp_path):
+    store_in(tmp_path, *OLD)
+    run = hl7core("cleanup", cwd=tmp_path, HL7CORE_CORE__ENABLE_PERSISTENCE="false")
+    assert run.returncode == 1
+    assert "enable_persistence" in run.stderr
+    run = hl7core("cleanup", cwd=tmp_path, HL7CORE_PLUGINS__RETENTION__ENABLED="false")
+    assert run.returncode == 1
+    assert "retention" in run.stderr
+    assert len(stored(tmp_path)) == 3
+
+
+def test_through_a_running_engine_it_is_the_same(tmp_path):
+    store_in(tmp_path, *OLD, YOUNG)
+    (tmp_path / "settings.toml").write_text("[plugins.retention]\ndry_run = true\n")
+    with engine(tmp_path):
+        run = hl7core("cleanup", cwd=tmp_path)
+        assert "3 sessions would be deleted" in run.stdout, run.stderr
+        assert len(stored(tmp_path)) == 4
+        (tmp_path / "settings.toml").write_text("[plugins.retention]\ndry_run = false\n")
+        until = time.monotonic() + 20
+        while stored(tmp_path) != [YOUNG.id]:
+            assert time.monotonic() < until
+            run = hl7core("cleanup", cwd=tmp_path)
+        assert hl7core("sessions", "restore", "--last", cwd=tmp_path).stdout == "3 restored\n"
+        assert hl7core("sessions", "delete", "--for-good", "-y", IDS[0], cwd=tmp_path).stdout == "1 deleted for good\n"
