@@ -10,6 +10,12 @@
     │   └── InterfaceMissing   ... no such interface; carries those that exist
     ├── StoreError             a session could not be saved, loaded or deleted
     │   └── SessionRefused     ... because it is not a valid session
+    ├── SubmitError            an attempt to hand a session on failed; carries when to come again
+    │   ├── DestinationUnreachable  ... the network, or no answer in time: the session stays pending
+    │   ├── DestinationBusy         ... it says "later" (408, 425, 429): never makes a session failed
+    │   ├── DestinationBroken       ... it is at fault (5xx): failed after the last attempt of a cycle
+    │   ├── SessionRejected         ... it will not have this session (other 4xx, 3xx): failed at once
+    │   └── DestinationUnauthorized ... it will not have us (401, 403): failed, and the destination pauses
     ├── PluginError            a plugin cannot be loaded, or broke the contract
     └── EngineError            the engine cannot run, or does not answer
         └── EngineBusy         another engine owns the data folder; carries its pid
@@ -21,6 +27,10 @@ from __future__ import annotations
 
 __all__ = [
     "CaptureFileError",
+    "DestinationBroken",
+    "DestinationBusy",
+    "DestinationUnauthorized",
+    "DestinationUnreachable",
     "EngineBusy",
     "EngineError",
     "Hl7coreError",
@@ -28,9 +38,11 @@ __all__ = [
     "PermissionMissing",
     "PluginError",
     "SessionRefused",
+    "SessionRejected",
     "SettingsError",
     "SourceError",
     "StoreError",
+    "SubmitError",
 ]
 
 
@@ -88,6 +100,42 @@ class StoreError(Hl7coreError):
 
 class SessionRefused(StoreError):  # noqa: N818
     """What should be saved is no valid session."""
+
+
+class SubmitError(Hl7coreError):
+    """An attempt to hand a session on failed; raise one of its kinds, which say what becomes of the session.
+
+    The text is kept with the session and shown: it says what the destination did (``HTTP 503``, ``connection
+    refused``), never what it was sent.  ``retry_after`` is how many seconds the destination asked to be left alone,
+    None if it did not; the outbox waits as long, one hour at most.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DestinationUnreachable(SubmitError):  # noqa: N818 - named for what is the matter
+    """The network failed, or no answer came in time; the session stays pending and is tried again."""
+
+
+class DestinationBusy(SubmitError):  # noqa: N818
+    """It answered "later" (408, 425, 429); that never makes a session failed."""
+
+
+class DestinationBroken(SubmitError):  # noqa: N818
+    """It failed at its own fault (5xx); after the last attempt of a cycle the session is failed.
+
+    Three sessions in a row that end so pause the destination.
+    """
+
+
+class SessionRejected(SubmitError):  # noqa: N818
+    """It will not have this session (any other 4xx, 3xx): failed at once, and not repeated."""
+
+
+class DestinationUnauthorized(SubmitError):  # noqa: N818
+    """It will not have us (401, 403): the session is failed, the destination paused, the other sessions wait."""
 
 
 class PluginError(Hl7coreError):
