@@ -1,4 +1,4 @@
-"""``hl7core demo``: simulated analyzers and a LIS converse, and hl7core records them from packet to stored session."""
+"""``hl7core demo``: simulated analyzers and a LIS converse; hl7core records, stores and hands on what they say."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import click
 
 from hl7core.cli import exits
+from hl7core.cli.receiver import DemoReceiver
 from hl7core.cli.simulators import Heard, Script, converse, scripts
-from hl7core.cli.text import colourful, headline
+from hl7core.cli.text import colourful, columns, headline
 from hl7core.contract import PacketSource, PluginSettings, SourceRequest, SourceStats
 from hl7core.engine.engine import Engine
 from hl7core.errors import SourceError
 from hl7core.hookspecs import hookimpl
+from hl7core.model.events import SubmissionResult
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.model.session import ElementType, Session
 from hl7core.settings import Settings
@@ -52,7 +55,8 @@ def command(seconds: float, keep: bool, folder: str, no_live: bool) -> int:
 
     Simulated analyzers and a LIS talk over the loopback interface: LIS01 with a refused and repeated frame, the plain
     variant, and MLLP with a message that nobody answers.  Where this process may capture, their packets are captured;
-    elsewhere the same bytes are decoded from a stream of packets.  Your own sessions and settings are not touched.
+    elsewhere the same bytes are decoded from a stream of packets.  Each session is stored, and handed on to a receiver
+    of the demo's own.  Your own sessions and settings are not touched.
     """
     if logging.getLogger().level >= logging.WARNING:
         logging.getLogger("hl7core").setLevel(logging.CRITICAL)  # the demo tells what matters itself
@@ -66,11 +70,18 @@ class _Demo:
         self.keep = keep
         self.said: dict[str, int] = {}
         self.seen: dict[str, Session] = {}
+        self.submitted: set[str] = set()
+        self.early: list[SubmissionResult] = []
+        self.receiver = DemoReceiver()
         self.stop = threading.Event()
         self.failure = ""
         self.listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
 
     async def run(self, *, live: bool) -> int:
+        async with self.receiver:
+            return await self._run(live=live)
+
+    async def _run(self, *, live: bool) -> int:
         ports = [listener.getsockname()[1] for listener in self.listeners]
         _say(click.style("hl7core demo", bold=True) + ": two analyzers, an immunoassay and a LIS, all simulated")
         engine = await self._live(ports) if live else None
@@ -80,26 +91,32 @@ class _Demo:
             await engine.start()
         how = "captured live on the loopback interface" if captured else "from a stream (this process may not capture)"
         _say(f"packets   {how}")
-        _say(f"sessions  {self.folder / 'sessions'}\n")
-        begun = time.monotonic()
+        _say(f"sessions  {self.folder / 'sessions'}")
+        _say(f"receiver  {self.receiver.url} (the demo's own; yours is plugins.rest_destination.endpoint)\n")
+        begun, interrupted = time.monotonic(), False
         view = asyncio.create_task(self._view(engine))
         try:
             await asyncio.to_thread(self._converse, _unheard if captured else DemoSource.hear)
             await self._settled(engine)
         except asyncio.CancelledError:
-            self.stop.set()
+            interrupted = not self.keep  # with --keep it is how a demo ends
         finally:
             self.stop.set()
             await engine.stop()
             await view
             for listener in self.listeners:
                 listener.close()
-        return self._summary(time.monotonic() - begun)
+        code = self._summary(time.monotonic() - begun)
+        return exits.INTERRUPTED if interrupted else code
 
     def _engine(self, request: SourceRequest, *, stream: bool) -> Engine:
         settings = Settings(
             core=CoreSettings(output_folder=str(self.folder)),
-            plugins={"demo_source": {"enabled": stream}, "scapy_source": {"enabled": not stream}},
+            plugins={
+                "demo_source": {"enabled": stream},
+                "scapy_source": {"enabled": not stream},
+                "rest_destination": {"enabled": True, "endpoint": self.receiver.url},
+            },
             root=Path.cwd(),
         )
         own = EntryPoint("demo_source", "hl7core.cli.demo:DemoSource", "hl7core")
@@ -156,12 +173,28 @@ class _Demo:
         async for item in engine.follow():
             if isinstance(item, Session):
                 self.seen[item.id] = item
-                click.echo(headline(item), color=colourful(sys.stdout))
+                _say(headline(item, width=columns(sys.stdout)))
+            elif isinstance(item, SubmissionResult):
+                self.early.append(item)
+            for result in [result for result in self.early if result.session_id in self.seen]:
+                self.early.remove(result)  # news of it may come ahead of the session itself
+                self._submitted(result)
+
+    def _submitted(self, result: SubmissionResult) -> None:
+        now = datetime.now().astimezone()
+        when = click.style(f"{now:%H:%M:%S}.{now.microsecond // 1000:03d}", dim=True)
+        if result.success:
+            self.submitted.add(result.session_id)
+            _say(f"{click.style('→', fg='cyan')} {when}  submitted    session {result.session_id}")
+        else:
+            _say(f"{click.style('✘', fg='red')} {when}  not taken    session {result.session_id}: {result.error}")
 
     async def _settled(self, engine: Engine) -> None:
-        """Wait until all that was said was seen and saved, a few seconds at most."""
-        until = time.monotonic() + 4
-        while time.monotonic() < until and (len(self.seen) < sum(self.said.values()) or engine.state().unsaved):
+        """Wait until all that was said was seen, saved and handed on, a few seconds at most."""
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            if len(self.seen) >= sum(self.said.values()) and self.seen.keys() <= self.submitted:
+                return
             await asyncio.sleep(0.05)
 
     def _summary(self, took: float) -> int:
@@ -172,7 +205,11 @@ class _Demo:
         unanswered = sum(not session.is_complete for session in sessions)
         said = sum(self.said.values())
         _say("")
-        _say(f"{said} conversations in {took:.0f} s, {len(sessions)} recorded, {stored} stored")
+        submitted = len(self.seen.keys() & self.submitted)
+        _say(
+            f"{said} conversations in {took:.0f} s, {len(sessions)} recorded, {stored} stored,"
+            f" submitted {submitted} of {len(sessions)}"
+        )
         _say("  " + ", ".join(f"{count} {name}" for name, count in sorted(protocols.items())))
         _say(f"  {refused} frames refused and repeated, {unanswered} messages that nobody answered")
         problem = self.failure
@@ -180,6 +217,8 @@ class _Demo:
             problem = "nothing was said"
         if not problem and (len(sessions) != said or stored != said):
             problem = "not every conversation was recorded and stored"
+        if not problem and (submitted != said or not self.seen.keys() <= self.receiver.taken.keys()):
+            problem = "not every session was submitted to the receiver"
         if problem:
             click.echo(f"hl7core: {problem}", err=True)
             return exits.ERROR

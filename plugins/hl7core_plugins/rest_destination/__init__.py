@@ -1,0 +1,187 @@
+"""POSTs each session to an endpoint of yours: the bundled destination.
+
+The law: a call is one POST and ends by the deadline; what it returns or raises says which of the six things happened
+that the outbox knows.  No log line and no error ever holds a secret, or what was sent or answered.  httpx is imported
+only once there is an endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from hl7core import (
+    DestinationUnreachable,
+    PluginSettings,
+    Receipt,
+    Runtime,
+    Session,
+    SessionRefused,
+    SessionRejected,
+    SubmitError,
+    hookimpl,
+)
+from hl7core_plugins.rest_destination.answers import meaning_of, meanings_of
+from hl7core_plugins.rest_destination.body import body_of, body_of_several, key_of
+from hl7core_plugins.rest_destination.settings import RestSettings
+
+if TYPE_CHECKING:
+    from hl7core_plugins.rest_destination.answers import Answer
+    from hl7core_plugins.rest_destination.client import RestClient
+
+__all__ = ["RestDestination", "RestSettings"]
+
+logger = logging.getLogger(__name__)
+
+_LARGE = 262_144
+"""Beyond so many bytes of messages the body is made off the event loop."""
+
+
+class RestDestination:
+    """The plugin."""
+
+    def __init__(self) -> None:
+        self._settings = RestSettings()
+        self._client: RestClient | None = None
+        self._retired: list[RestClient] = []
+        self._runtime: Runtime | None = None
+        self._told_off = False
+
+    # Its life.
+
+    @hookimpl
+    def register_settings(self) -> type[PluginSettings]:
+        """Return the model of ``[plugins.rest_destination]``."""
+        return RestSettings
+
+    @hookimpl
+    def configure(self, settings: RestSettings) -> None:
+        """Take settings: the next POST goes by them, those under way end as they began.
+
+        Raises SettingsError if a file that they name cannot be used; then the old ones stay.
+        """
+        client = None
+        if settings.active:
+            from hl7core_plugins.rest_destination.client import RestClient
+            from hl7core_plugins.rest_destination.tls import context_for
+
+            client = RestClient(settings, context_for(settings))
+        if not settings.active and not self._told_off:
+            logger.info("rest_destination has no endpoint: sessions are not handed on")
+        if _in_the_clear(settings):
+            logger.warning("the Authorization header goes over the network unencrypted: use https:// in endpoint")
+        self._told_off = not settings.active
+        self._settings = settings
+        self._change_to(client)
+
+    @hookimpl
+    def start(self, runtime: Runtime) -> None:
+        """Begin; connections are opened when they are needed."""
+        self._runtime = runtime
+        if self._client is None and self._settings.active:  # it was stopped, and starts again
+            self.configure(self._settings)
+
+    @hookimpl
+    async def stop(self) -> None:
+        """Close every connection."""
+        self._runtime = None
+        self._change_to(None)
+        retired, self._retired = self._retired, []
+        for client in retired:
+            await client.close()
+
+    def _change_to(self, client: RestClient | None) -> None:
+        """Use ``client`` from now on; the one before is closed when what it has under way has ended."""
+        old, self._client = self._client, client
+        if old is not None:
+            self._retired.append(old)
+            if self._runtime is not None:
+                self._runtime.call(self._settle())
+
+    async def _settle(self) -> None:
+        while (client := next((client for client in self._retired if client.idle), None)) is not None:
+            self._retired.remove(client)
+            await client.close()
+
+    # Handing on.
+
+    @hookimpl
+    async def submit_session(self, session: Session) -> Receipt:
+        """POST one session, once.  Raises a kind of SubmitError."""
+        if self._settings.batch_size > 1:  # such a receiver takes arrays, and may take nothing else
+            entry = (await self._submit([session]))[0]
+            if isinstance(entry, Exception):
+                raise entry
+            return entry
+        client, answer = await self._posted([session], several=False)
+        meaning = self._meaning(client, answer)
+        if isinstance(meaning, Exception):
+            raise meaning
+        return meaning
+
+    @hookimpl
+    async def submit_sessions(self, sessions: Sequence[Session]) -> list[Receipt | Exception]:
+        """POST several sessions in one array; one entry each, in order.
+
+        Raises a kind of SubmitError if the receiver answered for all of them at once, and did not accept them.
+        """
+        return await self._submit(sessions)
+
+    async def _submit(self, sessions: Sequence[Session]) -> list[Receipt | Exception]:
+        client, answer = await self._posted(sessions, several=True)
+        meanings = meanings_of([session.id for session in sessions], answer, self._now())
+        if meanings is not None:
+            return list(meanings)
+        meaning = self._meaning(client, answer)
+        if isinstance(meaning, Exception):
+            raise meaning
+        return [meaning] * len(sessions)
+
+    async def _posted(self, sessions: Sequence[Session], *, several: bool) -> tuple[RestClient, Answer]:
+        client = self._client
+        if client is None:
+            raise DestinationUnreachable("rest_destination has no endpoint, or is stopped")
+        client.users += 1
+        try:
+            content = await _content(sessions, client.settings.performer, several=several)
+            return client, await client.post(content, key_of(sessions))
+        finally:
+            client.users -= 1
+            if client is not self._client:  # it was replaced meanwhile
+                await self._settle()
+
+    def _meaning(self, client: RestClient, answer: Answer) -> Receipt | SubmitError:
+        return meaning_of(answer, self._now(), through_proxy=bool(client.settings.proxy))
+
+    def _now(self) -> datetime:
+        return self._runtime.now() if self._runtime is not None else datetime.now(UTC)
+
+
+async def _content(sessions: Sequence[Session], performer: str, *, several: bool) -> bytes:
+    """Return the body.  Raises SessionRejected if a session cannot be written as JSON."""
+    make = partial(body_of_several, sessions, performer) if several else partial(body_of, sessions[0], performer)
+    size = sum(len(message.text) for session in sessions for message in session.messages)
+    try:
+        return make() if size <= _LARGE else await asyncio.to_thread(make)
+    except SessionRefused as error:
+        raise SessionRejected(str(error)) from None
+
+
+def _in_the_clear(settings: RestSettings) -> bool:
+    if not (settings.auth_header.get_secret_value() or settings.auth_header_file):
+        return False
+    parts = urlsplit(settings.endpoint)
+    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
