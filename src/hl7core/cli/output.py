@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import sys
 from collections.abc import Sequence
 from typing import BinaryIO, Final, Protocol
 
 import click
 
-from hl7core.cli.text import colourful, headline
-from hl7core.model.schema import session_to_json
+from hl7core.cli import formats
+from hl7core.cli.text import colourful, columns, headline
 from hl7core.model.session import Session
 from hl7core.wire.connection import MessageSeen
 
@@ -35,9 +34,9 @@ class Writer(Protocol):
 
 def writer_for(name: str, out: BinaryIO) -> Writer:
     """Return the writer of the format ``name`` (one of ``FORMATS``) on ``out``."""
-    return {"text": _Text, "json": _Json, "jsonl": _JsonLines, "messages": _Messages, "hl7": _Hl7, "csv": _Csv}[name](
-        out
-    )
+    if name == "text":
+        return _Text(out)
+    return _Messages(out) if name == "messages" else _Sessions(name, out)
 
 
 class _Base:
@@ -54,26 +53,21 @@ class _Base:
         self.out.flush()
 
 
-class _JsonLines(_Base):
+class _Sessions(_Base):
+    """Sessions in one of the formats that exports have too."""
+
+    def __init__(self, name: str, out: BinaryIO) -> None:
+        super().__init__(out)
+        self._format = formats.FORMATS[name]()
+        self.out.write(self._format.start())
+
     def sessions(self, sessions: Sequence[Session]) -> None:
         if sessions:
-            self.out.write(b"\n".join([session_to_json(session, saved=False) for session in sessions]) + b"\n")
+            self.out.write(b"".join([self._format.of(session) for session in sessions]))
             self.out.flush()
 
-
-class _Json(_Base):
-    def __init__(self, out: BinaryIO) -> None:
-        super().__init__(out)
-        self._count = 0
-
-    def sessions(self, sessions: Sequence[Session]) -> None:
-        for session in sessions:
-            self.out.write(b",\n" if self._count else b"[\n")
-            self.out.write(session_to_json(session, saved=False))
-            self._count += 1
-
     def close(self) -> None:
-        self.out.write(b"\n]\n" if self._count else b"[]\n")
+        self.out.write(self._format.end())
         super().close()
 
 
@@ -109,72 +103,20 @@ def message_line(seen: MessageSeen) -> bytes:
     return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
-class _Hl7(_Base):
-    """Every message's exact bytes, each followed by a line feed."""
-
-    def sessions(self, sessions: Sequence[Session]) -> None:
-        for session in sessions:
-            for message in session.messages:
-                self.out.write(message.text + b"\n")
-        self.out.flush()
-
-
-class _Csv(_Base):
-    """A row a message; no cell can be taken for a formula by a spreadsheet."""
-
-    COLUMNS: Final = (
-        "sessionId", "startTime", "endTime", "deviceIP", "lisIP", "protocol", "ending", "isComplete", "direction",
-        "messageType", "controlId", "ackCode", "replyTo", "length", "sha256",
-    )  # fmt: skip
-
-    def __init__(self, out: BinaryIO) -> None:
-        super().__init__(out)
-        self._row(self.COLUMNS)
-
-    def sessions(self, sessions: Sequence[Session]) -> None:
-        for session in sessions:
-            head = (
-                session.id,
-                session.started_at.isoformat(timespec="milliseconds"),
-                session.ended_at.isoformat(timespec="milliseconds"),
-                session.device.address,
-                session.lis.address,
-                session.protocol,
-                session.ending,
-                str(session.is_complete).lower(),
-            )
-            for message in session.messages:
-                self._row(
-                    (
-                        *head,
-                        message.direction,
-                        message.message_type,
-                        message.control_id,
-                        message.ack_code,
-                        message.reply_to or "",
-                        str(len(message.text)),
-                        message.sha256,
-                    )
-                )
-            if not session.messages:
-                self._row((*head, *("",) * (len(self.COLUMNS) - len(head))))
-        self.out.flush()
-
-    def _row(self, cells: Sequence[str]) -> None:
-        line = io.StringIO()
-        csv.writer(line).writerow(
-            [f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell for cell in cells]
-        )
-        self.out.write(line.getvalue().encode())
-
-
 class _Text(_Base):
+    """A line a session.  On a terminal it goes through ``sys.stdout``, where a progress bar makes room for it."""
+
     def __init__(self, out: BinaryIO) -> None:
         super().__init__(out)
         self._colour = colourful(out)
+        self._width = columns(out)
 
     def sessions(self, sessions: Sequence[Session]) -> None:
-        for session in sessions:
-            line = headline(session)
-            self.out.write((line if self._colour else click.unstyle(line)).encode() + b"\n")
-        self.out.flush()
+        lines = [headline(session, width=self._width) for session in sessions]
+        text = "".join([(line if self._colour else click.unstyle(line)) + "\n" for line in lines])
+        if self._width and text:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            self.out.write(text.encode())
+            self.out.flush()

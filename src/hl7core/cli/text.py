@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import IO, Any, Final
 
@@ -12,7 +13,7 @@ import click
 
 from hl7core.model.session import Direction, Element, ElementType, Ending, Message, Session, moment
 
-__all__ = ["clean", "colourful", "duration", "headline", "ladder", "size"]
+__all__ = ["clean", "colourful", "columns", "duration", "headline", "ladder", "message_head", "size"]
 
 _ENDINGS: Final = {
     Ending.COMPLETE: "complete",
@@ -25,6 +26,10 @@ _ENDINGS: Final = {
     Ending.EVICTED: "let go for want of room",
 }
 _PROTOCOLS: Final = {"mllp": "MLLP", "lis01": "LIS01", "plain": "plain"}
+_WIDE: Final = 124
+_WIDE_DATED: Final = 136
+_PORTS: Final = 96
+"""From so many columns on a headline is said in full (without and with the date), and briefly but with ports."""
 _CONTROL: Final = {0x05: "ENQ", 0x06: "ACK", 0x15: "NAK", 0x04: "EOT"}
 
 
@@ -58,27 +63,76 @@ def duration(nanoseconds: int) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def headline(session: Session, *, dated: bool = False) -> str:
-    """Return a session in one line: when, who, what, how it ended."""
-    local = session.started_at.astimezone()
-    when = local.strftime("%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S") + f".{local.microsecond // 1000:03d}"
-    arrow = "→" if not session.elements or session.elements[0].direction is Direction.FROM_DEVICE else "←"
-    good = session.is_complete
+def columns(stream: IO[Any]) -> int:
+    """Return how wide ``stream`` is if it is a terminal, else 0."""
+    return shutil.get_terminal_size().columns if stream.isatty() else 0
+
+
+def headline(session: Session, *, dated: bool = False, width: int = 0) -> str:
+    """Return a session in one line: when, who, what, how it ended.
+
+    With a ``width`` (columns; 0: as wide as it likes) too small for all of it, it is said more briefly, and cut.
+    """
     refused = sum(element.type is ElementType.NAK for element in session.elements)
-    colour = "red" if not good else "yellow" if refused else "green"
-    mark = click.style("✘" if not good else "!" if refused else "✔", fg=colour)
-    ending = _ENDINGS[session.ending]
-    if session.ending is Ending.COMPLETE and not good:
-        ending = "incomplete"
-    parts = [
-        f"{mark} {click.style(when, dim=True)}",
-        f"{_PROTOCOLS.get(session.protocol, session.protocol):<5}",
-        f"{session.device!s:>21} {arrow} {session.lis!s:<21}",
-        f"{_what(session):<34}",
-        click.style(ending, fg=None if good else "red"),
-    ]
+    if not width or width >= (_WIDE_DATED if dated else _WIDE):
+        return _line(_headed(session, refused, dated=dated), width)
+    return _line(_headed_briefly(session, refused, dated=dated, ports=width >= _PORTS), width)
+
+
+_Part = tuple[str, dict[str, Any]]
+
+
+def _headed(session: Session, refused: int, *, dated: bool) -> Iterator[_Part]:
+    local = session.started_at.astimezone()
+    yield _mark(session, refused)
+    yield f" {local:{'%Y-%m-%d %H:%M:%S' if dated else '%H:%M:%S'}}.{local.microsecond // 1000:03d}  ", {"dim": True}
+    yield f"{_PROTOCOLS.get(session.protocol, session.protocol):<5}  ", {}
+    yield f"{session.device!s:>21} {_arrow(session)} {session.lis!s:<21}  {_what(session):<34}  ", {}
+    yield _ending(session), {"fg": None if session.is_complete else "red"}
     notes = _notes(session, refused)
-    return "  ".join(parts) + (f"  {click.style(notes, fg='yellow')}" if notes else "")
+    yield f"  {notes}" if notes else "", {"fg": "yellow"}
+
+
+def _headed_briefly(session: Session, refused: int, *, dated: bool, ports: bool) -> Iterator[_Part]:
+    """Leave out what is seldom asked for: milliseconds, year, that a complete session is complete, even ports."""
+    device, lis = (str(end) if ports else end.address for end in (session.device, session.lis))
+    wide = 18 if ports else 12
+    yield _mark(session, refused)
+    yield f" {session.started_at.astimezone():{'%m-%d %H:%M:%S' if dated else '%H:%M:%S'}} ", {"dim": True}
+    yield f"{_PROTOCOLS.get(session.protocol, session.protocol):<5} ", {}
+    yield f"{device:>{wide}} {_arrow(session)} {lis:<{wide}} {_what(session)}", {}
+    if not session.is_complete:
+        yield f"  {_ending(session)}", {"fg": "red"}
+    notes = _notes(session, refused)
+    yield f"  {notes}" if notes else "", {"fg": "yellow"}
+
+
+def _line(parts: Iterable[_Part], width: int) -> str:
+    """Join styled parts; what goes beyond ``width`` is cut."""
+    left, out = width or sys.maxsize, []
+    for text, style in parts:
+        if len(text) >= left:
+            out.append(click.style(text[: left - 1] + ("…" if len(text) > left - 1 else ""), **style))
+            break
+        out.append(click.style(text, **style) if style else text)
+        left -= len(text)
+    return "".join(out)
+
+
+def _mark(session: Session, refused: int) -> _Part:
+    if not session.is_complete:
+        return "✘", {"fg": "red"}
+    return ("!", {"fg": "yellow"}) if refused else ("✔", {"fg": "green"})
+
+
+def _arrow(session: Session) -> str:
+    return "→" if not session.elements or session.elements[0].direction is Direction.FROM_DEVICE else "←"
+
+
+def _ending(session: Session) -> str:
+    if session.ending is Ending.COMPLETE and not session.is_complete:
+        return "incomplete"
+    return _ENDINGS[session.ending]
 
 
 def ladder(session: Session) -> Iterator[str]:
@@ -101,15 +155,16 @@ def ladder(session: Session) -> Iterator[str]:
         for fault in element.faults:
             yield click.style(f"{'':13}! {fault.code} at byte {fault.offset}", fg="yellow")
         previous = element.time_ns
-    for number, message in enumerate(session.messages, 1):
-        yield ""
-        state = "" if message.complete else click.style("  incomplete", fg="red")
-        yield click.style(f"message {number} of {len(session.messages)}: {_named(message)}", bold=True) + state
-        text, encoding = message.decoded()
-        yield click.style(f"{len(message.text)} bytes, {encoding}, sha256 {message.sha256[:16]}…", dim=True)
-        for segment in text.replace("\r\n", "\r").replace("\n", "\r").split("\r"):
-            if segment:
-                yield "  " + clean(segment)
+
+
+def message_head(session: Session, index: int) -> Iterator[str]:
+    """Say which of a session's messages comes (``index`` from 0), who sent it, how long it is, and how it was read."""
+    message = session.messages[index]
+    state = "" if message.complete else click.style("  incomplete", fg="red")
+    yield click.style(f"message {index + 1} of {len(session.messages)}: {_named(message)}", bold=True) + state
+    sender = "analyzer" if message.direction is Direction.FROM_DEVICE else "LIS"
+    facts = f"from the {sender}, {size(len(message.text))}, {message.decoded()[1]}, sha256 {message.sha256[:16]}…"
+    yield click.style(facts, dim=True)
 
 
 def _clock(local: datetime) -> str:

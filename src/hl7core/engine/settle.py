@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hl7core import settings as settings_room
+from hl7core.engine.probe import probe
+from hl7core.engine.shelf import reason_of
 from hl7core.errors import Hl7coreError, SettingsError
 from hl7core.guard import in_thread
 from hl7core.model.events import SettingsChanged
 from hl7core.settings import Settings
+from hl7core.wire.detect import unknown_pins
 
 if TYPE_CHECKING:
     from hl7core.engine.engine import Engine
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Settling"]
 
 logger = logging.getLogger(__name__)
+
+_STORE = "core.store:"
 
 
 class Settling:
@@ -47,7 +52,7 @@ class Settling:
             engine.settings = new
             engine.limit()
             self.persistence()
-            await self.decoding()
+            problems += await self.decoding()
             request = engine.sources.request
             if request is not None and request.configured and not request.files:
                 request = engine.own_request()._replace(interfaces=request.interfaces, bpf=request.bpf)
@@ -105,11 +110,18 @@ class Settling:
                 logger.info("new settings are in force")
             news.event(SettingsChanged(tuple(problems)))
 
-    async def decoding(self) -> None:
-        """Decode new connections as the settings and the plugins' dialects say now."""
+    async def decoding(self) -> list[str]:
+        """Decode new connections as the settings and the plugins' dialects say now; say which pins nobody speaks."""
         engine = self._engine
         options = engine.settings.core.decoder_options(engine.sensor)._replace(watch_open=True)
-        engine.decoding.configure(options, await in_thread(engine.dispatch.dialects, name="hl7core-dialects"))
+        dialects = await in_thread(engine.dispatch.dialects, name="hl7core-dialects")
+        engine.decoding.configure(options, dialects)
+        problems = unknown_pins(options, dialects)
+        if problems:
+            engine.news.notice("protocols", "; ".join(problems))
+        else:
+            engine.news.settle("protocols", "every protocol that core.protocols names is spoken")
+        return problems
 
     def persistence(self) -> None:
         """Say it once if nothing is saved."""
@@ -119,23 +131,48 @@ class Settling:
         else:
             news.notice("persistence", "sessions are not saved: core.enable_persistence is false")
 
-    async def _store(self, new: Settings) -> list[str]:
-        """Go over to another store of record if it runs; else the old one stays, and is kept running."""
+    async def again(self) -> None:
+        """Try once more to go over to the store that the settings name, if that was refused."""
         engine = self._engine
-        wanted = new.core.store
-        attached = tuple(engine.dispatch.attached_stores())
-        if wanted == engine.record:
+        async with self._turn:
+            settings = engine.settings
+            before = [problem for problem in engine.problems if problem.startswith(_STORE)]
+            if settings.core.store == engine.record or not before:
+                return
+            now = await self._store(settings)
+            if now != before:
+                rest = [problem for problem in engine.problems if problem not in before]
+                engine.problems = (*rest, *now)
+                self.tell(engine.problems)
+
+    async def _store(self, new: Settings) -> list[str]:
+        """Go over to another store of record if one can write to it; else the old one stays, and runs on.
+
+        The registry holds the old one in service until then, whatever the settings say of it.
+        """
+        engine = self._engine
+        old, wanted = engine.record, new.core.store
+        if wanted == old:
             return []
-        if wanted in attached:
-            logger.info("new sessions go to %s; %s stays attached while it is enabled", wanted, engine.record)
-            engine.record = wanted
-            return []
-        if engine.record not in attached:
-            try:
-                await engine.registry.enable(engine.record)
-            except Hl7coreError as error:
-                return [f"core.store: {wanted} does not run, nor does {engine.record}: {error}"]
-        return [f"core.store: {wanted} does not run as a store; {engine.record} stays in force"]
+        stays = f"{old} stays in force"
+        if wanted not in engine.dispatch.attached_stores():
+            known = wanted in engine.registry.names()
+            error = engine.registry.info(wanted).error if known else ""
+            return [f"{_STORE} {wanted} does not run as a store{f' ({error})' if error else ''}; {stays}"]
+        try:
+            await asyncio.wrap_future(engine.keeper.submit(lambda: probe(engine.dispatch, wanted)))
+        except Hl7coreError as error:
+            return [f"{_STORE} {wanted} cannot be written to ({reason_of(error)}); {stays}"]
+        engine.record = wanted
+        engine.registry.hold(wanted)
+        if old not in engine.registry.names():  # a name that was wrong from the start
+            logger.info("sessions go to %s", wanted)
+        elif engine.registry.wanted(old, new):
+            logger.info("new sessions go to %s; %s stays attached while it is enabled", wanted, old)
+        else:
+            logger.info("new sessions go to %s; %s is disabled", wanted, old)
+            await engine.registry.disable(old)
+        return []
 
 
 def _content(file: Path) -> bytes | None:

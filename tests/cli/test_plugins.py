@@ -1,0 +1,54 @@
+"""``plugins list`` and ``info`` as a person sees them."""
+
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+from fcntl import ioctl
+from termios import TIOCSWINSZ
+
+import pytest
+
+ENV = {name: value for name, value in os.environ.items() if not name.startswith("HL7CORE_")}
+
+
+def seen(*arguments, cwd, columns):
+    """What a terminal of so many columns shows, without colour."""
+    primary, secondary = pty.openpty()
+    ioctl(secondary, TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
+    command = [sys.executable, "-m", "hl7core", *arguments]
+    env = ENV | {"NO_COLOR": "1", "TERM": "xterm", "HOME": str(cwd)}
+    env.pop("COLUMNS", None)
+    process = subprocess.Popen(command, stdin=secondary, stdout=secondary, stderr=secondary, cwd=cwd, env=env)
+    os.close(secondary)
+    data = b""
+    while select.select([primary], [], [], 20)[0]:
+        try:
+            data += os.read(primary, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(primary)
+    process.wait(20)
+    return [line.rstrip() for line in data.decode().replace("\r", "").split("\n")]
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_each_plugin_is_one_line_that_says_what_it_does(tmp_path, columns):
+    lines = seen("plugins", "list", cwd=tmp_path, columns=columns)
+    assert max(map(len, lines)) <= columns
+    rows = {line.split()[0]: line for line in lines if line and not line.startswith(" ")}
+    assert "stores new sessions" in rows["json_store"]
+    assert "brings packets" in rows["scapy_source"]
+    assert rows["sqlite_store"].split()[1] == "disabled"
+    assert any("open_source" in line for line in lines) is (columns == 140)
+
+
+def test_info_folds_its_lines_and_never_shows_a_secret(tmp_path):
+    (tmp_path / "settings.toml").write_text('[plugins.rest_destination]\nauth_header = "Bearer canary"\n')
+    lines = seen("plugins", "info", "rest_destination", cwd=tmp_path, columns=80)
+    assert max(map(len, lines)) <= 80
+    assert "    auth_header = (set, a secret)" in lines
+    assert "    concurrency = 2" in lines
+    assert not any("canary" in line for line in lines)
