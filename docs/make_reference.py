@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from hl7core import hookspecs
 from hl7core.cli.settings import shipped
 from hl7core.registry import Registry
@@ -21,7 +23,10 @@ GROUPS = {
     "The brief's six": [
         "on_packet", "on_session_complete", "persist_session", "load_sessions", "submit_session", "cleanup",
     ],
-    "What else a store answers": ["persist_sessions", "delete_sessions", "restore_sessions", "empty_trash"],
+    "What else a destination answers": ["submit_sessions"],
+    "What else a store answers": [
+        "persist_sessions", "delete_sessions", "restore_sessions", "empty_trash", "list_trash", "store_size",
+    ],
     "Before a save": ["before_persist"],
     "Lifecycle": ["register_settings", "configure", "start", "stop"],
     "Seams": ["open_source", "list_interfaces", "register_framers", "diagnose", "on_event", "register_hookspecs"],
@@ -41,6 +46,11 @@ EXAMPLES = {
         "async def submit_session(self, session):\n"
         "    await self.client.post(self.url, content=session_to_json(session, saved=False))\n    return Receipt()"
     ),
+    "submit_sessions": (
+        "async def submit_sessions(self, sessions):\n"
+        "    answers = await self.client.send([session_to_json(one, saved=False) for one in sessions])\n"
+        "    return [Receipt(one.number) if one.taken else SessionRejected(one.reason) for one in answers]"
+    ),
     "cleanup": (
         "def cleanup(self, now, dry_run):\n    old = self.older_than(now - timedelta(days=7))\n"
         "    return CleanupReport(deleted=len(old), dry_run=dry_run)"
@@ -49,9 +59,16 @@ EXAMPLES = {
         "def persist_sessions(self, sessions, replace):\n"
         "    with self.transaction():\n        return [self.write(session, replace) for session in sessions]"
     ),
-    "delete_sessions": "def delete_sessions(self, ids, to_trash):\n    return [i for i in ids if self.remove(i, to_trash)]",
+    "delete_sessions": (
+        "def delete_sessions(self, ids, to_trash, deleted_at):\n"
+        "    return [i for i in ids if self.remove(i, self.trash / f'{deleted_at:%Y%m%dT%H%M%SZ}' if to_trash else None)]"
+    ),
     "restore_sessions": "def restore_sessions(self, ids):\n    return [i for i in ids if self.bring_back(i)]",
     "empty_trash": "def empty_trash(self, before):\n    return CleanupReport(deleted=self.purge(before))",
+    "list_trash": "def list_trash(self):\n    return sorted(self.trashed.items(), key=lambda entry: entry[1])",
+    "store_size": (
+        "def store_size(self):\n    return sum(path.stat().st_size for path in self.folder.rglob('*') if path.is_file())"
+    ),
     "before_persist": (
         "def before_persist(self, session):\n"
         "    return session._replace(findings=())  # a session is a tuple: a change is a new one"
@@ -81,14 +98,14 @@ def hooks_page() -> str:
         "# Hooks",
         "",
         "Every hook that the core calls. Mark an implementation with `@hookimpl`; take only the arguments you want.",
-        "All names in the examples come from `hl7core`. `def` and `async def` are as shown: only `submit_session`, `start`",
-        "and `stop` may be `async def`.",
+        "All names in the examples come from `hl7core`. `def` and `async def` are as shown: only `submit_session`,",
+        "`submit_sessions`, `start` and `stop` may be `async def`.",
         "",
         "| if it raises | then |",
         "|---|---|",
         "| `on_*`, `diagnose` | logged once a minute, counted, told as `PluginChanged`; the others are called all the same |",
         "| a store's hook | the session stays in memory and is tried again, ever less often |",
-        "| `submit_session` | one failed attempt |",
+        "| `submit_session`, `submit_sessions` | one failed attempt; the kind of SubmitError says what becomes of the session |",
         "| `cleanup` | its report is missing, and says so |",
         "| lifecycle, `register_*`, `open_source` | that plugin is FAILED; all others run |",
         "",
@@ -140,6 +157,8 @@ def settings_page() -> str:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return '""'
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)

@@ -54,3 +54,25 @@ def test_disturbed_traffic_has_a_fifth_of_its_segments_out_of_place(traffic, tmp
     assert clean["messages"] == disturbed["messages"] == 4000
     segments = 4000 * 1.114  # of data: a request is cut in two at times
     assert 0.06 < (disturbed["packets"] - clean["packets"]) / segments < 0.12
+
+
+def bench(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(SCRIPT.with_name(script)), *arguments]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+def test_the_saves_are_measured_in_every_way(tmp_path):
+    said = bench("saves.py", "--folder", str(tmp_path), "--count", "64", "--runs", "1")
+    for store in ("raw", "JSON", "SQLite"):
+        assert f"{store}, one by one" in said
+        assert f"{store}, groups" in said
+    assert "SQLite in groups, against JSON in groups" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_searches_are_measured_and_find_what_they_should(tmp_path):
+    said = bench("search.py", "--folder", str(tmp_path), "--count", "300", "--runs", "2")
+    for store in ("sqlite", "json"):
+        for what in ("by specimen", "by patient", "by control id", "start, newest 1,000"):
+            assert f"{store}, {what}" in said
+    assert not list(tmp_path.iterdir())

@@ -10,9 +10,9 @@ import pytest
 
 from fakes import registry, session, settings
 from hl7core import dispatch as dispatch_module
-from hl7core.contract import SourceRequest, SourceStats
+from hl7core.contract import DestinationSettings, SourceRequest, SourceStats
 from hl7core.dispatch import Dispatch
-from hl7core.errors import InterfaceMissing, PluginError, SourceError, StoreError
+from hl7core.errors import DestinationUnreachable, InterfaceMissing, PluginError, SourceError, StoreError
 from hl7core.hookspecs import hookimpl
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.delivery import Receipt
@@ -171,9 +171,9 @@ def everything(dispatch, said):
     return (
         said,
         dispatch.load("good", SessionQuery()),
-        dispatch.delete("good", ["a"], True),
+        dispatch.delete("good", ["a"], True, NOW),
         dispatch.restore("good", ["a"]),
-        dispatch.empty_trash("good", NOW),
+        dispatch.empty_trash("good", NOW, 100),
         asyncio.run(dispatch.submit("good", session())),
         entries["good"],
         [name for name, _ in dispatch.open_source(SourceRequest())],
@@ -606,9 +606,10 @@ def test_a_session_that_could_not_be_prepared_is_not_saved(error):
     ("hook", "ask"),
     [
         ("load_sessions", lambda dispatch: dispatch.load("a", SessionQuery())),
-        ("delete_sessions", lambda dispatch: dispatch.delete("a", ["x"], True)),
+        ("delete_sessions", lambda dispatch: dispatch.delete("a", ["x"], True, NOW)),
         ("restore_sessions", lambda dispatch: dispatch.restore("a", ["x"])),
-        ("empty_trash", lambda dispatch: dispatch.empty_trash("a", NOW)),
+        ("empty_trash", lambda dispatch: dispatch.empty_trash("a", NOW, 100)),
+        ("list_trash", lambda dispatch: dispatch.list_trash("a")),
     ],
 )
 @pytest.mark.parametrize("answer", [*ERRORS, 5, [1], "text"], ids=str)
@@ -622,6 +623,33 @@ def test_a_store_that_raises_or_answers_nonsense_is_a_store_error(hook, ask, ans
         ask(dispatch)
     assert "canary" not in str(caught.value)
     assert "a: " in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [*ERRORS, -1, True, "text", None], ids=str)
+def test_a_store_that_cannot_say_its_size_is_a_store_error(answer):
+    def reply(self):
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    with service({"a": {"store_size": reply}}) as dispatch, pytest.raises(StoreError, match="a: "):
+        dispatch.store_size("a")
+
+
+def test_what_a_store_need_not_implement_is_a_store_error_that_names_it():
+    with service({"a": {"load_sessions": lambda self, query: []}}) as dispatch:
+        for hook, ask in (("list_trash", dispatch.list_trash), ("store_size", dispatch.store_size)):
+            with pytest.raises(StoreError, match=f"a does not implement {hook}"):
+                ask("a")
+
+
+def test_an_argument_with_a_default_is_given_too():
+    def remove(self, ids, to_trash, deleted_at=None, note="mine"):
+        assert (to_trash, deleted_at, note) == (True, NOW, "mine")
+        return ids
+
+    with service({"a": {"delete_sessions": remove}}) as dispatch:
+        assert dispatch.delete("a", ["x"], True, NOW) == ["x"]
 
 
 def test_no_sessions_may_be_none():
@@ -646,6 +674,83 @@ def test_a_destination_may_be_async_or_not(submit):
     with service({"a": {"submit_session": submit}}) as dispatch:
         assert dispatch.destinations() == ("a",)
         assert asyncio.run(dispatch.submit("a", session(5))) == Receipt("00000005")
+
+
+class _WithEndpoint(DestinationSettings):
+    endpoint: str = ""
+
+    @property
+    def active(self):
+        return bool(self.endpoint)
+
+
+def test_only_destinations_that_are_active_by_their_settings_are_handed_sessions():
+    hooks = {"submit_session": lambda self: Receipt(), "register_settings": lambda self: _WithEndpoint}
+    tables = {"on": {"enabled": True, "endpoint": "there", "concurrency": 7}, "off": {"enabled": True}}
+    with service({"on": hooks, "off": hooks, "plain": {"submit_session": lambda self: Receipt()}}, tables) as dispatch:
+        assert set(dispatch.destinations()) == {"on", "plain"}
+        assert set(dispatch.destinations(inactive=True)) == {"on", "off", "plain"}
+        assert dispatch.destination_settings("on").concurrency == 7
+        assert dispatch.destination_settings("plain") == DestinationSettings(enabled=True)
+
+
+def test_several_sessions_are_handed_over_in_one_call_an_entry_each():
+    async def several(self, sessions):
+        return [Receipt(one.id[:8]) if one.start_ns % 2 else ValueError() for one in sessions]
+
+    hooks = {"submit_session": lambda self: Receipt(), "submit_sessions": several}
+    with service({"a": hooks, "b": {"submit_session": lambda self: Receipt()}}) as dispatch:
+        assert dispatch.takes_many("a")
+        assert not dispatch.takes_many("b")
+        first, second = asyncio.run(dispatch.submit_many("a", [session(1), session(2)]))
+    assert first == Receipt("00000001")
+    assert isinstance(second, ValueError)
+
+
+@pytest.mark.parametrize("answer", [None, [], [Receipt()] * 3, [Receipt(), "yes"], Receipt()])
+def test_a_wrong_answer_for_several_is_a_broken_contract(answer):
+    hooks = {"submit_session": lambda self: Receipt(), "submit_sessions": lambda self, sessions: answer}
+    with service({"a": hooks}) as dispatch, pytest.raises(PluginError, match="a: submit_sessions must return"):
+        asyncio.run(dispatch.submit_many("a", [session(1), session(2)]))
+
+
+def test_a_slow_destination_does_not_hang_before_its_own_deadline():
+    clock = Clock()
+    release = threading.Event()
+    with service({"a": {"submit_session": lambda self: release.wait(5) and Receipt()}}, clock=clock) as dispatch:
+
+        async def run():
+            attempt = asyncio.ensure_future(dispatch.submit("a", session()))
+            await asyncio.sleep(0.05)
+            states = []
+            for seconds in (20, 20):
+                clock.now += seconds
+                dispatch.calls.look()
+                states.append(str(dispatch.registry.info("a").state))
+            release.set()
+            await attempt
+            return states
+
+        assert asyncio.run(run()) == ["enabled", "hanging"]
+
+
+def test_attempts_that_never_come_back_are_bounded_and_then_it_counts_as_unreachable():
+    release = threading.Event()
+    with service({"a": {"submit_session": lambda self: release.wait(20) and Receipt()}}) as dispatch:
+
+        async def run():
+            for _ in range(dispatch_module.SUBMIT_THREADS):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await dispatch.submit("a", session())
+            with pytest.raises(DestinationUnreachable, match="have not come back"):
+                await dispatch.submit("a", session())
+            release.set()
+            while dispatch._submitting["a"]:
+                await asyncio.sleep(0.005)
+            assert await dispatch.submit("a", session()) == Receipt()
+
+        asyncio.run(run())
 
 
 def test_a_destination_that_is_not_async_does_not_hold_up_the_loop():
@@ -878,3 +983,26 @@ def test_plugins_come_and_go_while_news_flow_and_nobody_else_misses_any():
         toggling.join()
         assert dispatch.close() == ()
         assert heard == [notice(number) for number in range(sent)]
+
+
+# Writing as it is.
+
+
+def test_what_was_stored_before_is_written_without_before_persist():
+    kept = []
+
+    def persist_session(self, session, replace):
+        kept.append((session, replace))
+        return "here"
+
+    changer = {"before_persist": lambda self, session: session._replace(sensor="changed")}
+    with service({"store": {"persist_session": persist_session}, "changer": changer}) as dispatch:
+        assert dispatch.persist_as_is("store", [session(1)], replace=False) == ["here"]
+        assert dispatch.persist("store", [session(2)], replace=True) == ["here"]
+    assert kept == [(session(1), False), (session(2, sensor="changed"), True)]
+
+
+def test_writing_as_it_is_to_what_is_no_store_is_an_outcome_not_a_crash():
+    with service({}) as dispatch:
+        (outcome,) = dispatch.persist_as_is("nowhere", [session(1)], replace=False)
+    assert isinstance(outcome, StoreError)

@@ -105,6 +105,20 @@ def test_the_library_example_runs(page, tmp_path, monkeypatch, capsys):
     assert "['M1']" in capsys.readouterr().out
 
 
+def test_the_dialects_suite_of_the_page_is_the_suite():
+    from hl7core.testing import NOISE, FramerContract
+
+    page = (DOCS / "writing_plugins.md").read_text()
+    (code,) = re.findall(r"```python\n(from hl7core.testing import FramerContract.*?)```", page, re.DOTALL)
+    scope: dict = {"MY_DIALECT": None}
+    exec(code, scope)
+    offered = {name for name in vars(scope["TestMyDialect"]) if not name.startswith("_")}
+    assert offered == FramerContract.__abstractmethods__
+    assert scope["TestMyDialect"]().conversation() == (b"\x02whole frame\x03", b"\x06")
+    assert len(NOISE) >= 40
+    assert (DOCS / "examples/hl7core-fixed-frames/pyproject.toml").exists()
+
+
 def test_the_plugin_of_the_page_is_a_plugin():
     from hl7core import PluginSettings
 

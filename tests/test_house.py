@@ -45,6 +45,18 @@ def test_help_imports_nothing_heavy_and_no_plugin(arguments):
     assert not modules & heavy
 
 
+def test_reading_a_capture_imports_nothing_that_only_names_parts_of_messages(tmp_path):
+    from hl7core.wire.pcap_write import pcap_header, pcap_record
+    from hl7core.wire.talk import TcpTalk
+
+    talk = TcpTalk()
+    talk.open()
+    talk.opener(b"\x0bMSH|^~\\&|A|B|C|D|||ORU^R01|M1|P|2.5\r\x1c\r")
+    capture = tmp_path / "day.pcap"
+    capture.write_bytes(pcap_header() + b"".join(pcap_record(p.time_ns, p.data) for p in talk.packets))
+    assert not imported_by("read", str(capture), "-o", "messages") & {"hl7apy", "hl7core.hl7.names", "scapy"}
+
+
 def test_every_public_name_is_there():
     import hl7core
 

@@ -611,6 +611,20 @@ def test_the_store_named_anew_is_enabled_and_the_old_one_stays_if_its_table_says
     asyncio.run(run())
 
 
+def test_the_store_of_record_stays_in_service_until_another_is_held():
+    made = registry({"a_store": diary(), "b_store": diary()}, {"a_store": {}, "b_store": {}}, store="a_store")
+
+    async def run():
+        await made.start(RUNTIME)
+        await made.apply(settings({"a_store": {"enabled": False}}, store="b_store"))
+        assert states(made) == {"a_store": "enabled", "b_store": "enabled"}  # b has not proved itself yet
+        made.hold("b_store")
+        await made.apply(made.settings)
+        assert states(made) == {"a_store": "disabled", "b_store": "enabled"}
+
+    asyncio.run(run())
+
+
 def test_the_order_of_the_tables_is_the_order_of_the_plugins():
     kinds = {"a": diary(), "b": diary(), "c": diary()}
     made = registry(kinds, {})

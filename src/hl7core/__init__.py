@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hl7core.contract import (
         CoreView,
+        DestinationSettings,
         PacketSource,
         PluginSettings,
         Runtime,
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     )
     from hl7core.errors import (
         CaptureFileError,
+        DestinationBroken,
+        DestinationBusy,
+        DestinationUnauthorized,
+        DestinationUnreachable,
         EngineBusy,
         EngineError,
         Hl7coreError,
@@ -28,12 +33,30 @@ if TYPE_CHECKING:
         PermissionMissing,
         PluginError,
         SessionRefused,
+        SessionRejected,
         SettingsError,
         SourceError,
         StoreError,
+        SubmitError,
     )
     from hl7core.files import (
         CaptureFile,
+    )
+    from hl7core.hl7.keys import (
+        SearchKeys,
+        search_keys,
+    )
+    from hl7core.hl7.names import (
+        MessageNames,
+    )
+    from hl7core.hl7.query import (
+        matches,
+        sort_key,
+    )
+    from hl7core.hl7.tree import (
+        MessageLine,
+        MessagePart,
+        MessageTree,
     )
     from hl7core.hookspecs import (
         HOOK_API,
@@ -50,6 +73,7 @@ if TYPE_CHECKING:
     )
     from hl7core.model.events import (
         CaptureChanged,
+        CleanupProgress,
         CleanupSummary,
         Event,
         NoticeRaised,
@@ -81,6 +105,8 @@ if TYPE_CHECKING:
         PacketBatch,
     )
     from hl7core.model.schema import (
+        SCHEMA_VERSION,
+        schema_version_of,
         session_from_json,
         session_to_json,
     )
@@ -112,11 +138,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "HOOK_API",
+    "SCHEMA_VERSION",
     "SESSION_ID",
     "CaptureChanged",
     "CaptureFile",
     "CaptureFileError",
     "CaptureReader",
+    "CleanupProgress",
     "CleanupReport",
     "CleanupSummary",
     "CoreView",
@@ -124,6 +152,11 @@ __all__ = [
     "DecoderOptions",
     "Delivery",
     "DeliveryStatus",
+    "DestinationBroken",
+    "DestinationBusy",
+    "DestinationSettings",
+    "DestinationUnauthorized",
+    "DestinationUnreachable",
     "Dialect",
     "Direction",
     "Element",
@@ -142,6 +175,10 @@ __all__ = [
     "Interface",
     "InterfaceMissing",
     "Message",
+    "MessageLine",
+    "MessageNames",
+    "MessagePart",
+    "MessageTree",
     "NoticeRaised",
     "OpenSession",
     "Packet",
@@ -157,9 +194,11 @@ __all__ = [
     "RecoveryDone",
     "Resync",
     "Runtime",
+    "SearchKeys",
     "Session",
     "SessionQuery",
     "SessionRefused",
+    "SessionRejected",
     "SessionSaved",
     "SessionUnsaved",
     "SessionUpdated",
@@ -174,16 +213,22 @@ __all__ = [
     "StoreError",
     "SubmissionProgress",
     "SubmissionResult",
+    "SubmitError",
     "__version__",
     "hookimpl",
     "hookspec",
+    "matches",
+    "schema_version_of",
+    "search_keys",
     "session_from_json",
     "session_to_json",
+    "sort_key",
 ]
 
 _ROOMS = {
     "hl7core.contract": (
         "CoreView",
+        "DestinationSettings",
         "PacketSource",
         "PluginSettings",
         "Runtime",
@@ -193,6 +238,10 @@ _ROOMS = {
     ),
     "hl7core.errors": (
         "CaptureFileError",
+        "DestinationBroken",
+        "DestinationBusy",
+        "DestinationUnauthorized",
+        "DestinationUnreachable",
         "EngineBusy",
         "EngineError",
         "Hl7coreError",
@@ -200,15 +249,31 @@ _ROOMS = {
         "PermissionMissing",
         "PluginError",
         "SessionRefused",
+        "SessionRejected",
         "SettingsError",
         "SourceError",
         "StoreError",
+        "SubmitError",
     ),
     "hl7core.files": ("CaptureFile",),
     "hl7core.hookspecs": (
         "HOOK_API",
         "hookimpl",
         "hookspec",
+    ),
+    "hl7core.hl7.keys": (
+        "SearchKeys",
+        "search_keys",
+    ),
+    "hl7core.hl7.names": ("MessageNames",),
+    "hl7core.hl7.query": (
+        "matches",
+        "sort_key",
+    ),
+    "hl7core.hl7.tree": (
+        "MessageLine",
+        "MessagePart",
+        "MessageTree",
     ),
     "hl7core.model.cleanup": ("CleanupReport",),
     "hl7core.model.delivery": (
@@ -218,6 +283,7 @@ _ROOMS = {
     ),
     "hl7core.model.events": (
         "CaptureChanged",
+        "CleanupProgress",
         "CleanupSummary",
         "Event",
         "NoticeRaised",
@@ -249,6 +315,8 @@ _ROOMS = {
         "PacketBatch",
     ),
     "hl7core.model.schema": (
+        "SCHEMA_VERSION",
+        "schema_version_of",
         "session_from_json",
         "session_to_json",
     ),

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
@@ -57,8 +58,9 @@ class Impl(NamedTuple):
 
     @classmethod
     def of(cls, hook: str, found: pluggy.HookImpl, offered: tuple[str, ...]) -> Impl:
-        """Take what pluggy knows of it."""
-        takes = tuple(offered.index(name) for name in found.argnames)
+        """Take what pluggy knows of it; an argument with a default is given as well, if the hook offers it."""
+        more = takewhile(lambda name: name in offered, found.kwargnames)
+        takes = tuple(offered.index(name) for name in (*found.argnames, *more))
         return cls(found.plugin_name, hook, found.function, takes, found.plugin)
 
     def __call__(self, *values: Any) -> Any:
@@ -68,11 +70,15 @@ class Impl(NamedTuple):
 
 @dataclass(slots=True)
 class Running:
-    """A call that runs (``began`` is 0 while it does not); ``lost`` if nobody waits for it any more."""
+    """A call that runs (``began`` is 0 while it does not); ``lost`` if nobody waits for it any more.
+
+    It hangs when it has run for more than ``calm`` seconds.
+    """
 
     impl: Impl
     patient: bool
     began: float = 0.0
+    calm: float = HANGING_AFTER
     hung: bool = False
     lost: bool = False
 
@@ -96,9 +102,9 @@ class Watched:
 
     __slots__ = ("_began", "_calls", "_slot")
 
-    def __init__(self, calls: Calls, impl: Impl, patient: bool) -> None:
+    def __init__(self, calls: Calls, impl: Impl, patient: bool, calm: float) -> None:
         self._calls = calls
-        self._slot = Running(impl, patient)
+        self._slot = Running(impl, patient, calm=calm)
         self._began = 0.0
 
     def __enter__(self) -> None:
@@ -135,13 +141,14 @@ class Calls:
         self._closed = threading.Event()
         self._tracing = os.environ.get("HL7CORE_TRACE_HOOKS", "") not in ("", "0", "false")
 
-    def running(self, impl: Impl, *, patient: bool = False) -> Watched:
+    def running(self, impl: Impl, *, patient: bool = False, calm: float = HANGING_AFTER) -> Watched:
         """Watch and time what happens inside as a call of ``impl``; what it raises is an Exception, whatever it was.
 
         Raises NotInService if the plugin is not in service (any more).  ``patient``: it may take long.
+        ``calm``: for so many seconds it does not even hang.
         """
         self.watch()
-        return Watched(self, impl, patient)
+        return Watched(self, impl, patient, calm)
 
     def call(self, impl: Impl, *values: Any, patient: bool = False) -> Any:
         """Call ``impl`` and return its answer; what it raises is an Exception, whatever it was."""
@@ -272,11 +279,9 @@ class Calls:
             if age >= QUARANTINE_AFTER and not slot.patient:
                 slot.lost = True
                 self._registry.quarantine(name, f"{hook} has not returned for {QUARANTINE_AFTER:.0f} seconds")
-            elif age >= HANGING_AFTER:
+            elif age >= slot.calm:
                 slot.hung = True
-                self._registry.mark(
-                    name, PluginState.HANGING, f"{hook} has been running for {HANGING_AFTER:.0f} seconds"
-                )
+                self._registry.mark(name, PluginState.HANGING, f"{hook} has been running for {slot.calm:.0f} seconds")
 
     def close(self) -> None:
         """Stop watching."""

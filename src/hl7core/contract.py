@@ -18,7 +18,16 @@ from hl7core.model.events import Event
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.model.session import Session, SessionQuery
 
-__all__ = ["CoreView", "PacketSource", "PluginSettings", "Runtime", "SourceRequest", "SourceStats", "State"]
+__all__ = [
+    "CoreView",
+    "DestinationSettings",
+    "PacketSource",
+    "PluginSettings",
+    "Runtime",
+    "SourceRequest",
+    "SourceStats",
+    "State",
+]
 
 T = TypeVar("T")
 
@@ -35,6 +44,31 @@ class PluginSettings(BaseModel):
     )
 
     enabled: bool = Field(default=False, description="Whether the plugin is loaded at all.")
+
+
+class DestinationSettings(PluginSettings):
+    """The base of a destination's settings: what the outbox goes by.
+
+    A destination whose settings are none of these is handed sessions by the defaults.
+    """
+
+    concurrency: int = Field(default=2, ge=1, le=10)
+    """How many attempts may run at once."""
+    max_retries: int = Field(default=3, ge=1, le=20)
+    """How many attempts a session gets in a cycle, all told; between them the outbox waits 1, 2, 4, 8 s and so on."""
+    interval_minutes: int = Field(default=5, ge=1, le=60)
+    """Minutes between two cycles: how soon what stayed pending is tried again."""
+    timeout: float = Field(default=30.0, ge=1, le=300)
+    """Seconds that one attempt may take in all."""
+    backlog: bool = True
+    """Whether a destination that becomes active takes up the sessions that were pending before."""
+    batch_size: int = Field(default=1, ge=1, le=100)
+    """How many sessions are handed over in one attempt, if the destination takes several."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it is to be handed sessions at all; override it (``return bool(self.endpoint)``)."""
+        return True
 
 
 class SourceRequest(NamedTuple):
@@ -95,6 +129,7 @@ class PacketSource(Protocol):
 class CoreView(NamedTuple):
     """What every plugin may know of ``[core]``: the data folder (absolute), and how long sessions are kept.
 
+    ``destinations`` are those that sessions are handed on to now.
     ``owner`` is false where another process owns the data folder (an engine runs, and this one only adds sessions):
     then nothing that is already there may be recovered, moved or thrown away.
     """
@@ -107,6 +142,7 @@ class CoreView(NamedTuple):
     lis_address: str
     lis_port: int
     owner: bool = True
+    destinations: tuple[str, ...] = ()
 
 
 class State(NamedTuple):
@@ -146,17 +182,50 @@ class Runtime(Protocol):
     async def unignore(self, ids: Sequence[str]) -> list[str]:
         """Undo ``ignore``; return the ids that were found."""
 
-    async def delete(self, ids: Sequence[str], *, to_trash: bool = True) -> list[str]:
-        """Remove sessions from memory and store; return the ids that were removed."""
+    async def delete(
+        self, ids: Sequence[str], *, to_trash: bool = True, deleted_at: datetime | None = None
+    ) -> list[str]:
+        """Remove sessions from memory and store; return the ids that were removed.
+
+        ``deleted_at`` (None: now) is the time under which they lie in the trash; give one time to what belongs
+        together.  Raises StoreError.
+        """
 
     async def restore(self, ids: Sequence[str]) -> list[str]:
-        """Bring sessions back from the trash; return the ids that came back."""
+        """Bring sessions back from the trash; return the ids that came back.
+
+        Their expiry is counted anew, from their first save and today's ``retention_days``.
+        """
+
+    async def empty_trash(self, before: datetime) -> CleanupReport:
+        """Throw away for good what went to the trash before that time; ``in_trash`` tells what is left there.
+
+        Raises StoreError.
+        """
+
+    async def trash(self) -> list[tuple[str, datetime]]:
+        """Return the ids of the sessions in the trash and when each went there, oldest first.
+
+        Raises StoreError, also if an attached store cannot say.
+        """
+
+    async def store_size(self) -> int:
+        """Return the bytes on disk that the stored sessions take, the trash included.
+
+        Raises StoreError, also if an attached store cannot say.
+        """
 
     async def submit_now(self) -> int:
-        """Work off what is pending now; return how many sessions are queued."""
+        """Try all that is pending at once; return how many sessions are known to be.
 
-    async def cleanup(self, *, dry_run: bool = False) -> list[CleanupReport]:
-        """Run every plugin's ``cleanup``; return their reports."""
+        Raises EngineError if no destination is active, or nothing is saved.
+        """
+
+    async def cleanup(self, *, dry_run: bool = False, confirmed: bool = False) -> list[CleanupReport]:
+        """Run every plugin's ``cleanup``; return their reports, none while nothing is saved.
+
+        ``confirmed``: a person has said yes to it, whatever the clock looks like.
+        """
 
     async def change_settings(self, changes: dict[str, Any]) -> None:
         """Write ``changes`` ({"core.retention_days": 14}) to the settings file.
@@ -183,7 +252,7 @@ class Runtime(Protocol):
         """Forget the sessions in memory that are stored; the store keeps them."""
 
     def publish(self, event: Event) -> None:
-        """Tell every plugin that listens."""
+        """Tell every plugin that listens; a NoticeRaised stands, told once, until it is published as resolved."""
 
     def state(self) -> State:
         """Return the engine's state in numbers."""

@@ -14,10 +14,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from hl7core.calls import HookCost, Impl, NotInService
-from hl7core.contract import PacketSource, SourceRequest
+from hl7core.calls import HANGING_AFTER, HookCost, Impl, NotInService
+from hl7core.contract import DestinationSettings, PacketSource, SourceRequest
 from hl7core.dialects import guarded_dialect
-from hl7core.errors import Hl7coreError, PluginError, SourceError, StoreError
+from hl7core.errors import DestinationUnreachable, Hl7coreError, PluginError, SourceError, StoreError
 from hl7core.guard import contained, describe, in_thread
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.delivery import Receipt
@@ -29,11 +29,15 @@ from hl7core.plugin_threads import Late
 from hl7core.switchboard import Switchboard
 from hl7core.wire.framing import Dialect
 
-__all__ = ["Dispatch", "HookCost"]
+__all__ = ["Dispatch", "HookCost", "NotInService"]
 
 _log = logging.getLogger(__name__)
 
 DIAGNOSE_SECONDS: Final = 5.0
+SUBMIT_THREADS: Final = 20
+"""So many attempts of a destination may be on threads, those included that nobody waits for any more."""
+
+_DEFAULTS: Final = DestinationSettings(enabled=True)
 
 T = TypeVar("T")
 
@@ -125,6 +129,10 @@ class Dispatch(Switchboard):
             entries[index] = entry
         return entries
 
+    def persist_as_is(self, store: str, sessions: Sequence[Session], replace: bool) -> list[str | Exception]:
+        """Save what has been stored before, with nothing changed by ``before_persist``; entries as of ``persist``."""
+        return self._persisted(store, list(sessions), replace=replace)
+
     def _prepared(self, session: Session) -> Session:
         for impl in self._impls("before_persist"):
             changed = self.calls.call(impl, session, patient=True)
@@ -167,9 +175,9 @@ class Dispatch(Switchboard):
             return []
         return _list_of(Session, found, f"{store}: load_sessions must return a list of sessions")
 
-    def delete(self, store: str, ids: Sequence[str], to_trash: bool) -> list[str]:
+    def delete(self, store: str, ids: Sequence[str], to_trash: bool, deleted_at: datetime) -> list[str]:
         """Remove sessions from ``store``; return the ids that were removed.  Raises StoreError."""
-        removed = self._asked(store, "delete_sessions", ids, to_trash)
+        removed = self._asked(store, "delete_sessions", ids, to_trash, deleted_at)
         return _list_of(str, removed, f"{store}: delete_sessions must return the ids that were removed")
 
     def restore(self, store: str, ids: Sequence[str]) -> list[str]:
@@ -177,12 +185,27 @@ class Dispatch(Switchboard):
         back = self._asked(store, "restore_sessions", ids)
         return _list_of(str, back, f"{store}: restore_sessions must return the ids that came back")
 
-    def empty_trash(self, store: str, before: datetime) -> CleanupReport:
+    def empty_trash(self, store: str, before: datetime, limit: int) -> CleanupReport:
         """Throw away for good what went to the trash of ``store`` before that time.  Raises StoreError."""
-        report = self._asked(store, "empty_trash", before)
+        report = self._asked(store, "empty_trash", before, limit)
         if not isinstance(report, CleanupReport):
             raise StoreError(f"{store}: empty_trash must return a CleanupReport")
         return report
+
+    def list_trash(self, store: str) -> list[tuple[str, datetime]]:
+        """Return what is in the trash of ``store`` and since when, oldest first.  Raises StoreError."""
+        otherwise = f"{store}: list_trash must return ids and aware times"
+        found = _list_of(tuple, self._asked(store, "list_trash"), otherwise)
+        if not all(len(entry) == 2 and isinstance(entry[0], str) and _aware(entry[1]) for entry in found):
+            raise StoreError(otherwise)
+        return found
+
+    def store_size(self, store: str) -> int:
+        """Return the bytes that the sessions of ``store`` take, its trash included.  Raises StoreError."""
+        size = self._asked(store, "store_size")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise StoreError(f"{store}: store_size must return a number of bytes")
+        return size
 
     def _asked(self, store: str, hook: str, *values: Any) -> Any:
         impl = self._impl(hook, store)
@@ -196,12 +219,14 @@ class Dispatch(Switchboard):
 
     # Other work.
 
-    def cleanup(self, now: datetime, dry_run: bool) -> list[tuple[str, CleanupReport | Exception]]:
+    def cleanup(
+        self, now: datetime, dry_run: bool, confirmed: bool = False
+    ) -> list[tuple[str, CleanupReport | Exception]]:
         """Let every plugin throw away what should go; one entry each, its report or why there is none."""
         entries: list[tuple[str, CleanupReport | Exception]] = []
         for impl in self._impls("cleanup"):
             try:
-                report = self.calls.call(impl, now, dry_run, patient=True)
+                report = self.calls.call(impl, now, dry_run, confirmed, patient=True)
                 if not isinstance(report, CleanupReport):
                     raise PluginError(f"{impl.plugin}: cleanup must return a CleanupReport")  # noqa: TRY301
                 entries.append((impl.plugin, report))
@@ -210,29 +235,70 @@ class Dispatch(Switchboard):
                 entries.append((impl.plugin, _ours(f"{impl.plugin}: cleanup", error)))
         return entries
 
-    def destinations(self) -> tuple[str, ...]:
-        """Return the plugins in service that hand sessions on."""
-        return tuple(impl.plugin for impl in self._impls("submit_session"))
+    # Destinations.
+
+    def destinations(self, *, inactive: bool = False) -> tuple[str, ...]:
+        """Return the plugins in service that hand sessions on and are active by their settings.
+
+        With ``inactive`` also those that are not.
+        """
+        names = (impl.plugin for impl in self._impls("submit_session"))
+        return tuple(name for name in names if inactive or self.destination_settings(name).active)
+
+    def destination_settings(self, name: str) -> DestinationSettings:
+        """Return the settings in force of the destination ``name``; the defaults if its model is none of ours."""
+        settings = self._registry.settings_of(name)
+        return settings if isinstance(settings, DestinationSettings) else _DEFAULTS
+
+    def takes_many(self, name: str) -> bool:
+        """Say whether the destination ``name`` takes several sessions in one attempt."""
+        return any(impl.plugin == name for impl in self._impls("submit_sessions"))
 
     async def submit(self, name: str, session: Session) -> Receipt:
         """Hand ``session`` to the destination ``name``, once.
 
-        ``async def`` runs on this loop, ``def`` on a thread of its own.  Raises what the plugin raises, SystemExit and
-        its like as PluginError.
+        ``async def`` runs on this loop, ``def`` on a thread of its own.  Raises what the plugin raises (SystemExit and
+        its like as PluginError), and NotInService if there is no such destination.  It has no deadline: cancel it, and
+        a thread is abandoned.
         """
-        impl = next((impl for impl in self._impls("submit_session") if impl.plugin == name), None)
-        if impl is None:
-            raise PluginError(f"{name} is no destination in service")
-        with self.calls.running(impl, patient=True):
-            if inspect.iscoroutinefunction(impl.function):
-                answer = await impl(session)
-            else:
-                answer = await in_thread(lambda: impl(session), name=f"hl7core-submit-{name}")
-                if inspect.isawaitable(answer):
-                    answer = await answer
+        answer = await self._handed("submit_session", name, session)
         if not isinstance(answer, Receipt):
             raise PluginError(f"{name}: submit_session must return a Receipt")
         return answer
+
+    async def submit_many(self, name: str, sessions: Sequence[Session]) -> list[Receipt | Exception]:
+        """Hand ``sessions`` to the destination ``name`` in one attempt; return one entry each.  Raises likewise."""
+        answer = await self._handed("submit_sessions", name, sessions)
+        if not isinstance(answer, list | tuple) or len(answer) != len(sessions):
+            raise PluginError(f"{name}: submit_sessions must return one entry for each session")
+        if not all(isinstance(entry, Receipt | Exception) for entry in answer):
+            raise PluginError(f"{name}: submit_sessions must return receipts or exceptions")
+        return list(answer)
+
+    async def _handed(self, hook: str, name: str, what: Session | Sequence[Session]) -> Any:
+        impl = next((impl for impl in self._impls(hook) if impl.plugin == name), None)
+        if impl is None:
+            raise NotInService(f"{name} is no destination in service")
+        calm = self.destination_settings(name).timeout + HANGING_AFTER
+        with self.calls.running(impl, patient=True, calm=calm):
+            if inspect.iscoroutinefunction(impl.function):
+                return await impl(what)
+            answer = await in_thread(lambda: self._on_thread(impl, what), name=f"hl7core-submit-{name}")
+            return await answer if inspect.isawaitable(answer) else answer
+
+    def _on_thread(self, impl: Impl, what: Session | Sequence[Session]) -> Any:
+        """Call ``impl``; so many abandoned calls that still run are enough."""
+        with self._lock:
+            if self._submitting[impl.plugin] >= SUBMIT_THREADS:
+                raise DestinationUnreachable(f"{SUBMIT_THREADS} earlier attempts have not come back")
+            self._submitting[impl.plugin] += 1
+        try:
+            return impl(what)
+        finally:
+            with self._lock:
+                self._submitting[impl.plugin] -= 1
+
+    # Sources.
 
     def open_source(self, request: SourceRequest) -> list[tuple[str, PacketSource]]:
         """Ask each plugin once for a source.  Raises the first error if no source came and there was one."""
@@ -266,6 +332,10 @@ class Dispatch(Switchboard):
             except Exception as error:  # noqa: BLE001 - the others still answer
                 self.calls.failed(impl, error, budget=False)
         return list(found.values())
+
+
+def _aware(value: object) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
 
 
 def _listed(function: Callable[..., Any]) -> Callable[..., list[Any]]:

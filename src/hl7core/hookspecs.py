@@ -73,13 +73,27 @@ def load_sessions(query: SessionQuery) -> list[Session] | None:
 def submit_session(session: Session) -> Receipt | Awaitable[Receipt]:
     """Hand a session on: ONE attempt.  ``session.id`` is the idempotency key; the outbox repeats.
 
-    ``async def`` runs on the event loop, ``def`` on a worker thread.  Whatever it raises counts as a failed attempt.
+    ``async def`` runs on the event loop, ``def`` on a worker thread; either has ``timeout`` seconds of the settings.
+    Return once the destination has the session for good.  Else raise a kind of SubmitError, which says what becomes of
+    the session; whatever else is raised counts as DestinationBroken, its text not quoted.
     """
 
 
 @hookspec
-def cleanup(now: datetime, dry_run: bool) -> CleanupReport:
-    """Throw away what should go and say what went; with ``dry_run`` only say it.  Runs on a worker thread."""
+def submit_sessions(sessions: Sequence[Session]) -> list[Receipt | Exception] | Awaitable[list[Receipt | Exception]]:
+    """Hand several on in one attempt (optional): one entry a session, in order, its receipt or why it failed.
+
+    Called instead of ``submit_session`` when ``batch_size`` of the settings is over 1 and more than one is due.  If it
+    raises SessionRejected, or what counts as DestinationBroken, each is then handed on by itself.
+    """
+
+
+@hookspec
+def cleanup(now: datetime, dry_run: bool, confirmed: bool) -> CleanupReport:
+    """Throw away what should go and say what went; with ``dry_run`` only say it.  Runs on a worker thread.
+
+    ``confirmed``: a person has said yes to it, so what looks wrong about the clock is no reason to wait.
+    """
 
 
 # What else a store answers: all on the store thread, in order, and only the store that holds the session is asked.
@@ -91,8 +105,11 @@ def persist_sessions(sessions: Sequence[Session], replace: bool) -> list[str | E
 
 
 @hookspec
-def delete_sessions(ids: Sequence[str], to_trash: bool) -> list[str]:
-    """Remove sessions and return the ids that were removed; a missing one is no error."""
+def delete_sessions(ids: Sequence[str], to_trash: bool, deleted_at: datetime) -> list[str]:
+    """Remove sessions and return the ids that were removed; a missing one is no error.
+
+    ``deleted_at`` is the time under which they lie in the trash: one cleanup deletes in parts, all with one time.
+    """
 
 
 @hookspec
@@ -101,8 +118,24 @@ def restore_sessions(ids: Sequence[str]) -> list[str]:
 
 
 @hookspec
-def empty_trash(before: datetime) -> CleanupReport:
-    """Throw away for good what went to the trash before that time."""
+def empty_trash(before: datetime, limit: int) -> CleanupReport:
+    """Throw away for good what went to the trash before that time, at most ``limit`` sessions in one call.
+
+    Called again while it has thrown away so many; a store that is quick at it need not take ``limit``.
+    """
+
+
+@hookspec
+def list_trash() -> list[tuple[str, datetime]]:
+    """Return the ids of the sessions in the trash and when each went there, the oldest first (optional)."""
+
+
+@hookspec
+def store_size() -> int:
+    """Return the bytes on disk that the stored sessions take, the trash included (optional).
+
+    What deletion for good gives back must show in it at once, even where the file itself stays large.
+    """
 
 
 @hookspec

@@ -66,6 +66,7 @@ class Registry:
         self._turn = asyncio.Lock()
         self._runtime: Callable[[str], Runtime] | None = None
         self._only: frozenset[str] | None = None
+        self._held = settings.core.store
         self._listeners: list[Callable[[PluginChanged], None]] = []
 
     # What there is.
@@ -143,6 +144,10 @@ class Registry:
     def load_only(self, names: Sequence[str]) -> None:
         """Leave all plugins but ``names`` disabled, whatever the settings say (call it before ``start``)."""
         self._only = frozenset(names)
+
+    def hold(self, name: str) -> None:
+        """Keep ``name`` in service whatever the settings say: it is the store of record."""
+        self._held = name
 
     def load(self, name: str) -> object:
         """Import and construct ``name``, check its hooks and its table, and return it; nothing is registered.
@@ -284,7 +289,7 @@ class Registry:
         if "enabled" in table:
             only, key = {"enabled": table["enabled"]}, f"plugins.{name}"
             enabled = validate_table(PluginSettings, key, only, settings.environment, settings.origins).enabled
-        return enabled or name == settings.core.store
+        return enabled or name in (settings.core.store, self._held)
 
     def _validated(self, record: Record, settings: Settings) -> PluginSettings:
         key = f"plugins.{record.name}"

@@ -28,6 +28,7 @@ from pydantic_core import ErrorDetails
 
 from hl7core.errors import SettingsError
 from hl7core.wire.connection import SECOND, DecoderOptions
+from hl7core.wire.pins import parse_pins
 
 __all__ = ["CoreSettings", "is_secret", "nearest", "secret_keys", "validate_table"]
 
@@ -66,6 +67,10 @@ class CoreSettings(BaseModel):
     """Which hosts are the LIS: IP addresses or networks, separated by commas; empty: found out."""
     lis_port: int = Field(0, ge=0, le=65535)
     """The TCP port of the LIS; 0: any."""
+    protocols: str = ""
+    """What is spoken where, if that is known: PLACE=PROTOCOL pairs, as in "10.1.2.3:4000=lis01, :2575=mllp"; a place
+    is an IP address or network, a :port, or both; a protocol is mllp, lis01, plain or an enabled plugin's. Elsewhere
+    the first bytes tell."""
     start_marker: int = Field(0x05, ge=0, le=255)
     """The byte that opens a conversation of the plain variant (ENQ)."""
     ack_marker: int = Field(0x06, ge=0, le=255)
@@ -81,7 +86,10 @@ class CoreSettings(BaseModel):
     max_connections: int = Field(50_000, ge=1, le=10_000_000)
     """How many connections are followed at once; beyond it the least recently used is let go."""
     reassembly_bytes: int = Field(268_435_456, ge=1_048_576)
-    """How many bytes may wait, over all connections, for a packet that came out of order."""
+    """How many bytes may wait, over all connections, in each of three ways: for a packet that came out of order, for
+    what tells the protocol, for the rest of a message. Beyond it those that hold most are let go, marked, counted."""
+    idle_timeout: float = Field(86_400.0, gt=0, le=31_536_000)
+    """Seconds of packet time without data after which a connection is let go; if it goes on it is found out anew."""
 
     @field_validator("device_address", "lis_address")
     @classmethod
@@ -94,6 +102,12 @@ class CoreSettings(BaseModel):
                     raise ValueError(
                         "must be empty, or IP addresses or networks separated by commas, as in 10.1.0.7, 10.2.0.0/24"
                     ) from None
+        return value
+
+    @field_validator("protocols")
+    @classmethod
+    def _protocols(cls, value: str) -> str:
+        parse_pins(value)
         return value
 
     @model_validator(mode="after")
@@ -117,6 +131,8 @@ class CoreSettings(BaseModel):
             max_connections=self.max_connections,
             reassembly_bytes=self.reassembly_bytes,
             sensor=sensor,
+            protocols=parse_pins(self.protocols),
+            idle_ns=int(self.idle_timeout * SECOND),
         )
 
 

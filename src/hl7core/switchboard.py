@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ class Switchboard:
         self._table: dict[str, tuple[Impl, ...]] = {}
         self._news: dict[str, NewsThread] = {}
         self._helpers: dict[str, HelperThread] = {}
+        self._submitting: Counter[str] = Counter()
         self._listeners: tuple[Callable[[Any], None], ...] = ()
         self._closed = False
 

@@ -70,9 +70,9 @@ def test_settings_init_makes_a_private_data_folder(tmp_path):
 def test_plugins_are_listed_and_toggled_in_the_settings_file(tmp_path):
     (tmp_path / "settings.toml").write_text("# mine\n[core]\nretention_days = 14\n")
     rows = [json.loads(line) for line in hl7core("plugins", "list", "--json", cwd=tmp_path).stdout.splitlines()]
-    assert {row["name"]: row["state"] for row in rows} == {
-        "file_source": "enabled", "json_store": "enabled", "scapy_source": "enabled",
-    }  # fmt: skip
+    off = {"sqlite_store"}
+    assert {"file_source", "json_store", "rest_destination", "retention", "scapy_source"} <= {r["name"] for r in rows}
+    assert all(row["state"] == ("disabled" if row["name"] in off else "enabled") for row in rows)
     assert hl7core("plugins", "disable", "scapy_source", cwd=tmp_path).returncode == 0
     text = (tmp_path / "settings.toml").read_text()
     assert text.startswith("# mine\n")
@@ -103,6 +103,16 @@ def test_the_demo_records_and_stores_every_conversation(demo):
     assert any(not session["isComplete"] for session in stored if session["protocol"] == "mllp")
     assert any(e["type"] == "nak" for session in stored if session["protocol"] == "lis01" for e in session["elements"])
     assert f"{len(stored)} recorded, {len(stored)} stored" in run.stdout
+
+
+def test_the_demo_submits_every_session_to_a_receiver_of_its_own(demo):
+    folder, run = demo
+    stored = [json.loads(path.read_bytes()) for path in (folder / "hl7core-demo/sessions").glob("*.json")]
+    assert {session["submissionStatus"] for session in stored} == {"submitted"}
+    assert f"submitted {len(stored)} of {len(stored)}" in run.stdout
+    for session in stored:
+        assert session["deliveries"]["rest_destination"]["status"] == "submitted"
+        assert f"submitted    session {session['sessionId']}" in run.stdout
 
 
 @pytest.mark.skipif(not ROOT_ON_LINUX, reason="capturing the loopback interface needs root on Linux")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 from hl7core.contract import PluginSettings
@@ -78,6 +79,7 @@ class Store:
     def __init__(self) -> None:
         self.held: dict[str, Session] = {}
         self.trash: dict[str, Session] = {}
+        self.trashed_at: dict[str, datetime] = {}
         self.down = False
         self.unreadable = False
         self.slow = 0.0
@@ -124,7 +126,7 @@ class Store:
 
     @hookimpl
     def load_sessions(self, query):
-        from hl7core.engine.match import matches, sort_key
+        from hl7core.hl7.query import matches, sort_key
 
         if self.unreadable:
             raise StoreError("the disk is gone")
@@ -132,10 +134,11 @@ class Store:
         return found[: query.limit]
 
     @hookimpl
-    def delete_sessions(self, ids, to_trash):
+    def delete_sessions(self, ids, to_trash, deleted_at):
         removed = [i for i in ids if i in self.held]
         for i in removed:
             self.trash[i] = self.held.pop(i)
+            self.trashed_at[i] = deleted_at
         return removed
 
     @hookimpl
@@ -150,6 +153,14 @@ class Store:
         count = len(self.trash)
         self.trash.clear()
         return CleanupReport(deleted=count)
+
+    @hookimpl
+    def list_trash(self):
+        return [(i, self.trashed_at[i]) for i in self.trash]
+
+    @hookimpl
+    def store_size(self):
+        return 1000 * (len(self.held) + len(self.trash))
 
 
 class Listener:

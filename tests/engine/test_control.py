@@ -131,7 +131,7 @@ def test_following_hears_sessions_and_events_as_they_happen(running, client):
             break
     (found,) = [item["session"] for item in heard if "session" in item]
     assert found["isComplete"]
-    assert heard[-1]["session_id"] == found["sessionId"]
+    assert heard[-1]["sessionId"] == found["sessionId"]
 
 
 def test_a_follower_that_does_not_read_holds_nothing_up(running):

@@ -40,8 +40,8 @@ class Direct:
     def load(self, store, query):
         return self.stores[store].load_sessions(query)
 
-    def delete(self, store, ids, *, to_trash):
-        return self.stores[store].delete_sessions(ids, to_trash)
+    def delete(self, store, ids, to_trash, deleted_at):
+        return self.stores[store].delete_sessions(ids, to_trash, deleted_at)
 
     def restore(self, store, ids):
         return self.stores[store].restore_sessions(ids)
@@ -294,7 +294,7 @@ def test_deleting_and_restoring_go_through_every_store(rooms):
     r.add(session(2))
     r.saved()
     ids = [session(1).id, session(2).id, session(3).id]
-    assert r.do(lambda: r.shelf.delete(ids, to_trash=True)) == ids[:2]
+    assert r.do(lambda: r.shelf.delete(ids, to_trash=True, deleted_at=NOW)) == ids[:2]
     assert not old.held
     assert not r.store.held
     assert session(2).id not in r.ledger

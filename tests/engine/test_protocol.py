@@ -55,6 +55,17 @@ def test_an_error_that_is_none_of_ours_is_named_by_kind_alone():
 def test_events_are_plain_json_with_times_in_unix_milliseconds():
     made = event_to_json(SubmissionResult("id", "lab", True, 1, submitted_at=NOW))
     assert made["event"] == "SubmissionResult"
-    assert made["submitted_at"] == 1767323045678
-    summary = json.loads(json.dumps(event_to_json(CleanupSummary(CleanupReport(kept=(("young", 2),)), NOW, NOW))))
-    assert summary["report"]["kept"] == [["young", 2]]
+    assert made["submittedAt"] == 1767323045678
+    assert made["sessionId"] == "id"
+
+
+def test_the_summary_of_a_cleanup_has_the_fields_that_other_programs_read():
+    report = CleanupReport(3, 4096, 5, kept=(("still to be sent", 2),))
+    summary = json.loads(json.dumps(event_to_json(CleanupSummary(report, NOW, NOW))))
+    assert summary["event"] == "CleanupSummary"
+    wanted = {
+        "filesDeleted": 3, "bytesFreed": 4096, "filesInTrash": 5, "startTime": 1767323045678, "endTime": 1767323045678,
+        "dryRun": False,
+    }  # fmt: skip
+    assert summary.items() >= wanted.items()
+    assert summary["kept"] == {"still to be sent": 2}

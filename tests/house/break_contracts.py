@@ -28,6 +28,7 @@ BREAKS = {
         "import hl7core_plugins.json_store",
     ),
     "Only scapy_source imports scapy": ("plugins/hl7core_plugins/json_store/__init__.py", "import scapy.config"),
+    "Only rest_destination imports httpx": ("src/hl7core/cli/demo.py", "import httpx"),
 }
 
 

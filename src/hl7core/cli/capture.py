@@ -99,7 +99,7 @@ def command(
         return operate(engine, output=shown, limit=limit)
     from hl7core.cli.packet_log import PacketLog
 
-    with PacketLog(write, **_ring(ring)) as log:
+    with PacketLog(write, **_ring(ring), noted=None if no_store else settings.output_folder) as log:
         engine.sources.tap = log.put
         code = operate(engine, output=shown, limit=limit)
     click.echo(log.summary(), err=True)

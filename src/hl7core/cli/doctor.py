@@ -18,6 +18,8 @@ from hl7core import __version__
 from hl7core.cli import exits
 from hl7core.cli.common import engine_client, load_settings
 from hl7core.cli.text import colourful, size
+from hl7core.cli.version import is_compiled
+from hl7core.engine.client import ControlClient
 from hl7core.errors import Hl7coreError, SettingsError
 from hl7core.registry import Registry
 from hl7core.settings import Settings
@@ -59,7 +61,9 @@ def command(settings_path: str | None) -> int:
 
 
 def _checks(settings_path: str | None) -> Iterator[_Check]:
-    yield _Check("ok", "versions", f"hl7core {__version__}, Python {platform.python_version()}, {platform.system()}")
+    kind = " (compiled)" if is_compiled() else ""
+    found = f"hl7core {__version__}{kind}, Python {platform.python_version()}, {platform.system()}"
+    yield _Check("ok", "versions", found)
     try:
         settings = load_settings(settings_path)
         registry = Registry(settings)
@@ -178,13 +182,29 @@ def _engine(settings: Settings) -> Iterator[_Check]:
         return
     with client:
         state = client.call("state")
+        yield _stored(client)
     yield _Check("ok", "engine", f"runs: {state.get('packets', 0)} packets, {state.get('sessions', 0)} sessions")
     drops = state.get("dropped_kernel", 0) + state.get("dropped_intake", 0)
     if drops:
         yield _Check(
             "note", "drops", f"{drops} packets lost", "narrow the filter, or raise net.core.rmem_max and buffer_mib"
         )
+    encrypted = state.get("counters", {}).get("tls", 0)
+    if encrypted:
+        yield _Check(
+            "note",
+            "encrypted",
+            f"{encrypted} connections are TLS and cannot be read live",
+            "capture -w keeps the packets; hl7core read FILE --keylog KEYS reads them if a peer logs its keys",
+        )
     if state.get("unsaved"):
         yield _Check("bad", "unsaved", f"{state['unsaved']} sessions wait to be saved", "look at the folder above")
     for _, text in state.get("notices", ()):
         yield _Check("note", "notice", text)
+
+
+def _stored(client: ControlClient) -> _Check:
+    try:
+        return _Check("ok", "stored", f"{size(client.store_size())}, {len(client.trash())} sessions in the trash")
+    except Hl7coreError as error:
+        return _Check("note", "stored", str(error))

@@ -12,7 +12,7 @@ import click
 
 from hl7core.cli import exits
 from hl7core.cli.output import writer_for
-from hl7core.cli.text import colourful, headline
+from hl7core.cli.text import colourful, columns, headline
 from hl7core.engine.engine import Engine
 from hl7core.engine.news import Follower
 from hl7core.model.events import CaptureChanged, NoticeRaised, PacketsDropped, PluginChanged, Resync, SettingsChanged
@@ -86,7 +86,7 @@ async def _operate(
     if engine.unsaved:
         click.echo(f"hl7core: {len(engine.unsaved)} sessions could not be saved", err=True)
         return exits.PARTIAL
-    return exits.INTERRUPTED if interrupted and output is not None and not limit.seconds else exits.OK
+    return exits.INTERRUPTED if interrupted else exits.OK
 
 
 async def _limited(engine: Engine, limit: Limit) -> None:
@@ -114,7 +114,7 @@ async def _view(follower: Follower, output: str | None) -> None:
             if writer is not None:
                 writer.sessions([item])
             elif output == "text":
-                click.echo(headline(item), color=colourful(sys.stdout))
+                click.echo(headline(item, width=columns(sys.stdout)), color=colourful(sys.stdout))
         elif output is not None:  # without a view the log tells
             sentence = tell(item)
             if sentence:

@@ -22,7 +22,9 @@ _COMMANDS: Final = {
     "run": ("run", "Run the engine with all enabled plugins, as the settings say."),
     "capture": ("capture", "Capture live on one or several interfaces."),
     "read": ("read", "Decode capture files: pcap, pcapng, gzip, a pipe."),
-    "sessions": ("sessions", "List and show stored sessions."),
+    "sessions": ("sessions", "List, show, export and import stored sessions."),
+    "submit": ("submit", "Hand on what is pending, now, and say how the destinations stand."),
+    "cleanup": ("cleanup", "Throw away sessions whose time is over, now."),
     "plugins": ("plugins", "List, inspect, enable and disable plugins."),
     "settings": ("settings", "Show, check, find and create the settings."),
     "doctor": ("doctor", "Say whether it can capture and store, and what to do if not."),
@@ -64,7 +66,7 @@ def _plugin_commands() -> dict[str, Any]:
 
 _EPILOG: Final = """\b
 Examples:
-  hl7core demo                              see it work, without root or network
+  hl7core demo                              see it work: no root, no network
   hl7core read day.pcap                     what was said in a capture file
   hl7core read day.pcap -o messages         one JSON line a message
   hl7core capture -i eth0                   listen on an interface

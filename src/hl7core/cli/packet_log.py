@@ -5,6 +5,7 @@ What does not fit into its queue is counted and told, as is a disk that refuses:
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -15,10 +16,13 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from hl7core import __version__
+from hl7core.cli.captures import note_capture
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.wire.pcap import PcapngWriter
 
 __all__ = ["PacketLog"]
+
+logger = logging.getLogger(__name__)
 
 _MAX_QUEUED: Final = 1024
 
@@ -26,11 +30,15 @@ _MAX_QUEUED: Final = 1024
 class PacketLog:
     """Writes batches to ``path``; with ``filesize`` (KiB) or ``duration`` (seconds) to one numbered file after another.
 
-    ``files`` is how many of them are kept (0: all).  A context manager: leaving it writes what is queued.
+    ``files`` is how many of them are kept (0: all).  Each file is noted in the data folder ``noted``, where an export
+    finds it.  A context manager: leaving it writes what is queued.
     """
 
-    def __init__(self, path: str, *, filesize: int = 0, duration: int = 0, files: int = 0) -> None:
+    def __init__(
+        self, path: str, *, filesize: int = 0, duration: int = 0, files: int = 0, noted: Path | None = None
+    ) -> None:
         self._path = Path(path)
+        self._noted = noted
         self._bytes, self._seconds, self._files = filesize * 1024, duration, files
         self._queue: queue.Queue[PacketBatch | None] = queue.Queue(_MAX_QUEUED)
         self._kept: deque[Path] = deque()
@@ -111,11 +119,20 @@ class PacketLog:
         self._file = os.fdopen(descriptor, "wb")
         if path not in self._kept:
             self._kept.append(path)
+            self._note(path)
         while self._files and len(self._kept) > self._files:
             self._kept.popleft().unlink(missing_ok=True)
         self._opened, self._written = time.monotonic(), 0
         if interfaces:
             self._begin(interfaces)
+
+    def _note(self, path: Path) -> None:
+        if self._noted is None:
+            return
+        try:
+            note_capture(self._noted, path, time.time(), prune=self._number <= 1)
+        except OSError as error:  # the capture itself goes on
+            logger.warning("%s is not noted for exports: %s", path, error.strerror)
 
     def _begin(self, interfaces: list[Interface]) -> None:
         self._interfaces = interfaces

@@ -91,6 +91,10 @@ def check(settings_path: str | None) -> int:
                     problems += error.problems
                 except Hl7coreError as error:
                     problems.append(f"plugins.{name}: {error}")
+        if settings.core.protocols:
+            from hl7core.cli.dialects import enabled_dialects, pin_problems
+
+            problems += pin_problems(settings, enabled_dialects(settings, lambda _text: None))  # told above
         for notice in settings.notices:
             click.echo(f"note: {notice}", err=True)
     for problem in dict.fromkeys(problems):
@@ -102,7 +106,9 @@ def check(settings_path: str | None) -> int:
 
 
 @command.command(
-    "init", epilog="\b\nExamples:\n  hl7core settings init\n  hl7core settings init --data-folder /var/lib/hl7core"
+    "init",
+    short_help="Write a commented settings file and a data folder.",
+    epilog="\b\nExamples:\n  hl7core settings init\n  hl7core settings init --data-folder /var/lib/hl7core",
 )
 @click.option("--file", "file", metavar="FILE", help="Where; default: settings.toml in the user's config folder.")
 @click.option("--data-folder", metavar="FOLDER", help="Where sessions go; default: the user's data folder.")

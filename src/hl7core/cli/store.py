@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 import click
 
-from hl7core.cli.common import load_settings
+from hl7core.cli.common import engine_client, load_settings
+from hl7core.cli.desk import stores_of
 from hl7core.dispatch import Dispatch
 from hl7core.engine.engine import Engine
 from hl7core.engine.standing import carried, stamp
@@ -58,23 +59,36 @@ class Saver:
         group, self._waiting = self._waiting[:_GROUP], self._waiting[_GROUP:]
         latest = {session.id: session for session in group}  # a late acknowledgement makes a newer one
         store, core = self._settings.core.store, self._settings.core
-        known = {s.id: s for s in self._dispatch.load(store, SessionQuery(ids=tuple(latest), limit=len(latest)))}
+        known = self._known(tuple(latest))
         now = datetime.now(UTC)
         destinations = self._dispatch.destinations()
-        fresh = [stamp(s, now, core.retention_days, destinations) for s in latest.values() if s.id not in known]
-        grown = [
-            stamp(carried(s, known[s.id]), now, core.retention_days, ())
-            for s in latest.values()
-            if s.id in known and s.revision and len(s.elements) > len(known[s.id].elements)
-        ]  # fmt: skip
-        self.known += len(latest) - len(fresh) - len(grown)
-        for sessions, replace in ((fresh, False), (grown, True)):
-            for result in self._dispatch.persist(store, sessions, replace) if sessions else ():
+        work: dict[tuple[str, bool], list[Session]] = {}
+        for session in latest.values():
+            there, place = known.get(session.id, (None, store))
+            if there is None:
+                made = stamp(session, now, core.retention_days, destinations)
+            elif session.revision and len(session.elements) > len(there.elements):
+                made = stamp(carried(session, there), now, core.retention_days, ())
+            else:
+                self.known += 1
+                continue
+            work.setdefault((place, there is not None), []).append(made)
+        for (place, replace), sessions in work.items():
+            for result in self._dispatch.persist(place, sessions, replace):
                 if isinstance(result, Exception):
                     self.failed += 1
                     self.reason = str(result)
                 else:
                     self.saved += 1
+
+    def _known(self, ids: tuple[str, ...]) -> dict[str, tuple[Session, str]]:
+        """Return what the stores hold of ``ids``, and which: what an earlier store of record holds counts too."""
+        record = self._settings.core.store
+        found: dict[str, tuple[Session, str]] = {}
+        for store in sorted(self._dispatch.attached_stores(), key=lambda name: name != record):
+            for session in self._dispatch.load(store, SessionQuery(ids=ids, limit=len(ids))):
+                found.setdefault(session.id, (session, store))
+        return found
 
 
 @contextmanager
@@ -86,7 +100,7 @@ def open_saver(settings_path: str | None) -> Iterator[Saver]:
     engine = Engine(settings)
     registry = engine.registry
     hooks = {name for name in registry.names() if registry.wanted(name) and not registry.info(name).bundled}
-    registry.load_only((core.store, *hooks))
+    registry.load_only((*stores_of(settings), *hooks))
     with ExitStack() as stack:
         try:
             engine.lock.acquire()
@@ -101,3 +115,6 @@ def open_saver(settings_path: str | None) -> Iterator[Saver]:
         saver = Saver(engine.dispatch, settings)
         yield saver
         saver.close()
+        if saver.saved and not engine.lock.held and (client := engine_client(settings)) is not None:
+            with client:
+                client.find_pending()  # it has not seen them come

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from hl7core.engine.outbox_status import DestinationStatus
 from hl7core.engine.protocol import (
     CONTROL_NAME,
     MAX_RESPONSE,
@@ -21,6 +23,7 @@ from hl7core.engine.protocol import (
     error_from_line,
     line_of,
     query_to_json,
+    time_of,
 )
 from hl7core.errors import EngineError
 from hl7core.model.cleanup import CleanupReport
@@ -161,10 +164,49 @@ class ControlClient:
         """Bring sessions back from the trash; return the ids that came back."""
         return _ids(self.call("restore", ids=list(ids)))
 
-    def cleanup(self, *, dry_run: bool = False) -> list[CleanupReport]:
-        """Run every plugin's cleanup; return the reports."""
-        reports = self.call("cleanup", dry_run=dry_run)
-        return [CleanupReport(**{**r, "kept": tuple(map(tuple, r.get("kept", ())))}) for r in reports]
+    def trash(self) -> list[tuple[str, datetime]]:
+        """Return the ids of the sessions in the trash and when each went there, oldest first."""
+        try:
+            return [(str(entry["id"]), time_of(entry["deletedAt"])) for entry in self.call("trash")]
+        except (TypeError, LookupError, OverflowError):
+            raise EngineError("what answers on the control socket is no engine") from None
+
+    def store_size(self) -> int:
+        """Return the bytes on disk that the stored sessions take, the trash included."""
+        return int(self.call("store_size"))
+
+    def cleanup(
+        self,
+        *,
+        dry_run: bool = False,
+        confirmed: bool = False,
+        progress: Callable[[int], None] = lambda _deleted: None,
+    ) -> list[CleanupReport]:
+        """Run every plugin's cleanup, however long it takes; return the reports.
+
+        ``progress`` hears meanwhile how many sessions have been deleted.
+        """
+        for item in self.stream("cleanup", timeout=None, dry_run=dry_run, confirmed=confirmed):
+            progress(int(item.get("deleted", 0)))
+        return [CleanupReport(**{**r, "kept": tuple(map(tuple, r.get("kept", ())))}) for r in self.result]
+
+    def submit_now(self) -> int:
+        """Try all that is pending at once; return how many sessions are known to be."""
+        return int(self.call("submit_now"))
+
+    def submission(self) -> list[DestinationStatus]:
+        """Return how every destination stands."""
+        try:
+            return [
+                DestinationStatus(**{**entry, "until": None if entry["until"] is None else time_of(entry["until"])})
+                for entry in self.call("submission")
+            ]
+        except (TypeError, LookupError, OverflowError):
+            raise EngineError("what answers on the control socket is no engine") from None
+
+    def find_pending(self) -> None:
+        """Make the engine look for sessions that were stored beside it."""
+        self.call("find_pending")
 
     def follow(self) -> Iterator[dict[str, Any]]:
         """Yield ``{"event": ...}`` and ``{"session": ...}`` objects as they happen, until the engine ends."""

@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hl7core.engine.cleaning import clean
+from hl7core.engine.imports import ImportReport, Imports
 from hl7core.engine.protocol import (
     CONTROL_NAME,
     MAX_REQUEST,
@@ -29,6 +31,7 @@ from hl7core.engine.protocol import (
     flag_in,
     ids_in,
     line_of,
+    millis_of,
     query_from_json,
     request_from_line,
     table_in,
@@ -37,6 +40,7 @@ from hl7core.engine.protocol import (
 )
 from hl7core.engine.shelf import PAGE, reason_of
 from hl7core.errors import EngineError
+from hl7core.model.events import CleanupProgress
 from hl7core.model.schema import session_to_json
 from hl7core.model.session import Session
 
@@ -73,8 +77,11 @@ class Control:
             "unignore": lambda r: runtime.unignore(ids_in(r)),
             "delete": lambda r: runtime.delete(ids_in(r), to_trash=flag_in(r, "to_trash", default=True)),
             "restore": lambda r: runtime.restore(ids_in(r)),
+            "trash": self._trash,
+            "store_size": lambda _: runtime.store_size(),
             "submit_now": lambda _: runtime.submit_now(),
-            "cleanup": self._cleanup,
+            "submission": self._submission,
+            "find_pending": self._find_pending,
             "interfaces": self._interfaces,
             "change_settings": lambda r: runtime.change_settings(table_in(r, "changes")),
             "enable": lambda r: runtime.change_settings({f"plugins.{text_in(r, 'name')}.enabled": True}),
@@ -176,6 +183,10 @@ class Control:
         do = request.get("do")
         if do == "sessions":
             result: Any = await self._sessions(request, writer)
+        elif do == "import":
+            result = await self._import(request, writer)
+        elif do == "cleanup":
+            result = await self._cleanup(request, writer)
         elif do == "follow":
             await self._follow(reader, writer)
             result = None
@@ -203,6 +214,16 @@ class Control:
                 break
             query = query._replace(after=(page[-1].started_at, page[-1].id))
         return count
+
+    async def _import(self, request: Request, writer: asyncio.StreamWriter) -> dict[str, Any]:
+        """Bring sessions in, saying after each page how far it has come."""
+        imports, source = Imports(self._engine), text_in(request, "source", "")
+        empty = flag_in(request, "empty", default=False)
+        pages = imports.from_store(source, empty=empty) if source else imports.from_files(texts_in(request, "files"))
+        report = ImportReport()
+        async for report in pages:
+            await _send(writer, line_of({"item": report.as_json()}))
+        return report.as_json()
 
     async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Send what happens until the engine ends, or the client says anything or hangs up."""
@@ -243,9 +264,27 @@ class Control:
     async def _problems(self, _request: Request) -> list[str]:
         return list(dict.fromkeys((*self._engine.problems, *self._engine.reloader.problems)))
 
-    async def _cleanup(self, request: Request) -> list[dict[str, Any]]:
-        reports = await self._engine.runtime.cleanup(dry_run=flag_in(request, "dry_run", default=False))
+    async def _cleanup(self, request: Request, writer: asyncio.StreamWriter) -> list[dict[str, Any]]:
+        """Clean up, and send how far it is; who hangs up meanwhile does not end it."""
+        dry_run, confirmed = flag_in(request, "dry_run", default=False), flag_in(request, "confirmed", default=False)
+
+        async def tell(item: CleanupProgress) -> None:
+            await _send(writer, line_of({"item": event_to_json(item)}))
+
+        reports = await clean(self._engine, dry_run=dry_run, confirmed=confirmed, progress=tell)
         return [report._asdict() for report in reports]
+
+    async def _trash(self, _request: Request) -> list[dict[str, Any]]:
+        return [{"id": i, "deletedAt": millis_of(when)} for i, when in await self._engine.runtime.trash()]
+
+    async def _submission(self, _request: Request) -> list[dict[str, Any]]:
+        return [
+            {**status._asdict(), "until": None if status.until is None else millis_of(status.until)}
+            for status in self._engine.outbox.status()
+        ]
+
+    async def _find_pending(self, _request: Request) -> None:
+        self._engine.outbox.search()
 
     async def _interfaces(self, _request: Request) -> list[dict[str, Any]]:
         return [interface._asdict() for interface in await self._engine.runtime.interfaces()]

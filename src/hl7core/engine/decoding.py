@@ -80,6 +80,11 @@ class Decoding:
             counters[name] = counters.get(name, 0) + value
         return counters
 
+    @property
+    def encrypted(self) -> str:
+        """One sentence on the connections that are encrypted, "" while there was none."""
+        return self._decoder.encrypted.sentence()
+
     def start(self) -> None:
         """Start the thread."""
         self._thread = Thread(target=self._run, name="hl7core-decoder", daemon=True)

@@ -1,8 +1,9 @@
 """The engine: puts the rooms together, starts and stops them in the order that loses nothing.
 
-Packets go source -> intake -> decoding -> ledger -> news and store; nothing flows back up.  One engine owns a data
-folder.  It starts stores before sources, and stops sources first, then decodes, then saves what waits within a
-deadline, and names what it could not save.  Plugins come and go while it runs; what it holds in memory is not theirs.
+Packets go source -> intake -> decoding -> ledger -> news and store -> destinations; nothing flows back up.  One engine
+owns a data folder.  It starts stores before sources, and stops sources first, then decodes, then saves what waits
+within a deadline, and names what it could not save.  Plugins come and go while it runs; what it holds in memory is not
+theirs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from hl7core.engine.ledger import Ledger
 from hl7core.engine.lock import EngineLock
 from hl7core.engine.news import Follower, News
 from hl7core.engine.options import limits_of
+from hl7core.engine.outbox import Outbox
+from hl7core.engine.outbox_records import StoredRecords
 from hl7core.engine.reloader import Reloader
 from hl7core.engine.runtime import EngineRuntime
 from hl7core.engine.settle import Settling
@@ -48,6 +51,9 @@ logger = logging.getLogger(__name__)
 STOP_DEADLINE: Final = 5.0
 _WATCH_EVERY: Final = 1.0
 _STUCK: Final = 5.0
+_STORE_AGAIN: Final = 15.0
+_SENDING: Final = 0.4
+"""So much of the time for a stop is given to what is being handed on."""
 _NOW: Final = partial(datetime.now, UTC)
 
 
@@ -57,7 +63,7 @@ class Engine:
     ``request`` says which packets a person wants (None: what the settings say).  ``settings_path`` is the file to watch
     and to change (default: where the settings came from; without one they stay).  ``overrides`` are settings of the
     command line, kept over each reload.  With ``until_end`` the engine stops when the packets end and all is saved.
-    ``entry_points`` and ``only`` narrow down the plugins.
+    With ``hand_on`` false nothing is sent to destinations.  ``entry_points`` and ``only`` narrow down the plugins.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class Engine:
         settings_path: Path | None = None,
         overrides: Mapping[str, Any] | None = None,
         until_end: bool = False,
+        hand_on: bool = True,
         only: Sequence[str] | None = None,
         entry_points: Iterable[EntryPoint] | None = None,
         clock: Callable[[], datetime] = _NOW,
@@ -84,6 +91,7 @@ class Engine:
         self._request = request
         self._overrides = dict(overrides or {})
         self._until_end = until_end
+        self._hand_on = hand_on
         self.sensor = socket.gethostname() if sensor is None else sensor
         self._stop_deadline = stop_deadline
         self.lock = EngineLock(self.folder)
@@ -94,7 +102,11 @@ class Engine:
         self.news = News(self.dispatch)
         self.ledger = Ledger(limits_of(settings.core), on_lost=self.news.given_up)
         self.shelf = Shelf(self.dispatch, self.ledger, record=lambda: self.record)
-        self.keeper = Keeper(self.ledger, self.dispatch, self.shelf, self.news, policy=self._policy, now=clock)
+        self.keeper = Keeper(
+            self.ledger, self.dispatch, self.shelf, self.news, policy=self._policy, now=clock, on_saved=self._saved
+        )
+        records = StoredRecords(self.keeper, self.shelf, lambda: self.settings.core.enable_persistence)
+        self.outbox = Outbox(self.dispatch, records, self.news, now=clock)
         self.intake = Intake(on_drop=self.news.dropped, hold=lambda: self.ledger.pressed)
         self.decoding = Decoding(
             self.intake,
@@ -114,6 +126,7 @@ class Engine:
         self._stop_turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.running = False
+        self._encrypted_told = False
         self._stopped = False
         self._failure: Exception | None = None
 
@@ -154,7 +167,10 @@ class Engine:
         self.settling.tell(self.problems, started=True)
         self.settling.persistence()
         await self.settling.decoding()
+        self.keeper.submit(self.shelf.sweep)
         self.keeper.submit(lambda: self.shelf.fill(self.settings.core.memory_sessions))
+        if self._hand_on:
+            self.outbox.start()
         await self.control.start()
         if self.path is not None:
             self.reloader.start()
@@ -190,9 +206,11 @@ class Engine:
             await self.reloader.stop()
             if self.decoding.finite:
                 self.intake.close()  # nobody waits to put what will not be decoded
+            sending = asyncio.create_task(self.outbox.stop(_SENDING * self._stop_deadline))
             await self.sources.stop()
             left = max(0.5, until - time.monotonic() - 1.0)
             await asyncio.to_thread(self.decoding.stop, Ending.STOPPED, min(2.0, left))
+            await sending
             self.unsaved = await asyncio.to_thread(self.keeper.stop, max(0.5, until - time.monotonic()))
             await self.control.stop()
             for task in list(self._tasks):
@@ -235,11 +253,21 @@ class Engine:
         """Keep in memory what the settings say now."""
         self.ledger.limit(limits_of(self.settings.core, finite=self.decoding.finite))
         self.keeper.wake()
+        self.outbox.wake()
 
     def _policy(self) -> Policy:
-        return Policy(self.record, self.settings.core.retention_days, tuple(self.dispatch.destinations()))
+        return Policy(
+            self.record,
+            self.settings.core.retention_days,
+            tuple(self.dispatch.destinations()),
+            tuple(self.dispatch.attached_stores()),
+        )
 
     # What the rooms say.
+
+    def _saved(self, sessions: Sequence[Session]) -> None:
+        """A store holds these now (on the store thread)."""
+        self.outbox.saved(sessions)
 
     def _ended(self, sessions: list[Session]) -> None:
         """Sessions ended: news first, then the store is woken (on the decoder thread)."""
@@ -267,6 +295,7 @@ class Engine:
         """All packets are here: decode them, end what is open, wait for the store, stop."""
         done = self.decoding.end_open(Ending.CAPTURE_END)
         await in_thread(done.wait, name="hl7core-end")
+        self._say_encrypted()
         if not self._until_end:
             return
         patience = time.monotonic() + _STUCK
@@ -278,14 +307,25 @@ class Engine:
 
     async def _watch(self) -> None:
         generation = self.registry.generation
+        tried = time.monotonic()
         while True:
             await asyncio.sleep(_WATCH_EVERY)
             self.sources.watch()
+            if self.settings.core.store != self.record and time.monotonic() - tried >= _STORE_AGAIN:
+                await self.settling.again()
+                tried = time.monotonic()
+            self._say_encrypted()
             if self.ledger.lost:
                 self.news.notice("lost", f"{self.ledger.lost} sessions were given up: too many waited for the store")
             if generation != self.registry.generation:
                 generation = self.registry.generation
                 await self.settling.decoding()
+
+    def _say_encrypted(self) -> None:
+        """Say once that there are connections that cannot be read; the counter ``tls`` says how many."""
+        if not self._encrypted_told and (sentence := self.decoding.encrypted):
+            self._encrypted_told = True
+            self.news.notice("tls", sentence)
 
     def _task(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)

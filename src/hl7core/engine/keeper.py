@@ -24,6 +24,7 @@ from hl7core.engine.shelf import Shelf, reason_of
 from hl7core.errors import EngineError, SessionRefused
 from hl7core.guard import describe
 from hl7core.model.events import SessionSaved, SessionUnsaved
+from hl7core.model.session import Session
 
 __all__ = ["Keeper", "Policy"]
 
@@ -36,14 +37,20 @@ _IDLE: Final = 1.0
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 30.0
 _DRAIN_PAUSE: Final = 0.2
+_FAIR: Final = 0.05
+"""For so long at most a run of other work keeps sessions from being saved."""
 
 
 class Policy(NamedTuple):
-    """What is in force for the next save: the store of record, how long sessions are kept, who is to get them."""
+    """What is in force for the next save: the store of record, how long sessions are kept, who is to get them.
+
+    ``attached`` are the stores in service, where that is known.
+    """
 
     store: str
     retention_days: int
     destinations: tuple[str, ...] = ()
+    attached: tuple[str, ...] | None = None
 
 
 class Keeper:
@@ -58,6 +65,7 @@ class Keeper:
         *,
         policy: Callable[[], Policy],
         now: Callable[[], datetime],
+        on_saved: Callable[[Sequence[Session]], None] = lambda _sessions: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
@@ -66,6 +74,7 @@ class Keeper:
         self._news = news
         self._policy = policy
         self._now = now
+        self._on_saved = on_saved
         self._monotonic = monotonic
         self._changed = Condition()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -125,11 +134,14 @@ class Keeper:
         return unsaved
 
     def _run(self) -> None:
+        turn = self._monotonic()
         while True:
             job = self._next_job()
             if job is not None:
                 self._do(*job)
-                continue
+                if self._monotonic() - turn < _FAIR:
+                    continue
+            turn = self._monotonic()
             try:
                 busy = self._save_some()
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end all saving
@@ -218,9 +230,12 @@ class Keeper:
         return True
 
     def _prepare(self, ids: Sequence[str]) -> list[Stamped]:
+        self._shelf.recall(self._ledger.unbased(ids))
         changed = self._ledger.unbased(ids, changed_only=True)
         if changed:
             self._shelf.fetch(changed)
+        settled = set(self._ledger.settled(ids))  # another store has them already
+        ids = [session_id for session_id in ids if session_id not in settled]
         for session in self._ledger.undiagnosed(ids):
             self._ledger.diagnosed(session, tuple(self._dispatch.findings(session)))
         policy = self._policy()
@@ -230,6 +245,7 @@ class Keeper:
             retention_days=policy.retention_days,
             store=policy.store,
             destinations=policy.destinations,
+            attached=policy.attached,
         )
 
     def _persist(self, store: str, replace: bool, group: Sequence[Stamped]) -> list[str | Exception]:
@@ -248,6 +264,8 @@ class Keeper:
             self._failing.discard(stamped.session.id)
             logger.info("saved %s at %s", stamped.session.id, location)
             self._news.event(SessionSaved(stamped.session.id, stamped.store, location))
+        if saved:
+            self._on_saved([stamped.session for stamped, _ in saved])
         now = self._monotonic()
         for session_id, error in failed:
             self._fail(session_id, error, now)

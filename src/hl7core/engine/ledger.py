@@ -16,8 +16,8 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from hl7core.engine.books import Books, Entry, Limits
-from hl7core.engine.match import matches
 from hl7core.engine.standing import carried, size_of, stamp, with_deliveries
+from hl7core.hl7.query import matches
 from hl7core.model.finding import Finding
 from hl7core.model.session import Session, SessionQuery
 
@@ -127,6 +127,32 @@ class Ledger(Books):
                 if entry is not None:
                     entry.based = True
 
+    def settled(self, ids: Iterable[str]) -> list[str]:
+        """Name those of ``ids`` that need not be saved any more; they are in flight no longer."""
+        with self._lock:
+            done = [i for i in ids if (e := self._entries.get(i)) is None or not e.dirty]
+            for session_id in done:
+                entry = self._entries.get(session_id)
+                if entry is not None:
+                    entry.in_flight = False
+            return done
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Forget those of ``ids`` that need not be saved: the store has them newer than memory."""
+        with self._lock:
+            for session_id in ids:
+                entry = self._entries.get(session_id)
+                if entry is not None and not entry.dirty:
+                    self._forget(session_id)
+
+    def rehoused(self, ids: Iterable[str], store: str) -> None:
+        """These are in ``store`` now: what changes of them from here on is saved there."""
+        with self._lock:
+            for session_id in ids:
+                entry = self._entries.get(session_id)
+                if entry is not None and entry.stored:
+                    entry.store = store
+
     def unbased(self, ids: Iterable[str], *, changed_only: bool = False) -> list[str]:
         """Name those of ``ids`` whose base is unknown; ``changed_only``: and that need it before they can be saved."""
         with self._lock:
@@ -176,16 +202,27 @@ class Ledger(Books):
                 self._value(entry, session._replace(findings=(*session.findings, *findings)))
 
     def stamp(
-        self, ids: Iterable[str], *, now: datetime, retention_days: int, store: str, destinations: Sequence[str]
+        self,
+        ids: Iterable[str],
+        *,
+        now: datetime,
+        retention_days: int,
+        store: str,
+        destinations: Sequence[str],
+        attached: Sequence[str] | None = None,
     ) -> list[Stamped]:
-        """Return the sessions as they are to be saved at ``now``: in the store that holds them, else in ``store``."""
+        """Return the sessions as they are to be saved at ``now``: in the store that holds them, else in ``store``.
+
+        A store that is not among the ``attached`` ones (None: all are) cannot take them.
+        """
         with self._lock:
             entries = [entry for i in ids if (entry := self._entries.get(i)) is not None]
+            gone = {entry.store for entry in entries} - {*(attached or ())} if attached is not None else set()
             return [
                 Stamped(
                     stamp(entry.session, now, retention_days, destinations),
                     entry.replace,
-                    entry.store or store,
+                    store if entry.store in gone else entry.store or store,
                     entry.version,
                 )
                 for entry in entries

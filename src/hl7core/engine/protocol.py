@@ -17,7 +17,7 @@ from typing import Any, Final
 from hl7core import errors
 from hl7core.errors import EngineError, Hl7coreError, SettingsError
 from hl7core.model.delivery import DeliveryStatus
-from hl7core.model.events import Event
+from hl7core.model.events import CleanupSummary, Event
 from hl7core.model.session import SESSION_ID, SessionQuery
 
 __all__ = [
@@ -32,12 +32,14 @@ __all__ = [
     "flag_in",
     "ids_in",
     "line_of",
+    "millis_of",
     "query_from_json",
     "query_to_json",
     "request_from_line",
     "table_in",
     "text_in",
     "texts_in",
+    "time_of",
 ]
 
 CONTROL_NAME: Final = "control.sock"
@@ -123,7 +125,7 @@ def query_from_json(data: Any) -> SessionQuery:
 
 def _field(name: str, value: Any) -> Any:
     if name in _TIMES:
-        return _time(value)
+        return time_of(value)
     if name in _TEXTS:
         return _typed(value, str)
     match name:
@@ -132,7 +134,7 @@ def _field(name: str, value: Any) -> Any:
         case "status":
             return tuple(DeliveryStatus(item) for item in _typed(value, list))
         case "after":
-            return (_time(value[0]), _typed(value[1], str))
+            return (time_of(value[0]), _typed(value[1], str))
         case "newest_first":
             return _typed(value, bool)
     if isinstance(value, bool) or _typed(value, int) < 1:
@@ -146,25 +148,55 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
-def _time(value: Any) -> datetime:
+def millis_of(time: datetime) -> float:
+    """Return a time as unix milliseconds."""
+    return (time - _EPOCH) / timedelta(milliseconds=1)
+
+
+def time_of(value: Any) -> datetime:
+    """Return the time that unix milliseconds name.  Raises TypeError or OverflowError if they name none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("time")
     return _EPOCH + timedelta(milliseconds=value)
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
-    """Return an event as JSON: ``{"event": its name, ...its fields}``."""
-    fields = {field.name: _plain(getattr(event, field.name)) for field in dataclasses.fields(event)}
+    """Return an event as JSON: ``{"event": its name, ...its fields in camelCase}``."""
+    if isinstance(event, CleanupSummary):
+        fields = _summary(event)
+    else:
+        fields = {_camel(field.name): _plain(getattr(event, field.name)) for field in dataclasses.fields(event)}
     return {"event": type(event).__name__, **fields}
+
+
+def _summary(summary: CleanupSummary) -> dict[str, Any]:
+    report = summary.report
+    return {
+        "filesDeleted": report.deleted,
+        "bytesFreed": report.freed,
+        "filesInTrash": report.in_trash,
+        "startTime": _plain(summary.start_time),
+        "endTime": _plain(summary.end_time),
+        "dryRun": report.dry_run,
+        "kept": dict(report.kept),
+        "failed": report.failed,
+        "emptied": report.emptied,
+        "halted": report.halted,
+    }
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
-        return (value - _EPOCH) / timedelta(milliseconds=1)
+        return millis_of(value)
     if isinstance(value, Enum):
         return value.value
     if hasattr(value, "_asdict"):
-        return {name: _plain(item) for name, item in value._asdict().items()}
+        return {_camel(name): _plain(item) for name, item in value._asdict().items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_plain(item) for item in value]
     return value

@@ -10,18 +10,18 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
+from functools import partial
 from threading import Event as Flag
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hl7core.contract import CoreView, SourceRequest, State
-from hl7core.engine.shelf import reason_of
+from hl7core.engine.shelf import TRASH_PART, reason_of
 from hl7core.engine.sources import default_bpf
-from hl7core.engine.standing import ignore, retry, unignore
-from hl7core.errors import EngineError
+from hl7core.engine.standing import ignore, renewed, retry, unignore
 from hl7core.guard import describe, in_thread
 from hl7core.model.cleanup import CleanupReport
-from hl7core.model.events import CaptureChanged, CleanupSummary, Event, SessionsRemoved
+from hl7core.model.events import CaptureChanged, CleanupSummary, Event, NoticeRaised, SessionsRemoved
 from hl7core.model.packet import Interface
 from hl7core.model.session import Ending, Session, SessionQuery
 
@@ -65,41 +65,74 @@ class EngineRuntime:
 
     async def retry(self, ids: Sequence[str]) -> list[str]:
         """Make failed or submitted sessions pending again with no attempts; return the ids that were found."""
-        return await self._stores(self._engine.shelf.change, ids, retry)
+        found = await self._stores(self._engine.shelf.change, ids, retry)
+        self._engine.outbox.hurry(found)
+        return found
 
     async def ignore(self, ids: Sequence[str]) -> list[str]:
         """Mark sessions as never to be sent; return the ids that were found."""
-        return await self._stores(self._engine.shelf.change, ids, ignore)
+        found = await self._stores(self._engine.shelf.change, ids, ignore)
+        self._engine.outbox.drop(found)
+        return found
 
     async def unignore(self, ids: Sequence[str]) -> list[str]:
         """Undo ``ignore``; return the ids that were found."""
-        return await self._stores(self._engine.shelf.change, ids, unignore)
+        found = await self._stores(self._engine.shelf.change, ids, unignore)
+        self._engine.outbox.hurry(found)
+        return found
 
-    async def delete(self, ids: Sequence[str], *, to_trash: bool = True) -> list[str]:
+    async def delete(
+        self, ids: Sequence[str], *, to_trash: bool = True, deleted_at: datetime | None = None
+    ) -> list[str]:
         """Remove sessions from memory and store; return the ids that were removed."""
-        removed = await self._stores(lambda: self._engine.shelf.delete(ids, to_trash=to_trash))
+        when = self.now() if deleted_at is None else deleted_at
+        removed = await self._stores(lambda: self._engine.shelf.delete(ids, to_trash=to_trash, deleted_at=when))
         if removed:
+            self._engine.outbox.drop(removed)
             self.publish(SessionsRemoved(tuple(removed), to_trash))
         return removed
 
     async def restore(self, ids: Sequence[str]) -> list[str]:
-        """Bring sessions back from the trash; return the ids that came back."""
-        return await self._stores(self._engine.shelf.restore, ids)
+        """Bring sessions back from the trash, their expiry counted anew; return the ids that came back."""
+        core = self._engine.settings.core
+        renew = partial(renewed, now=self.now(), retention_days=core.retention_days)
+        back = await self._stores(self._engine.shelf.restore, ids, renew if core.enable_persistence else None)
+        if back:
+            self._engine.outbox.search()
+        return back
+
+    async def empty_trash(self, before: datetime) -> CleanupReport:
+        """Throw away for good what went to the trash before that time; ``in_trash`` tells what is left there."""
+        report = CleanupReport()
+        while True:  # by parts, so that saving goes on in between
+            part = await self._stores(self._engine.shelf.empty_trash, before, TRASH_PART)
+            report = part._replace(deleted=report.deleted + part.deleted, freed=report.freed + part.freed)
+            if part.deleted < TRASH_PART:
+                return report
+
+    async def trash(self) -> list[tuple[str, datetime]]:
+        """Return the ids of the sessions in the trash and when each went there, oldest first."""
+        return await self._stores(self._engine.shelf.trash)
+
+    async def store_size(self) -> int:
+        """Return the bytes on disk that the stored sessions take, the trash included."""
+        return await self._stores(self._engine.shelf.size)
 
     async def submit_now(self) -> int:
-        """Work off what is pending now.  Raises EngineError: sessions are not handed on by this version."""
-        if not self._engine.dispatch.destinations():
-            raise EngineError("no destination is active")
-        raise EngineError("this version keeps sessions for its destinations but does not hand them on yet")
+        """Try all that is pending at once, whatever it waits for; return how many sessions are known to be.
 
-    async def cleanup(self, *, dry_run: bool = False) -> list[CleanupReport]:
+        Raises EngineError if no destination is active, or nothing is saved.
+        """
+        return await self._engine.outbox.submit_now()
+
+    async def cleanup(self, *, dry_run: bool = False, confirmed: bool = False) -> list[CleanupReport]:
         """Run every plugin's ``cleanup``; return their reports.  Pauses while nothing is saved."""
         engine = self._engine
         if not engine.settings.core.enable_persistence:
             return []
         began = self.now()
         reports: list[CleanupReport] = []
-        entries = await in_thread(lambda: engine.dispatch.cleanup(began, dry_run=dry_run), name="hl7core-cleanup")
+        entries = await in_thread(lambda: engine.dispatch.cleanup(began, dry_run, confirmed), name="hl7core-cleanup")
         for plugin, report in entries:
             if isinstance(report, CleanupReport):
                 engine.news.settle(f"cleanup-{plugin}", f"the cleanup of {plugin} works again")
@@ -146,8 +179,14 @@ class EngineRuntime:
         self._engine.ledger.clear()
 
     def publish(self, event: Event) -> None:
-        """Tell every plugin that listens."""
-        self._engine.news.event(event)
+        """Tell every plugin that listens; a notice stands, and is told once, until it is published as resolved."""
+        news = self._engine.news
+        if not isinstance(event, NoticeRaised):
+            news.event(event)
+        elif event.resolved:
+            news.settle(event.key, event.text)
+        else:
+            news.notice(event.key, event.text)
 
     def state(self) -> State:
         """Return the engine's state in numbers."""
@@ -191,6 +230,7 @@ class EngineRuntime:
             lis_address=core.lis_address,
             lis_port=core.lis_port,
             owner=engine.lock.held,
+            destinations=tuple(engine.dispatch.destinations()),
         )
 
     def now(self) -> datetime:

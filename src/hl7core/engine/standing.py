@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from hl7core.model.delivery import Delivery, DeliveryStatus
 from hl7core.model.session import Session
 
-__all__ = ["carried", "ignore", "retry", "size_of", "stamp", "unignore", "with_deliveries"]
+__all__ = ["carried", "ignore", "renewed", "retry", "size_of", "stamp", "unignore", "with_deliveries"]
 
 
 def size_of(session: Session) -> int:
@@ -42,6 +42,15 @@ def stamp(session: Session, now: datetime, retention_days: int, destinations: Se
         persisted_until=(first or now) + timedelta(days=retention_days),
         retention_days=retention_days,
     )
+
+
+def renewed(session: Session, now: datetime, retention_days: int) -> Session:
+    """Return ``session`` with its life counted by today's days, as a save at ``now`` does; itself if that is so."""
+    first = session.first_saved_at or now
+    until = first + timedelta(days=retention_days)
+    if until == session.persisted_until:
+        return session
+    return session._replace(first_saved_at=first, saved_at=now, persisted_until=until, retention_days=retention_days)
 
 
 def carried(session: Session, base: Session, *, status: bool = True) -> Session:

@@ -10,6 +10,7 @@ from hl7core.model.session import OpenSession
 
 __all__ = [
     "CaptureChanged",
+    "CleanupProgress",
     "CleanupSummary",
     "Event",
     "NoticeRaised",
@@ -79,6 +80,15 @@ class SubmissionResult:
     submission_attempts: int
     error: str = ""
     submitted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupProgress:
+    """A cleanup goes on: so many sessions it has deleted (or with ``dry_run`` would have), so many kept."""
+
+    deleted: int
+    kept: int
+    dry_run: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +162,7 @@ class Resync:
 
 Event = (
     CaptureChanged
+    | CleanupProgress
     | CleanupSummary
     | NoticeRaised
     | PacketsDropped

@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hl7core.testing.builders import make_message, make_session
+    from hl7core.testing.destination_contract import DestinationContract
+    from hl7core.testing.framer_contract import FramerContract
     from hl7core.testing.harness import EngineHarness, FakeSource
+    from hl7core.testing.noise import NOISE
+    from hl7core.testing.receiver import HttpReceiver
     from hl7core.testing.runtime import FakeRuntime
     from hl7core.testing.store_contract import StoreContract
     from hl7core.wire.talk import TcpTalk
 
 __all__ = [
+    "NOISE",
+    "DestinationContract",
     "EngineHarness",
     "FakeRuntime",
     "FakeSource",
+    "FramerContract",
+    "HttpReceiver",
     "StoreContract",
     "TcpTalk",
     "make_message",
@@ -23,9 +31,13 @@ __all__ = [
 ]
 
 _HOME = {
+    "NOISE": "hl7core.testing.noise",
+    "DestinationContract": "hl7core.testing.destination_contract",
     "EngineHarness": "hl7core.testing.harness",
     "FakeRuntime": "hl7core.testing.runtime",
     "FakeSource": "hl7core.testing.harness",
+    "FramerContract": "hl7core.testing.framer_contract",
+    "HttpReceiver": "hl7core.testing.receiver",
     "StoreContract": "hl7core.testing.store_contract",
     "TcpTalk": "hl7core.wire.talk",
     "make_message": "hl7core.testing.builders",

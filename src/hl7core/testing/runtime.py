@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hl7core.contract import CoreView, State
+from hl7core.hl7.query import matches, sort_key
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import Event
 from hl7core.model.packet import Interface
+from hl7core.model.schema import session_to_json
 from hl7core.model.session import Session, SessionQuery
 
 __all__ = ["FakeRuntime"]
@@ -24,7 +26,8 @@ class FakeRuntime:
     """Implements :class:`hl7core.Runtime`.
 
     ``clock`` is what ``now`` says; set it to let time pass.  ``events`` are those published, ``asked`` the calls of
-    coroutines by name, ``jobs`` what ``every`` was given (call them yourself).  ``held`` are the sessions it has.
+    coroutines by name, ``jobs`` what ``every`` was given (call them yourself).  ``held`` are the sessions it has,
+    ``trashed`` those that were deleted to the trash, each with the time under which it lies there.
     """
 
     def __init__(self, folder: Path | str, *, now: datetime | None = None, **core: Any) -> None:
@@ -33,13 +36,14 @@ class FakeRuntime:
         self.asked: list[tuple[str, tuple[Any, ...]]] = []
         self.jobs: list[tuple[timedelta, Callable[[], None]]] = []
         self.held: dict[str, Session] = {}
+        self.trashed: dict[str, tuple[Session, datetime]] = {}
         self._core = CoreView(str(folder), 30, True, "json_store", "", "", 0)._replace(**core)
 
     async def sessions(self, query: SessionQuery) -> list[Session]:
-        """Return what it holds of ``query.ids`` (none given: all), at most ``query.limit``."""
+        """Return what it holds that fits, in the query's order, at most ``query.limit``."""
         self._note("sessions", query)
-        found = [session for session in self.held.values() if not query.ids or session.id in query.ids]
-        return found[: query.limit]
+        found = (session for session in self.held.values() if matches(session, query))
+        return sorted(found, key=sort_key, reverse=query.newest_first)[: query.limit]
 
     async def retry(self, ids: Sequence[str]) -> list[str]:
         """Return those of ``ids`` that it holds."""
@@ -53,26 +57,50 @@ class FakeRuntime:
         """Return those of ``ids`` that it holds."""
         return self._known("unignore", ids)
 
-    async def delete(self, ids: Sequence[str], *, to_trash: bool = True) -> list[str]:
-        """Forget those of ``ids`` that it holds, and return them."""
+    async def delete(
+        self, ids: Sequence[str], *, to_trash: bool = True, deleted_at: datetime | None = None
+    ) -> list[str]:
+        """Take those of ``ids`` that it holds out of ``held``, into ``trashed`` or for good, and return them."""
         known = self._known("delete", ids, to_trash)
         for session_id in known:
-            del self.held[session_id]
+            session = self.held.pop(session_id)
+            if to_trash:
+                self.trashed[session_id] = (session, deleted_at or self.clock)
         return known
 
     async def restore(self, ids: Sequence[str]) -> list[str]:
-        """Return none: it has no trash."""
+        """Bring those of ``ids`` back from ``trashed`` that it does not hold, and return them."""
         self._note("restore", tuple(ids))
-        return []
+        back = [session_id for session_id in ids if session_id in self.trashed and session_id not in self.held]
+        for session_id in back:
+            self.held[session_id] = self.trashed.pop(session_id)[0]
+        return back
+
+    async def empty_trash(self, before: datetime) -> CleanupReport:
+        """Forget what went to ``trashed`` before that time."""
+        self._note("empty_trash", before)
+        gone = [session_id for session_id, (_, when) in self.trashed.items() if when < before]
+        freed = sum(len(session_to_json(self.trashed.pop(session_id)[0])) for session_id in gone)
+        return CleanupReport(deleted=len(gone), freed=freed, in_trash=len(self.trashed))
+
+    async def trash(self) -> list[tuple[str, datetime]]:
+        """Return what is in ``trashed`` and since when, oldest first."""
+        self._note("trash")
+        return sorted(((i, when) for i, (_, when) in self.trashed.items()), key=lambda entry: (entry[1], entry[0]))
+
+    async def store_size(self) -> int:
+        """Return the bytes that what it holds and what is in ``trashed`` take as JSON."""
+        self._note("store_size")
+        return sum(len(session_to_json(s)) for s in (*self.held.values(), *(s for s, _ in self.trashed.values())))
 
     async def submit_now(self) -> int:
         """Return how many sessions it holds."""
         self._note("submit_now")
         return len(self.held)
 
-    async def cleanup(self, *, dry_run: bool = False) -> list[CleanupReport]:
+    async def cleanup(self, *, dry_run: bool = False, confirmed: bool = False) -> list[CleanupReport]:
         """Return no report."""
-        self._note("cleanup", dry_run)
+        self._note("cleanup", dry_run, confirmed)
         return []
 
     async def change_settings(self, changes: dict[str, Any]) -> None:
