@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hl7core.cli.jobs import jobs_for
+from hl7core.cli.jobs import jobs_for, shares_of
+from hl7core.wire.decoder import ALL
 from hl7core.wire.pcap_write import pcap_header, pcap_record
 from hl7core.wire.talk import TcpTalk
 
@@ -126,6 +127,14 @@ def test_no_process_stays_when_the_first_one_goes(stuck, number):
     while not _gone(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert _gone(child)
+
+
+@pytest.mark.parametrize("jobs", [2, 3, 8, 64])
+def test_the_shares_are_all_connections_and_the_one_that_prints_has_fewest(jobs):
+    shares = shares_of(jobs)
+    assert [place for share in shares for place in share] == list(ALL)
+    assert len(shares) == jobs
+    assert min(shares, key=len) is shares[0]
 
 
 def test_pipes_and_small_files_are_read_by_one_process(capture, tmp_path):

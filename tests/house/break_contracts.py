@@ -28,6 +28,10 @@ BREAKS = {
         "import hl7core_plugins.json_store",
     ),
     "Only scapy_source imports scapy": ("plugins/hl7core_plugins/json_store/__init__.py", "import scapy.config"),
+    "Nothing but the optional decryption of TLS needs cryptography": (
+        "src/hl7core/wire/detect.py",
+        "import cryptography",
+    ),
     "Only rest_destination imports httpx": ("src/hl7core/cli/demo.py", "import httpx"),
 }
 

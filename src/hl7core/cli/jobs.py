@@ -8,6 +8,7 @@ would have said is missing, and that must not go unnoticed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -23,14 +24,17 @@ from typing import BinaryIO, Final, Never
 from hl7core.errors import Hl7coreError
 from hl7core.model.packet import PacketBatch
 from hl7core.wire.connection import DecoderOptions
+from hl7core.wire.decoder import ALL
 from hl7core.wire.encrypted import Encrypted
 from hl7core.wire.lines import LineDecoder, ShareDecoder
 
-__all__ = ["Lines", "Shares", "jobs_for"]
+__all__ = ["Lines", "Shares", "jobs_for", "shares_of"]
 
 _WORTH: Final = 16 << 20
 """Smaller captures are decoded before a second process would be of use."""
 _MOST: Final = 8
+_PRINTING: Final = 0.2
+"""To put a session of another process in its place and print it takes so much of what decoding it took."""
 _FRAME: Final = Struct("=II")
 _END: Final = 0xFFFFFFFF
 _PIPE: Final = 1 << 20
@@ -50,6 +54,14 @@ def jobs_for(files: Sequence[str], wanted: int | None) -> int:
     if wanted is not None:
         return wanted
     return min(len(os.sched_getaffinity(0)), _MOST) if sum(sizes) >= _WORTH else 1
+
+
+def shares_of(jobs: int) -> list[range]:
+    """Return the shares of all connections, the smallest first: that process prints what the others find too."""
+    part = 1 / (jobs - 1)
+    own = max(0.0, (part - _PRINTING) / (1 - _PRINTING + part))
+    cuts = [0, *(round(len(ALL) * (own + (1 - own) * number * part)) for number in range(jobs))]
+    return [range(begin, end) for begin, end in itertools.pairwise(cuts)]
 
 
 class Lines:
@@ -98,8 +110,9 @@ class Shares:
             max_connections=-(-options.max_connections // jobs), reassembly_bytes=options.reassembly_bytes // jobs
         )
         self._out = out
-        self._others = [_Other(bounded, (number, jobs), read) for number in range(1, jobs)]
-        self._decoder = ShareDecoder(bounded, (0, jobs))
+        own, *others = shares_of(jobs)
+        self._others = [_Other(bounded, share, read) for share in others]
+        self._decoder = ShareDecoder(bounded, own)
         self.counters = self._decoder.counters
 
     @property
@@ -147,7 +160,7 @@ class _Other:
     def __init__(
         self,
         options: DecoderOptions,
-        share: tuple[int, int],
+        share: range,
         read: Callable[[Callable[[PacketBatch], None]], object],
     ) -> None:
         source, sink = os.pipe()
@@ -207,7 +220,7 @@ class _Other:
 def _work(
     sink: int,
     options: DecoderOptions,
-    share: tuple[int, int],
+    share: range,
     read: Callable[[Callable[[PacketBatch], None]], object],
 ) -> Never:
     """Decode a share; never returns."""

@@ -33,7 +33,7 @@ from hl7core.wire.streams import Streams
 from hl7core.wire.tls.keylog import KeyLog
 from hl7core.wire.usual import Make, usual_session
 
-__all__ = ["Decoder", "DecoderOptions", "MessageSeen"]
+__all__ = ["ALL", "Decoder", "DecoderOptions", "MessageSeen"]
 
 # From an Ethernet header to the TCP flags, for IPv4 without options: EtherType, version and header length, total
 # length, fragment word, protocol, sequence number, acknowledgement, data offset, flags.
@@ -43,6 +43,8 @@ _CONTROL: Final = FIN | SYN | RST
 _MASK: Final = 0xFFFFFFFF
 MAX_REMEMBERED: Final = 10_000
 """So many closed connections are remembered, to know late repeats from new connections."""
+ALL: Final = range(1 << 16)
+"""All connections, by a hash of their ends: a part of it is a share of them."""
 MAX_PASSED: Final = 200_000
 MAX_RECENT: Final = 10_000
 _REPEATED: Final = 1 << 20
@@ -59,8 +61,7 @@ class Decoder:
     ``crowded`` (how often something was given up for want of room), ``idle`` (connections let go as idle), ``tls``
     (connections that are encrypted; ``encrypted`` names those that nobody could read, ``keys`` opens them).  With
     ``options.watch_messages`` the messages collect in ``messages`` as they complete; who reads them clears the list.
-    ``make`` makes what ``feed`` returns of a usual exchange; ``share`` (k, n) leaves all but the k-th of n shares of
-    the connections alone.
+    ``make`` makes what ``feed`` returns of a usual exchange; ``share`` is the part of all connections to look at.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Decoder:
         dialects: Sequence[Dialect] = (),
         *,
         make: Make = usual_session,
-        share: tuple[int, int] = (0, 1),
+        share: range = ALL,
         keys: KeyLog | None = None,
     ) -> None:
         self.options = options or DecoderOptions()
@@ -81,7 +82,8 @@ class Decoder:
         )  # fmt: skip
         self.now_ns = 0
         self._streams = Streams(self.options, dialects, self.counters, make, keys)
-        self._share, self._shares = share
+        self._share = share
+        self._shared = share != ALL
         self._passed: set[bytes] = set()  # connections that are left at a glance: others' shares, and encrypted ones
         self._halves: dict[bytes, Half] = {}
         self._syns: dict[bytes, int] = {}
@@ -131,7 +133,7 @@ class Decoder:
         streams = self._streams
         holes = streams.holes
         again = streams.again
-        shares, passed = self._shares, self._passed
+        shared, passed = self._shared, self._passed
         next_sweep = self._next_sweep
         self.counters["packets"] += len(batch.starts)
         self.counters["skipped"] += batch.skipped
@@ -173,7 +175,7 @@ class Decoder:
                 continue
             half = get(key)
             if half is None:
-                if shares > 1 and (key in passed or self._is_others(key)):
+                if shared and (key in passed or self._is_others(key)):
                     continue
                 if 0x14 <= buffer[begin] <= 0x17 and streams.is_encrypted(buffer[begin:stop]):
                     self._leave_encrypted(key)
@@ -273,7 +275,7 @@ class Decoder:
     def _is_others(self, key: bytes) -> bool:
         """Say whether a connection belongs to another share: the same of both directions."""
         peer = reverse(key)
-        if crc32(min(key, peer)) % self._shares == self._share:
+        if crc32(min(key, peer)) % len(ALL) in self._share:
             return False
         self._pass_by((key, peer))
         return True
@@ -327,8 +329,8 @@ class Decoder:
     def _control(self, key: bytes, seq: int, flags: int, now: int, out: list[Session]) -> None:
         """Take a SYN, FIN or RST; ``seq`` is the sequence number of a FIN, or of the SYN itself."""
         half = self._halves.get(key)
-        if half is None and (self._shares > 1 or key in self._passed):
-            if self._shares > 1 and self._is_others(key):
+        if half is None and (self._shared or key in self._passed):
+            if self._shared and self._is_others(key):
                 return
             self._passed -= {key, reverse(key)}
         if flags & SYN:

@@ -15,7 +15,7 @@ from hl7core.model.packet import PacketBatch
 from hl7core.model.schema import DECIMALS, TO_ESCAPE, session_to_json
 from hl7core.model.session import Ending, Session
 from hl7core.wire.connection import Connection, DecoderOptions, Half
-from hl7core.wire.decoder import Decoder
+from hl7core.wire.decoder import ALL, Decoder
 from hl7core.wire.exchange import POSITIVE
 from hl7core.wire.framing import Dialect
 from hl7core.wire.usual import Told, usual_session
@@ -36,7 +36,7 @@ class LineDecoder(Decoder):
     """Turns packets into lines of JSON, a session each, without what only a save adds."""
 
     def __init__(
-        self, options: DecoderOptions | None = None, dialects: Sequence[Dialect] = (), share: tuple[int, int] = (0, 1)
+        self, options: DecoderOptions | None = None, dialects: Sequence[Dialect] = (), share: range = ALL
     ) -> None:
         super().__init__(options, dialects, make=usual_line, share=share)
 
@@ -55,7 +55,7 @@ class ShareDecoder(LineDecoder):
     A place is that of the packet at which the session ended (at the end of the capture: of its connection's first).
     """
 
-    def __init__(self, options: DecoderOptions | None, share: tuple[int, int]) -> None:
+    def __init__(self, options: DecoderOptions | None, share: range) -> None:
         super().__init__(options, share=share)
         self._batches = 0
         self._at = 0  # the place of the packet at hand
