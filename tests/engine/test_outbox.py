@@ -218,8 +218,9 @@ def test_never_more_at_once_than_the_settings_allow(make, concurrency):
 
 def test_a_session_that_cannot_be_sent_does_not_hold_up_those_behind_it(make):
     held = stored(*range(1, 10))
-    with make(*held, settings={"plugins.dest.concurrency": 1}) as room:
-        room.dest.errors[held[0].id] = DestinationUnreachable("reset by peer")
+    room = make(*held, settings={"plugins.dest.concurrency": 1})
+    room.dest.errors[held[0].id] = DestinationUnreachable("reset by peer")
+    with room:
         poll(lambda: len(room.dest.got) == 8)
         poll(lambda: room.dest.tries.count(held[0].id) == 3)
         poll(lambda: room.delivery(held[0].id).attempts == 3)
@@ -230,8 +231,9 @@ def test_a_session_that_cannot_be_sent_does_not_hold_up_those_behind_it(make):
 
 def test_failed_attempts_are_stored_at_once(make):
     (one,) = held = stored(1)
-    with make(*held) as room:
-        room.dest.error = DestinationBroken("HTTP 500")
+    room = make(*held)
+    room.dest.error = DestinationBroken("HTTP 500")
+    with room:
         poll(lambda: room.delivery(one.id).attempts == 1)
         assert room.delivery(one.id).error == "HTTP 500"
         poll(lambda: room.delivery(one.id).status is FAILED)
@@ -576,8 +578,9 @@ def test_a_destination_that_is_switched_off_leaves_its_deliveries_as_they_are(ma
 
 
 def test_events_say_how_busy_it_is_and_how_each_attempt_ended(make):
-    with make(*stored(1, 2)) as room:
-        room.dest.errors[session(2).id] = SessionRejected("HTTP 422")
+    room = make(*stored(1, 2))
+    room.dest.errors[session(2).id] = SessionRejected("HTTP 422")
+    with room:
         poll(lambda: len(room.ear.of(SubmissionResult)) == 2)
         good, bad = sorted(room.ear.of(SubmissionResult), key=lambda e: e.session_id)
         assert (good.success, good.submission_attempts, good.destination, good.error) == (True, 1, "dest", "")
