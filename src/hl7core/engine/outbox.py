@@ -162,7 +162,7 @@ class Outbox:
         for look in looks:
             look.cancel()
         for destination in active:  # what was found may wait for its next attempt
-            destination.line.hurry(self._clock())
+            destination.line.hurry(self._clock(), probe=False)
         self._wake.set()
         done = sum(destination.done for destination in active) - begun
         return done + sum(len(destination.line) + destination.line.in_flight for destination in active)

@@ -117,12 +117,12 @@ class Line:
         if len(self._ready) + len(self._waiting) > 2 * len(self._places) + 1000:
             self._tidy()
 
-    def hurry(self, now: float, ids: Iterable[str] | None = None) -> None:
+    def hurry(self, now: float, ids: Iterable[str] | None = None, *, probe: bool = True) -> None:
         """A person asks: what waits for its next attempt is due, and a paused destination is tried, at once.
 
-        ``ids`` None: everything.  What the destination asked for is kept all the same.
+        ``ids`` None: everything; without ``probe`` a pause lasts.  What the destination asked for is kept all the same.
         """
-        if self.paused:
+        if self.paused and probe:
             self.probe_at = min(self.probe_at, now)
         for session_id in list(self._places if ids is None else ids):
             place = self._places.get(session_id)
