@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -18,7 +19,7 @@ from hl7core.model.session import Message, Session
 __all__ = ["FORMATS", "Csv", "Format", "Hl7", "Json", "JsonLines", "safe_cell"]
 
 
-class Format:
+class Format(ABC):
     """A format; ``saved``: with what only a save or a submission adds."""
 
     def __init__(self, *, saved: bool = False) -> None:
@@ -28,9 +29,9 @@ class Format:
         """Return what stands before all sessions."""
         return b""
 
+    @abstractmethod
     def of(self, session: Session) -> bytes:
         """Return one session."""
-        raise NotImplementedError
 
     def end(self) -> bytes:
         """Return what stands behind all sessions."""
