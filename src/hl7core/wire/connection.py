@@ -30,7 +30,6 @@ __all__ = [
     "MessageSeen",
     "ShortWay",
     "Tracker",
-    "uuid7",
 ]
 
 UNDECIDED: Final = 0
@@ -248,7 +247,10 @@ class Connection:
         return self._text
 
     def session_id(self, half: Half, offset: int, first: bytes, time_ns: int) -> str:
-        """Name the session whose first frame ``first`` begins at ``offset`` of ``half``, captured at ``time_ns``."""
+        """Name the session whose first frame ``first`` begins at ``offset`` of ``half``, captured at ``time_ns``.
+
+        A UUID of version 7 (RFC 9562): the unix milliseconds and 74 bits of the hash.
+        """
         if self._hash is None:
             packed = [_packed(end) for end in self.ends]
             self._places = (0, 1) if packed[0] <= packed[1] else (1, 0)
@@ -291,12 +293,6 @@ class Connection:
             if options.lis_port and other.port == options.lis_port and end.port != options.lis_port:
                 return side
         return -1
-
-
-def uuid7(unix_ms: int, digest: bytes) -> str:
-    """Return a UUID of version 7 (RFC 9562) with ``unix_ms`` and 74 bits of ``digest`` (10 bytes)."""
-    time, free = f"{unix_ms & 0xFFFFFFFFFFFF:012x}", digest.hex()
-    return f"{time[:8]}-{time[8:]}-7{free[:3]}-{_VARIANT[digest[9] & 3]}{free[3:6]}-{free[6:18]}"
 
 
 def _among(address: str, places: tuple[str, ...]) -> bool:

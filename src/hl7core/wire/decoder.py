@@ -213,7 +213,7 @@ class Decoder:
                     data = buffer[begin:stop]
                     usual = connection.usual
                     if usual is None or not usual.ready or (taken := usual.segment(half, data, now)) is None:
-                        streams.framed(half, data, now, out)
+                        streams.deliver(half, data, now, out)
                     elif taken:
                         out += taken
                     elif not connection.timer_ns:

@@ -243,27 +243,6 @@ class Streams:
         if pending or half.pending:
             self._weigh(half)
 
-    def framed(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
-        """Hand the next bytes to the framer of a connection that is decided, where no bytes wait on either side."""
-        connection = half.connection
-        if connection.unproven is not None:
-            self._prove(half, data, out)
-        frames = half.framer.feed(data)  # type: ignore[union-attr]  # decided: there is one
-        if frames:
-            ended = connection.tracker.take(half, frames)  # type: ignore[union-attr]
-            if ended:
-                out += ended
-            last = frames[-1]
-            if last.offset + len(last.raw) + last.missing != half.offset:
-                self.still_pending(half, last.offset + len(last.raw) + last.missing, now)
-                self._weigh(half)
-            if not connection.timer_ns:
-                self.arm(connection)
-        else:
-            half.pending = True
-            half.mark(half.offset - len(data), now)
-            self._weigh(half)
-
     def _weigh(self, half: Half) -> None:
         """Keep the books of what the framers hold; if it is too much, the tenth that hold most are to go."""
         size = half.framer.pending if half.pending and half.framer is not None else 0
