@@ -23,7 +23,7 @@ GROUPS = {
     "The brief's six": [
         "on_packet", "on_session_complete", "persist_session", "load_sessions", "submit_session", "cleanup",
     ],
-    "What else a destination answers": ["submit_sessions"],
+    "What else a destination answers": ["submit_sessions", "reach_destination"],
     "What else a store answers": [
         "persist_sessions", "delete_sessions", "restore_sessions", "empty_trash", "list_trash", "store_size",
     ],
@@ -45,6 +45,11 @@ EXAMPLES = {
     "submit_session": (
         "async def submit_session(self, session):\n"
         "    await self.client.post(self.url, content=session_to_json(session, saved=False))\n    return Receipt()"
+    ),
+    "reach_destination": (
+        "async def reach_destination(self, seconds):\n"
+        "    version = await self.client.ask_version(timeout=seconds)\n"
+        '    return f"{self.settings.host} answers (version {version})"'
     ),
     "submit_sessions": (
         "async def submit_sessions(self, sessions):\n"
@@ -99,7 +104,7 @@ def hooks_page() -> str:
         "",
         "Every hook that the core calls. Mark an implementation with `@hookimpl`; take only the arguments you want.",
         "All names in the examples come from `hl7core`. `def` and `async def` are as shown: only `submit_session`,",
-        "`submit_sessions`, `start` and `stop` may be `async def`.",
+        "`submit_sessions`, `reach_destination`, `start` and `stop` may be `async def`.",
         "",
         "| if it raises | then |",
         "|---|---|",

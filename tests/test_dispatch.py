@@ -11,7 +11,7 @@ import pytest
 from fakes import registry, session, settings
 from hl7core import dispatch as dispatch_module
 from hl7core.contract import DestinationSettings, SourceRequest, SourceStats
-from hl7core.dispatch import Dispatch
+from hl7core.dispatch import Dispatch, NotInService
 from hl7core.errors import DestinationUnreachable, InterfaceMissing, PluginError, SourceError, StoreError
 from hl7core.hookspecs import hookimpl
 from hl7core.model.cleanup import CleanupReport
@@ -21,7 +21,7 @@ from hl7core.model.finding import Finding, Severity
 from hl7core.model.frame import Frame, FrameKind
 from hl7core.model.packet import Interface, Packet
 from hl7core.model.session import SessionQuery
-from hl7core.plugin_threads import NewsThread
+from hl7core.plugin_threads import HelperThread, NewsThread
 from hl7core.wire.framing import Dialect
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -316,10 +316,10 @@ def test_a_plugin_out_of_service_hears_nothing_more_of_what_was_queued():
         for number in range(10):
             dispatch.event(notice(number))
         wait_for(lambda: heard)
-        assert dispatch.calls.busy("one")
+        assert dispatch.calls.watchdog.busy("one")
         dispatch.registry.fail("one", "enough")
         gate.set()
-        wait_for(lambda: not dispatch.calls.busy("one"))
+        wait_for(lambda: not dispatch.calls.watchdog.busy("one"))
         time.sleep(0.02)
         assert heard == [notice(0)]
 
@@ -385,16 +385,16 @@ def test_a_call_that_does_not_return_marks_then_quarantines_its_plugin_and_enabl
         dispatch.event(notice(1))
         wait_for(lambda: entered)
         clock.now += 4
-        dispatch.calls.look()
+        dispatch.calls.watchdog.look()
         assert str(dispatch.registry.info("one").state) == "enabled"
         clock.now += 2
-        dispatch.calls.look()
+        dispatch.calls.watchdog.look()
         assert str(dispatch.registry.info("one").state) == "hanging"
         assert dispatch.registry.info("one").error == "on_event has been running for 5 seconds"
         clock.now += 25
-        dispatch.calls.look()
+        dispatch.calls.watchdog.look()
         assert str(dispatch.registry.info("one").state) == "quarantined"
-        assert not dispatch.calls.busy("one")
+        assert not dispatch.calls.watchdog.busy("one")
         asyncio.run(dispatch.registry.enable("one"))
         dispatch.event(notice(2))
         wait_for(lambda: heard == [notice(2)])
@@ -419,7 +419,7 @@ def test_a_call_that_returns_after_all_ends_the_hanging():
         thread.start()
         entered.wait()
         clock.now += 100
-        dispatch.calls.look()
+        dispatch.calls.watchdog.look()
         assert str(dispatch.registry.info("one").state) == "hanging", "a cleanup may take long: no quarantine"
         gate.set()
         thread.join()
@@ -439,7 +439,7 @@ def test_a_packet_listener_that_hangs_is_named():
         thread.start()
         entered.wait()
         clock.now += 6
-        dispatch.calls.look()
+        dispatch.calls.watchdog.look()
         assert str(dispatch.registry.info("one").state) == "hanging"
         gate.set()
         thread.join()
@@ -479,6 +479,15 @@ def test_a_rule_that_hangs_costs_its_seconds_once(monkeypatch):
         time.sleep(0.05)
         assert dispatch.findings(session()) == (FINDING,)
         assert "no answer within" in dispatch.told[-1].error
+
+
+def test_a_rule_whose_plugin_has_just_gone_is_not_waited_for():
+    helper = HelperThread("one", object())
+    assert helper.ask(lambda: "heard", 30) == "heard"
+    helper.end()
+    for _ in range(2):
+        with pytest.raises(NotInService):
+            helper.ask(lambda: "never heard", 1_000_000)
 
 
 @pytest.mark.parametrize("answer", [5, ["text"], [None], (FINDING, 1)])
@@ -725,7 +734,7 @@ def test_a_slow_destination_does_not_hang_before_its_own_deadline():
             states = []
             for seconds in (20, 20):
                 clock.now += seconds
-                dispatch.calls.look()
+                dispatch.calls.watchdog.look()
                 states.append(str(dispatch.registry.info("a").state))
             release.set()
             await attempt
@@ -800,7 +809,7 @@ def test_an_attempt_can_be_cancelled_from_outside():
                     await dispatch.submit("a", session())
 
         asyncio.run(run())
-        assert not dispatch.calls.busy("a")
+        assert not dispatch.calls.watchdog.busy("a")
 
 
 def test_a_destination_must_give_a_receipt_and_be_there():

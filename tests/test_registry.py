@@ -257,7 +257,6 @@ def test_an_entry_point_must_name_a_class():
 def test_a_plugin_that_never_returns_is_abandoned(hook, monkeypatch):
     monkeypatch.setattr(registry_module, "START_DEADLINE", 0.05)
     monkeypatch.setattr(registry_module, "STOP_DEADLINE", 0.05)
-    monkeypatch.setattr(Registry._off, "__kwdefaults__", {"deadline": 0.05})
     forever = threading.Event()
 
     def hang(self, settings=None, runtime=None):
@@ -381,7 +380,110 @@ def test_a_plugin_that_failed_in_service_is_stopped_and_one_in_quarantine_is_not
     asyncio.run(run())
 
 
+class OpenDoor:
+    """A lock that lets ``visitor`` in, on a thread of its own, whenever it is let go of."""
+
+    def __init__(self, lock, visitor):
+        self._lock = lock
+        self._visitor = visitor
+
+    def __enter__(self):
+        self._lock.acquire()
+
+    def __exit__(self, *_error):
+        self._lock.release()
+        visitor, self._visitor = self._visitor, lambda: None
+        thread = threading.Thread(target=visitor)
+        thread.start()
+        thread.join()
+        self._visitor = visitor
+
+
+def test_a_plugin_that_fails_the_moment_it_is_enabled_stays_failed():
+    made, told = registry({"one": diary()}), []
+    made.listen(lambda change: told.append(str(change.state)))
+    made._lock = OpenDoor(made._lock, lambda: made.fail("one", "raised"))
+
+    async def run():
+        await made.start(RUNTIME)
+        assert states(made) == {"one": "failed"}
+        assert made.running() == ()
+        assert told == ["enabled", "failed"]
+        assert (await made.apply(settings({"one": {"enabled": False}}))).changed == ("one",)
+
+    asyncio.run(run())
+
+
+def test_whether_a_plugin_is_in_service_and_what_its_state_says_change_in_one_step():
+    made, seen = registry({"one": diary()}), []
+
+    async def run():
+        made._lock = OpenDoor(made._lock, lambda: seen.append((states(made)["one"], made.running())))
+        await made.start(RUNTIME)
+        made.quarantine("one", "late")
+
+    asyncio.run(run())
+    assert set(seen) == {("enabled", ("one",)), ("quarantined", ())}
+
+
+def test_changes_are_told_in_their_order_whoever_tells_them():
+    made, told = registry({"one": diary()}), []
+    inside, go = threading.Event(), threading.Event()
+
+    def listen(change):
+        told.append(change.error)
+        if change.error == "first":
+            inside.set()
+            go.wait()
+        if change.error == "second":
+            made.note("one", "brought about by telling")
+
+    async def run():
+        await made.start(RUNTIME)
+        made.listen(listen)
+        slow = threading.Thread(target=made.note, args=("one", "first"))
+        slow.start()
+        inside.wait()
+        made.note("one", "second")  # does not wait for the one who tells
+        made.note("one", "third")
+        assert told == ["first"]
+        go.set()
+        slow.join()
+
+    asyncio.run(run())
+    assert told == ["first", "second", "third", "brought about by telling"]
+
+
+def test_loading_a_plugin_that_runs_changes_nothing_about_it():
+    made = registry({"one": diary()})
+
+    async def run():
+        await made.start(RUNTIME)
+        before = made.settings_of("one")
+        made.settings = settings({"one": {"enabled": True, "level": 77}})
+        assert made.load("one") is made.pm.get_plugin("one")
+        assert made.settings_of("one") is before
+        assert states(made) == {"one": "enabled"}
+
+    asyncio.run(run())
+
+
 # What is refused.
+
+
+def test_a_plugin_that_cannot_be_registered_fails_alone():
+    def touchy(self, other):
+        raise ValueError("canary")
+
+    made = registry({"a": diary(), "b": diary(__eq__=touchy, __hash__=object.__hash__), "c": diary()})
+
+    async def run():
+        problems = await made.start(RUNTIME)
+        assert states(made) == {"a": "enabled", "b": "failed", "c": "enabled"}
+        assert "b: cannot be registered: ValueError" in str(problems)
+        assert "canary" not in str(problems)
+
+    asyncio.run(run())
 
 
 def _yield(self, session):

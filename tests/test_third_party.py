@@ -2,63 +2,25 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "docs/examples/hl7core-journal"
+from third_party import distribution, feeder, install, running_with
 
-FEEDER = '''
-import threading
-from hl7core import PluginSettings, SourceStats, hookimpl
-from hl7core.testing import TcpTalk
-
-
-class Feed:
-    """An analyzer and a LIS who never stop talking: one numbered exchange each 5 ms."""
-
-    name = "feed"
-
-    def __init__(self):
-        self.over = threading.Event()
-
-    def run(self, emit):
-        talk = TcpTalk()
-        talk.open()
-        number = 0
-        while not self.over.wait(0.005):
-            text = b"MSH|^~\\\\&|AN|LAB|LIS|LAB|||ORU^R01|%d|P|2.5\\r" % number
-            reply = b"MSH|^~\\\\&|LIS|LAB|AN|LAB|||ACK|A%d|P|2.5\\rMSA|AA|%d\\r" % (number, number)
-            talk.opener(b"\\x0b" + text + b"\\x1c\\r")
-            talk.acceptor(b"\\x0b" + reply + b"\\x1c\\r")
-            emit(talk.batch())
-            talk.packets.clear()
-            number += 1
-
-    def stop(self):
-        self.over.set()
-
-    def stats(self):
-        return SourceStats()
-
-    def interfaces(self):
-        return ()
-
-
-class Feeder:
-    @hookimpl
-    def register_settings(self):
-        return PluginSettings
-
-    @hookimpl
-    def open_source(self, request):
-        return Feed()
-'''
+FEED = """
+# An analyzer and a LIS who never stop talking: one numbered exchange each 5 ms.
+talk = TcpTalk()
+talk.open()
+number = 0
+while not self.over.wait(0.005):
+    text = b"MSH|^~\\\\&|AN|LAB|LIS|LAB|||ORU^R01|%d|P|2.5\\r" % number
+    reply = b"MSH|^~\\\\&|LIS|LAB|AN|LAB|||ACK|A%d|P|2.5\\rMSA|AA|%d\\r" % (number, number)
+    talk.opener(b"\\x0b" + text + b"\\x1c\\r")
+    talk.acceptor(b"\\x0b" + reply + b"\\x1c\\r")
+    emit(talk.batch())
+    talk.packets.clear()
+    number += 1
+"""
 
 RAISER = '''
 from hl7core import PluginSettings, hookimpl
@@ -99,80 +61,21 @@ class LateRaiser(Raiser):
 BROKEN = "raise ImportError('this distribution is broken')\n"
 
 
-def distribution(site: Path, name: str, code: str, points: dict[str, str]) -> None:
-    """Lay a distribution out as an installer would."""
-    (site / f"{name}.py").write_text(code)
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    lines = [f"{point} = {name}:{cls}" for point, cls in points.items()]
-    (info / "entry_points.txt").write_text("[hl7core]\n" + "\n".join(lines) + "\n")
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A folder with the example, installed by pip, and three distributions of less friendly people."""
     folder = tmp_path_factory.mktemp("site")
-    subprocess.run(
-        [
-            sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
-            "--target", folder, EXAMPLE,
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    distribution(folder, "feeder", FEEDER, {"feeder": "Feeder"})
+    install(folder, "hl7core-journal")
+    distribution(folder, "feeder", feeder(FEED), {"feeder": "Feeder"})
     distribution(folder, "raiser", RAISER, {"raiser": "Raiser", "late_raiser": "LateRaiser"})
     distribution(folder, "broken", BROKEN, {"broken": "Broken"})
     return folder
 
 
-class Running:
-    """An engine in a process of its own, and commands beside it."""
-
-    def __init__(self, site: Path, folder: Path) -> None:
-        self.folder = folder
-        self.settings = folder / "settings.toml"
-        self.settings.write_text(
-            '[core]\noutput_folder = "data"\n\n[plugins.scapy_source]\nenabled = false\n\n'
-            "[plugins.feeder]\nenabled = true\n"
-        )
-        self.env = os.environ | {"PYTHONPATH": str(site)}
-        self.log = (folder / "log").open("wb")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "hl7core", "--settings", self.settings, "run"], env=self.env, stderr=self.log
-        )
-
-    def command(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "hl7core", "--settings", str(self.settings), *arguments]
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False).stdout
-
-    def plugins(self) -> dict[str, dict]:
-        return {row["name"]: row for row in map(json.loads, self.command("plugins", "list", "--json").splitlines())}
-
-    def stored(self) -> list[Path]:
-        return list((self.folder / "data/sessions").glob("*.json"))
-
-    def wait(self, condition, seconds: float = 15) -> None:
-        until = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < until, (self.folder / "log").read_text()[-3000:]
-            assert self.process.poll() is None
-            time.sleep(0.05)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(15)
-
-
 @pytest.fixture
 def running(site, tmp_path):
-    engine = Running(site, tmp_path)
-    yield engine
-    if engine.process.poll() is None:
-        engine.process.kill()
-        engine.process.wait()
-    engine.log.close()
+    with running_with(site, tmp_path) as engine:
+        yield engine
 
 
 def test_the_example_is_found_and_off_until_it_is_enabled(running):

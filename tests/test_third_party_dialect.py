@@ -1,94 +1,51 @@
 """A dialect of others, as a real distribution: found by entry point, toggled in a running engine, used by ``read``."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from hl7core.testing import TcpTalk
 from hl7core.wire.pcap_write import pcap_header, pcap_record
-from test_third_party import Running, distribution
+from shell import ENV
+from third_party import EXAMPLES, Running, distribution, feeder, hl7core, install, running_with
 
-ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "docs/examples/hl7core-fixed-frames"
 RESULT = b"\x02RS-0001    GLU          5.4mmol/l\x03"
 END = b"\x02E" + b" " * 32 + b"\x03"
 
-FEEDER = f'''
-import threading
-from hl7core import PluginSettings, SourceStats, hookimpl
-from hl7core.testing import TcpTalk
-
-
-class Feed:
-    """An analyzer that speaks the dialect, and one that speaks MLLP: a new connection each 20 ms."""
-
-    name = "feed"
-
-    def __init__(self):
-        self.over = threading.Event()
-
-    def run(self, emit):
-        number = 0
-        while not self.over.wait(0.02):
-            number += 1
-            talk = TcpTalk(opener=("10.0.0.5", 20000 + number % 40000), isn=(number, number), time_ns=10**18 + number * 10**8)
-            talk.open()
-            talk.opener({RESULT!r})
-            talk.acceptor(b"\\x06")
-            talk.opener({END!r})
-            talk.close()
-            emit(talk.batch())
-            talk = TcpTalk(opener=("10.0.0.6", 20000 + number % 40000), isn=(number, number), time_ns=10**18 + number * 10**8)
-            talk.open()
-            talk.opener(b"\\x0bMSH|^~\\\\&|AN|LAB|LIS|LAB|||ORU^R01|%d|P|2.5\\r\\x1c\\r" % number)
-            talk.close()
-            emit(talk.batch())
-
-    def stop(self):
-        self.over.set()
-
-    def stats(self):
-        return SourceStats()
-
-    def interfaces(self):
-        return ()
-
-
-class Feeder:
-    @hookimpl
-    def register_settings(self):
-        return PluginSettings
-
-    @hookimpl
-    def open_source(self, request):
-        return Feed()
-'''
+FEED = f"""
+# An analyzer that speaks the dialect, and one that speaks MLLP: a new connection each 20 ms.
+number = 0
+while not self.over.wait(0.02):
+    number += 1
+    talk = TcpTalk(opener=("10.0.0.5", 20000 + number % 40000), isn=(number, number), time_ns=10**18 + number * 10**8)
+    talk.open()
+    talk.opener({RESULT!r})
+    talk.acceptor(b"\\x06")
+    talk.opener({END!r})
+    talk.close()
+    emit(talk.batch())
+    talk = TcpTalk(opener=("10.0.0.6", 20000 + number % 40000), isn=(number, number), time_ns=10**18 + number * 10**8)
+    talk.open()
+    talk.opener(b"\\x0bMSH|^~\\\\&|AN|LAB|LIS|LAB|||ORU^R01|%d|P|2.5\\r\\x1c\\r" % number)
+    talk.close()
+    emit(talk.batch())
+"""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [
-        sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target",
-        folder, EXAMPLE,
-    ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
-    distribution(folder, "feeder", FEEDER, {"feeder": "Feeder"})
+    install(folder, "hl7core-fixed-frames")
+    distribution(folder, "feeder", feeder(FEED), {"feeder": "Feeder"})
     return folder
 
 
 @pytest.fixture
 def running(site, tmp_path):
-    engine = Running(site, tmp_path)
-    yield engine
-    if engine.process.poll() is None:
-        engine.process.kill()
-        engine.process.wait()
-    engine.log.close()
+    with running_with(site, tmp_path) as engine:
+        yield engine
 
 
 def protocols(engine: Running) -> list[str]:
@@ -115,12 +72,6 @@ def test_the_dialect_comes_and_goes_in_a_running_engine(running):
     running.wait(lambda: protocols(running).count("mllp") > mllp + 5)
     assert protocols(running).count("fixed_frames") == seen
     assert running.stop() == 0
-
-
-def hl7core(site: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hl7core", *map(str, arguments)]
-    env = os.environ | {"PYTHONPATH": str(site)}
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -161,7 +112,7 @@ def test_a_place_can_be_pinned_to_the_dialect_while_its_plugin_is_enabled(site, 
 
 def test_the_examples_own_tests_pass(site):
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", EXAMPLE / "tests"],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", EXAMPLES / "hl7core-fixed-frames/tests"],
+        cwd=EXAMPLES.parents[1], env=ENV | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-2000:]

@@ -1,8 +1,7 @@
 """Calling a plugin: each call guarded, timed, and watched while it runs.
 
 A call that raises is logged once a minute for each plugin, hook and kind of error, by kind alone; ten within a minute
-in a hook that merely hears news take the plugin out of service.  A call that runs for 5 seconds marks its plugin
-hanging; at 30 seconds the plugin is quarantined, unless the call is one that may take long (a store, a cleanup).
+in a hook that merely hears news take the plugin out of service.
 """
 
 from __future__ import annotations
@@ -21,18 +20,16 @@ from typing import Any, Final, NamedTuple
 
 import pluggy
 
-from hl7core.discovery import PluginState
 from hl7core.errors import PluginError
 from hl7core.guard import contained, describe
 from hl7core.registry import Registry
+from hl7core.watchdog import HANGING_AFTER, Running, Watchdog
 
 __all__ = ["Calls", "HookCost", "Impl", "NotInService"]
 
 _log = logging.getLogger(__name__)
 _trace = logging.getLogger("hl7core.hooks")
 
-HANGING_AFTER: Final = 5.0
-QUARANTINE_AFTER: Final = 30.0
 BUDGET: Final = 10
 BUDGET_SECONDS: Final = 60.0
 
@@ -69,21 +66,6 @@ class Impl(NamedTuple):
 
 
 @dataclass(slots=True)
-class Running:
-    """A call that runs (``began`` is 0 while it does not); ``lost`` if nobody waits for it any more.
-
-    It hangs when it has run for more than ``calm`` seconds.
-    """
-
-    impl: Impl
-    patient: bool
-    began: float = 0.0
-    calm: float = HANGING_AFTER
-    hung: bool = False
-    lost: bool = False
-
-
-@dataclass(slots=True)
 class Tally:
     """What the calls of one hook of one plugin have come to."""
 
@@ -100,28 +82,26 @@ class NotInService(PluginError):  # noqa: N818 - named for what is the matter
 class Watched:
     """The guard around one call: on the watchdog's list while it runs, and out of it only an Exception comes."""
 
-    __slots__ = ("_began", "_calls", "_slot")
+    __slots__ = ("_began", "_calls", "_impl", "_slot")
 
     def __init__(self, calls: Calls, impl: Impl, patient: bool, calm: float) -> None:
         self._calls = calls
-        self._slot = Running(impl, patient, calm=calm)
+        self._impl = impl
+        self._slot = Running(impl.plugin, impl.hook, impl.owner, patient, calm)
         self._began = 0.0
 
     def __enter__(self) -> None:
-        slot, calls = self._slot, self._calls
-        slot.began = calls.clock()
-        calls.slots[id(slot)] = slot  # ahead of the question: who takes the plugin out of service waits for us
-        if not calls.in_service(slot.impl):
-            del calls.slots[id(slot)]
-            raise NotInService(f"{slot.impl.plugin} is not in service")
+        if not self._calls.watchdog.enter(self._slot):
+            raise NotInService(f"{self._impl.plugin} is not in service")
         self._began = time.perf_counter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        impl = self._slot.impl
+        impl = self._impl
         seconds = time.perf_counter() - self._began
-        self._calls.done(self._slot, seconds, failed=error is not None)
+        self._calls.watchdog.leave(self._slot)
+        self._calls.done(impl, seconds, failed=error is not None)
         if error is not None and not isinstance(error, Exception) and not _is_ours(error):
             raise PluginError(f"{impl.plugin}: {impl.hook}: {describe(error)}") from error
 
@@ -131,14 +111,10 @@ class Calls:
 
     def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
-        self.clock = clock
-        self.slots: dict[int, Running] = {}
+        self.watchdog = Watchdog(registry, clock)
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._told: dict[tuple[str, str, str], tuple[float, int]] = {}
         self._lock = threading.Lock()
-        self._listening: list[int] = []
-        self._watchdog: threading.Thread | None = None
-        self._closed = threading.Event()
         self._tracing = os.environ.get("HL7CORE_TRACE_HOOKS", "") not in ("", "0", "false")
 
     def running(self, impl: Impl, *, patient: bool = False, calm: float = HANGING_AFTER) -> Watched:
@@ -147,7 +123,7 @@ class Calls:
         Raises NotInService if the plugin is not in service (any more).  ``patient``: it may take long.
         ``calm``: for so many seconds it does not even hang.
         """
-        self.watch()
+        self.watchdog.watch()
         return Watched(self, impl, patient, calm)
 
     def call(self, impl: Impl, *values: Any, patient: bool = False) -> Any:
@@ -169,19 +145,19 @@ class Calls:
 
         What was returned before is no longer watched.
         """
-        for key in self._listening:
-            slot = self.slots.get(key)
-            if slot is not None and not slot.began:
-                del self.slots[key]
-        slots = [Running(impl, patient=False) for impl in impls]
-        self.slots.update((id(slot), slot) for slot in slots)
-        self._listening = [key for key in (*self._listening, *map(id, slots)) if key in self.slots]
-        return tuple(self._listener(slot) for slot in slots)
+        work = [(impl, Running(impl.plugin, impl.hook, impl.owner)) for impl in impls]
+        self.watchdog.keep(slot for _, slot in work)
+        return tuple(self._listener(impl, slot) for impl, slot in work)
 
-    def _listener(self, slot: Running) -> Callable[[Any], None]:
-        impl = slot.impl
-        tally = self.tally(impl)
-        plugins, clock, timer, owner, name = self._registry.pm, self.clock, time.perf_counter, impl.owner, impl.plugin
+    def _listener(self, impl: Impl, slot: Running) -> Callable[[Any], None]:
+        tally, watchdog = self.tally(impl), self.watchdog
+        plugins, clock, timer, owner, name = (
+            self._registry.pm,
+            watchdog.clock,
+            time.perf_counter,
+            impl.owner,
+            impl.plugin,
+        )
         function = impl.function if impl.takes else _heedless(impl.function)
 
         def listen(value: Any) -> None:
@@ -200,13 +176,13 @@ class Calls:
                 tally.seconds += timer() - began
                 slot.began = 0.0
                 if slot.hung:
-                    self.returned(slot)
+                    watchdog.returned(slot)
 
         return listen
 
     def failed(self, impl: Impl, error: BaseException, *, budget: bool) -> None:
         """Tell of an error, at most once a minute for its kind; with ``budget`` ten of them are too many."""
-        now = self.clock()
+        now = self.watchdog.clock()
         kind = (impl.plugin, impl.hook, type(error).__name__)
         text = f"{impl.hook}: {describe(error)}"
         spent = False
@@ -225,32 +201,21 @@ class Calls:
         if tell:
             more = f" (and {held} more of its kind)" if held else ""
             _log.warning("plugin %s: %s%s", impl.plugin, text, more)
-        if not self.in_service(impl):
+        if not self.watchdog.in_service(impl.plugin, impl.owner):
             return
         if tell:
             self._registry.note(impl.plugin, text)
         if spent:
             self._registry.fail(impl.plugin, f"taken out of service after {BUDGET} errors within a minute; {text}")
 
-    def in_service(self, impl: Impl) -> bool:
-        """Say whether that very plugin (not another of its name) is in service."""
-        return self._registry.pm.get_plugin(impl.plugin) is impl.owner
-
-    def done(self, slot: Running, seconds: float, *, failed: bool) -> None:
+    def done(self, impl: Impl, seconds: float, *, failed: bool) -> None:
         """Count a call that is over."""
-        impl = slot.impl
         tally = self.tally(impl)
         tally.calls += 1
         tally.seconds += seconds
         tally.errors += failed
-        self.slots.pop(id(slot), None)
-        self.returned(slot)
         if self._tracing:
             _trace.info("%s %s %.1f ms", impl.hook, impl.plugin, seconds * 1000)
-
-    def busy(self, plugin: str) -> bool:
-        """Say whether a call of ``plugin`` is running that is still waited for."""
-        return any(slot.began and not slot.lost and slot.impl.plugin == plugin for slot in list(self.slots.values()))
 
     def costs(self) -> tuple[HookCost, ...]:
         """Return what every hook of every plugin has cost so far, the dearest first."""
@@ -259,46 +224,6 @@ class Calls:
             for (plugin, hook), tally in list(self._tallies.items())
         ]
         return tuple(sorted(found, key=lambda cost: -cost.seconds))
-
-    def watch(self) -> None:
-        """Start the watchdog, once there is something to watch."""
-        if self._watchdog is None:
-            with self._lock:
-                if self._watchdog is None and not self._closed.is_set():
-                    self._watchdog = threading.Thread(target=self._patrol, name="hl7core-watchdog", daemon=True)
-                    self._watchdog.start()
-
-    def look(self) -> None:
-        """Look once at what is running: mark what hangs, shut away what has hung too long."""
-        now = self.clock()
-        for slot in list(self.slots.values()):
-            age = now - slot.began if slot.began else 0.0
-            name, hook = slot.impl.plugin, slot.impl.hook
-            if slot.lost or not self.in_service(slot.impl):
-                continue
-            if age >= QUARANTINE_AFTER and not slot.patient:
-                slot.lost = True
-                self._registry.quarantine(name, f"{hook} has not returned for {QUARANTINE_AFTER:.0f} seconds")
-            elif age >= slot.calm:
-                slot.hung = True
-                self._registry.mark(name, PluginState.HANGING, f"{hook} has been running for {slot.calm:.0f} seconds")
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._closed.set()
-
-    def _patrol(self) -> None:
-        while not self._closed.wait(1.0):
-            self.look()
-
-    def returned(self, slot: Running) -> None:
-        """Note that a call has come back: its plugin hangs no longer, unless another call does."""
-        if slot.hung and not slot.lost:
-            slot.hung = False
-            name = slot.impl.plugin
-            others = any(other.hung and other.impl.plugin == name for other in list(self.slots.values()))
-            if not others and self.in_service(slot.impl):
-                self._registry.mark(name, PluginState.ENABLED)
 
     def tally(self, impl: Impl) -> Tally:
         """Return the counts of that hook of that plugin."""

@@ -263,6 +263,14 @@ class Runtime(Protocol):
     def now(self) -> datetime:
         """Return the wall-clock time (aware, UTC); a test may set another."""
 
+    def give_way(self) -> None:
+        """Let what waits to be saved be saved before you go on: for a store that is long at reading.
+
+        It costs next to nothing, so call it between any two steps of ``load_sessions`` and ``store_size``; your
+        ``persist_sessions`` is called within it if need be.  Does nothing elsewhere.  Raises EngineError if the engine
+        stops: nobody waits for the answer any more.
+        """
+
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run ``coroutine`` on the event loop, from another thread."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import os
 import threading
 import traceback
@@ -16,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hl7core.errors import Hl7coreError, PluginError
+from hl7core.errors import Hl7coreError, PluginError, SettingsError
 
-__all__ = ["contained", "describe", "in_thread"]
+__all__ = ["contained", "describe", "guarded", "in_thread"]
 
 T = TypeVar("T")
 
@@ -83,3 +84,24 @@ async def in_thread(function: Callable[..., T], *args: Any, deadline: float | No
     threading.Thread(target=run, name=name, daemon=True).start()
     async with asyncio.timeout(deadline):
         return await future
+
+
+async def guarded(what: str, function: Callable[..., Any], *args: Any, deadline: float) -> Any:
+    """Run plugin code on a thread, and on the loop what is ``async def``, within ``deadline`` seconds.
+
+    Raises PluginError or SettingsError, whatever the plugin raised; ``what`` names it.
+    """
+    try:
+        async with asyncio.timeout(deadline) as limit:
+            answer = await in_thread(function, *args, name=f"hl7core-{what}")
+            return await answer if inspect.isawaitable(answer) else answer
+    except (PluginError, SettingsError):
+        raise
+    except BaseException as error:
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise PluginError(f"{what} took more than {deadline:.0f} seconds") from error
+        task = asyncio.current_task()
+        ours = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+        if ours or not contained(error):
+            raise
+        raise PluginError(f"{what}: {describe(error)}") from error

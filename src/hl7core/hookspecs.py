@@ -65,7 +65,7 @@ def persist_session(session: Session, replace: bool) -> str | None:
 def load_sessions(query: SessionQuery) -> list[Session] | None:
     """Return at most ``query.limit`` sessions that fit, in the query's order.
 
-    What cannot be read is logged and skipped.
+    What cannot be read is logged and skipped.  A store that is long at it calls ``runtime.give_way()`` meanwhile.
     """
 
 
@@ -85,6 +85,15 @@ def submit_sessions(sessions: Sequence[Session]) -> list[Receipt | Exception] | 
 
     Called instead of ``submit_session`` when ``batch_size`` of the settings is over 1 and more than one is due.  If it
     raises SessionRejected, or what counts as DestinationBroken, each is then handed on by itself.
+    """
+
+
+@hookspec
+def reach_destination(seconds: float) -> str | Awaitable[str]:
+    """Find out whether the destination can be reached, and hand no session on (optional); say what answered.
+
+    ``hl7core doctor`` calls it, in a process of its own, between ``start`` and ``stop``; it has ``seconds``.  Raise
+    DestinationUnreachable if nothing answers; another kind of SubmitError if something does, but not as it should.
     """
 
 
@@ -121,7 +130,8 @@ def restore_sessions(ids: Sequence[str]) -> list[str]:
 def empty_trash(before: datetime, limit: int) -> CleanupReport:
     """Throw away for good what went to the trash before that time, at most ``limit`` sessions in one call.
 
-    Called again while it has thrown away so many; a store that is quick at it need not take ``limit``.
+    Called again while it has thrown away so many: ``in_trash``, what is left there, is asked of the last call alone.  A
+    store that is quick at it need not take ``limit``.
     """
 
 

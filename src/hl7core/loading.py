@@ -23,7 +23,7 @@ from hl7core.settings_model import nearest
 
 __all__ = ["Loader"]
 
-_EITHER: Final = frozenset({"submit_session", "submit_sessions", "start", "stop"})
+_EITHER: Final = frozenset({"submit_session", "submit_sessions", "reach_destination", "start", "stop"})
 _MAY_YIELD: Final = frozenset({"diagnose", "register_framers"})
 
 

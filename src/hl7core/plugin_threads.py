@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
-from hl7core.calls import Calls, Impl
+from hl7core.calls import Calls, Impl, NotInService
 from hl7core.model.events import Resync
 
 __all__ = ["HelperThread", "Late", "NewsThread"]
@@ -110,12 +110,14 @@ class HelperThread:
         self._questions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._turn = threading.Lock()
         self._late = False
+        self._door = threading.Lock()
+        self._over = False
         threading.Thread(target=self._run, name=f"hl7core-ask-{name}", daemon=True).start()
 
     def ask(self, question: Callable[[], T], seconds: float) -> T:
         """Return what ``question`` returns, or raise what it raises; Late if that, or another still, takes too long.
 
-        While an answer is late, nothing more is asked.
+        While an answer is late, nothing more is asked.  Raises NotInService at once after ``end``.
         """
         until = time.monotonic() + seconds
         if self._late or not self._turn.acquire(timeout=seconds):
@@ -131,7 +133,11 @@ class HelperThread:
                 self._late = False
                 self._turn.release()
 
-        self._questions.put(work)
+        with self._door:
+            if self._over:  # nobody is there any more who could answer
+                self._turn.release()
+                raise NotInService(f"{self.name} is not in service")
+            self._questions.put(work)
         try:
             return answer.result(max(0.0, until - time.monotonic()))
         except TimeoutError:
@@ -141,8 +147,10 @@ class HelperThread:
             raise Late from None
 
     def end(self) -> None:
-        """Ask nothing more."""
-        self._questions.put(None)
+        """Ask nothing more; what was asked before is still answered."""
+        with self._door:
+            self._over = True
+            self._questions.put(None)
 
     def _run(self) -> None:
         while (question := self._questions.get()) is not None:

@@ -1,34 +1,31 @@
-"""The registry: which plugins run, and with what settings.
+"""The registry: the lives of plugins, from enabling to disabling.
 
 Its laws.  A disabled plugin is not imported.  Enabling is load, construct, check, ``configure``, ``start``, register:
 no other hook is called before ``start`` has returned.  Disabling is unregister, let running calls end, ``stop``,
 discard.  Whatever a plugin raises on the way makes that plugin FAILED and leaves the others alone.  New settings that
-are wrong change nothing for their plugin.  Every change of who answers hooks raises ``generation``, so that who calls
-hooks often compares one number.
+are wrong change nothing for their plugin.  Whether a plugin answers hooks and what its state says change in one step,
+so that a plugin which fails the moment it is enabled stays FAILED.  Every change of who answers hooks raises
+``generation``, so that who calls hooks often compares one number.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
-import pluggy
-
-from hl7core import hookspecs
-from hl7core.contract import PluginSettings, Runtime
-from hl7core.discovery import PluginInfo, PluginState, Record, discover
+from hl7core.contract import Runtime
+from hl7core.discovery import PluginInfo, PluginState, Record
 from hl7core.errors import PluginError, SettingsError
-from hl7core.guard import contained, describe, in_thread
-from hl7core.loading import Loader
+from hl7core.guard import describe, guarded
 from hl7core.model.events import PluginChanged
+from hl7core.plugin_changes import PluginChanges
+from hl7core.roster import Roster
 from hl7core.settings import Settings
-from hl7core.settings_model import nearest, secret_keys, validate_table
 
 __all__ = ["Applied", "PluginInfo", "PluginState", "Registry"]
 
@@ -45,121 +42,43 @@ class Applied(NamedTuple):
     problems: tuple[str, ...]
 
 
-class Registry:
+class Registry(Roster):
     """Takes plugins through their life.
 
-    The coroutines belong to one event loop and never overlap; ``names``, ``info``, ``mark``, ``fail`` and
-    ``quarantine`` may be called from any thread.  ``pm`` is for the dispatch alone.
+    The coroutines belong to one event loop and never overlap; all else may be called from any thread.
     """
 
     def __init__(
         self, settings: Settings, *, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None
     ) -> None:
-        self.settings = settings
+        super().__init__(settings, entry_points)
         self.generation = 0
-        self.pm = pluggy.PluginManager(hookspecs.PROJECT)
         self.busy: Callable[[str], bool] = lambda _name: False
         """Whether a call of that plugin is running; the dispatch sets it."""
-        self._loader = Loader(self.pm)
-        self._records, self._unused = discover(entry_points)
         self._lock = threading.RLock()
         self._turn = asyncio.Lock()
         self._runtime: Callable[[str], Runtime] | None = None
-        self._only: frozenset[str] | None = None
-        self._held = settings.core.store
-        self._listeners: list[Callable[[PluginChanged], None]] = []
-
-    # What there is.
-
-    def names(self) -> tuple[str, ...]:
-        """Return every plugin installed: first those with a table in the settings, in its order."""
-        tables = [name for name in self.settings.plugins if name in self._records]
-        return (*tables, *(name for name in self._records if name not in tables))
-
-    def info(self, name: str) -> PluginInfo:
-        """Return how ``name`` stands, without importing it.  Raises PluginError if there is no such plugin."""
-        return self._record(name).info(enabled=self.wanted(name))
-
-    def infos(self) -> tuple[PluginInfo, ...]:
-        """Return how every plugin stands, by name."""
-        return tuple(self.info(name) for name in sorted(self._records))
-
-    def default_enabled(self, name: str) -> bool:
-        """Say whether ``name`` runs if the settings say nothing: bundled ones mostly, third-party ones never."""
-        return self._record(name).default_enabled
-
-    def wanted(self, name: str, settings: Settings | None = None) -> bool:
-        """Say whether the settings want ``name`` to run; the store they name is wanted by being named."""
-        try:
-            return self._wanted(name, settings or self.settings)
-        except SettingsError:  # `problems` tells of it
-            return False
-
-    def running(self) -> tuple[str, ...]:
-        """Return the plugins that answer hooks now, in the order of the settings."""
-        return tuple(name for name in self.names() if self.pm.has_plugin(name))
-
-    def settings_of(self, name: str) -> PluginSettings | None:
-        """Return the settings in force for ``name``, None if it was never configured."""
-        return self._record(name).settings
-
-    def model(self, name: str) -> type[PluginSettings]:
-        """Return the settings model of ``name``, importing the plugin if need be.  Raises PluginError."""
-        record = self._record(name)
-        self._loader.load(record)
-        return record.model
-
-    def secret_keys(self, keys: Iterable[str] = ()) -> frozenset[str]:
-        """Return the dotted keys of the secrets of the plugins that were loaded, and of those that ``keys`` name.
-
-        The latter are imported if need be: raises PluginError if they cannot be.
-        """
-        for key in keys:
-            parts = key.split(".")
-            if parts[0] == "plugins" and len(parts) > 2 and parts[1] in self._records:
-                self.model(parts[1])
-        return frozenset().union(*(secret_keys(item.model, f"plugins.{item.name}") for item in self._records.values()))
-
-    def problems(self, settings: Settings | None = None) -> tuple[str, ...]:
-        """Say what is wrong with ``settings`` as far as can be told without importing a plugin."""
-        settings = settings or self.settings
-        found = list(self._unused)
-        named = {f"plugins.{name}": name for name in settings.plugins} | {"core.store": settings.core.store}
-        for key, name in named.items():
-            if name not in self._records:
-                found.append(f"{key}: no plugin {name} is installed{nearest(name, self._records)}")
-        for name in self._records:
-            try:
-                self._wanted(name, settings)
-            except SettingsError as error:
-                found += error.problems
-        return tuple(found)
+        self._changes = PluginChanges()
 
     # The lives of plugins.
 
     def listen(self, listener: Callable[[PluginChanged], None]) -> None:
-        """Tell ``listener`` of every change of a plugin's state, on whichever thread it happens."""
-        self._listeners.append(listener)
-
-    def load_only(self, names: Sequence[str]) -> None:
-        """Leave all plugins but ``names`` disabled, whatever the settings say (call it before ``start``)."""
-        self._only = frozenset(names)
-
-    def hold(self, name: str) -> None:
-        """Keep ``name`` in service whatever the settings say: it is the store of record."""
-        self._held = name
+        """Tell ``listener`` of every change of a plugin's state, on whichever thread that happens."""
+        self._changes.listen(listener)
 
     def load(self, name: str) -> object:
         """Import and construct ``name``, check its hooks and its table, and return it; nothing is registered.
 
-        Raises PluginError or SettingsError, and the plugin is FAILED.
+        One that runs is returned as it is.  Raises PluginError or SettingsError, and the plugin is FAILED.
         """
         record = self._record(name)
+        if record.plugin is not None and self.pm.has_plugin(name):
+            return record.plugin
         try:
             plugin = self._loader.load(record)
             record.settings = self._validated(record, self.settings)
         except (PluginError, SettingsError) as error:
-            self._set(record, PluginState.FAILED, describe(error))
+            self._refused(record, error)
             raise
         return plugin
 
@@ -176,7 +95,7 @@ class Registry:
             wanted = [name for name in self.names() if self.wanted(name)]
             for name in wanted:
                 try:
-                    await self._off(f"{name}: loading", self._loader.load, self._records[name])
+                    await _within(f"{name}: loading", self._loader.load, self._records[name])
                 except PluginError as error:
                     _log.debug("plugin %s: first try to load: %s", name, describe(error))
             for name in wanted:
@@ -238,19 +157,17 @@ class Registry:
         """Note that the plugin in service ``name`` hangs, or answers again."""
         with self._lock:
             record = self._records[name]
-            if not self.pm.has_plugin(name) or record.state is state:
-                return
-            record.state, record.error = state, error
-        self._tell(record, state, error)
+            if self.pm.has_plugin(name) and record.state is not state:
+                self._become(record, state, error)
+        self._changes.tell()
 
     def note(self, name: str, error: str) -> None:
         """Keep and tell what the plugin in service ``name`` did wrong; its state stays."""
         with self._lock:
             record = self._records[name]
-            if not self.pm.has_plugin(name):
-                return
-            record.error = error
-        self._tell(record, record.state, error)
+            if self.pm.has_plugin(name):
+                self._become(record, record.state, error)
+        self._changes.tell()
 
     def fail(self, name: str, error: str) -> None:
         """Take a plugin that raised too often out of service at once; ``retire`` lets it stop afterwards."""
@@ -262,40 +179,28 @@ class Registry:
 
     # Inside.
 
-    def _record(self, name: str) -> Record:
-        record = self._records.get(name)
-        if record is None:
-            raise PluginError(f"there is no plugin {name}{nearest(name, self._records)}")
-        return record
+    def _become(self, record: Record, state: PluginState, error: str = "") -> None:
+        """Note how a plugin stands; hold the lock, and tell of it when you have let go of that."""
+        record.state, record.error = state, error
+        self._changes.add(PluginChanged(record.name, state, error))
 
-    def _set(self, record: Record, state: PluginState, error: str = "") -> None:
+    def _expel(self, name: str, state: PluginState, error: str) -> None:
         with self._lock:
-            record.state, record.error = state, error
-        if error:
-            _log.warning("plugin %s is %s: %s", record.name, state, error)
-        self._tell(record, state, error)
+            expelled = self._unregister(name)
+            if expelled:
+                self._become(self._records[name], state, error)
+        if expelled:
+            self._told_apart(name, state, error)
 
-    def _tell(self, record: Record, state: PluginState, error: str) -> None:
-        """Tell the listeners, without holding the lock: they may have locks of their own."""
-        for listener in self._listeners:
-            listener(PluginChanged(record.name, state, error))
+    def _refused(self, record: Record, error: PluginError | SettingsError) -> None:
+        """A plugin that is not in service could not be brought into it."""
+        with self._lock:
+            self._become(record, PluginState.FAILED, describe(error))
+        self._told_apart(record.name, PluginState.FAILED, describe(error))
 
-    def _wanted(self, name: str, settings: Settings) -> bool:
-        record = self._record(name)
-        if self._only is not None and name not in self._only:
-            return False
-        table = settings.plugins.get(name, {})
-        enabled = record.default_enabled
-        if "enabled" in table:
-            only, key = {"enabled": table["enabled"]}, f"plugins.{name}"
-            enabled = validate_table(PluginSettings, key, only, settings.environment, settings.origins).enabled
-        return enabled or name in (settings.core.store, self._held)
-
-    def _validated(self, record: Record, settings: Settings) -> PluginSettings:
-        key = f"plugins.{record.name}"
-        table = {**settings.plugins.get(record.name, {}), "enabled": True}
-        raw = {name: text for name, text in settings.environment.items() if name != f"{key}.enabled"}
-        return validate_table(record.model, key, table, raw, settings.origins)
+    def _told_apart(self, name: str, state: PluginState, error: str) -> None:
+        _log.warning("plugin %s is %s: %s", name, state, error)
+        self._changes.tell()
 
     async def _brought(self, record: Record, settings: Settings, *, wanted: bool) -> bool:
         """Bring one plugin to where ``settings`` want it; say whether anything changed."""
@@ -328,29 +233,29 @@ class Registry:
             await self._discard(record)
         record.tried = self.settings.plugins.get(name, {})
         try:
-            plugin = await self._off(f"{name}: loading", self._loader.load, record)
+            plugin = await _within(f"{name}: loading", self._loader.load, record)
             settings = self._validated(record, self.settings)
             if "configure" in record.hooks:
-                await self._off(f"{name}: configure", self._loader.hook(plugin, "configure", settings=settings))
+                await _within(f"{name}: configure", self._loader.hook(plugin, "configure", settings=settings))
             record.settings = settings
             record.started = True
             if "start" in record.hooks and self._runtime is not None:
-                await self._off(f"{name}: start", self._loader.hook(plugin, "start", runtime=self._runtime(name)))
-            with self._lock:
-                self.pm.register(plugin, name=name)
-                self.generation += 1
+                await _within(f"{name}: start", self._loader.hook(plugin, "start", runtime=self._runtime(name)))
+            self._admit(record, plugin)
         except (PluginError, SettingsError) as error:
             await self._discard(record)
-            self._set(record, PluginState.FAILED, describe(error))
+            self._refused(record, error)
             raise
-        self._set(record, PluginState.ENABLED)
+        self._changes.tell()
 
     async def _disable(self, name: str) -> str:
         record = self._record(name)
         with self._lock:
             self._unregister(name)
         problem = await self._discard(record)
-        self._set(record, PluginState.DISABLED, problem)
+        with self._lock:
+            self._become(record, PluginState.DISABLED, problem)
+        self._changes.tell()
         return f"plugin {name}: {problem}" if problem else ""
 
     async def _discard(self, record: Record) -> str:
@@ -364,7 +269,7 @@ class Registry:
             await asyncio.sleep(0.01)
         try:
             if "stop" in record.hooks:
-                await self._off(f"{record.name}: stop", self._loader.hook(plugin, "stop"), deadline=STOP_DEADLINE)
+                await _within(f"{record.name}: stop", self._loader.hook(plugin, "stop"), deadline=STOP_DEADLINE)
         except (PluginError, SettingsError) as error:
             problem = f"it did not stop well: {describe(error)}"
             _log.warning("plugin %s: %s", record.name, problem)
@@ -379,7 +284,7 @@ class Registry:
                 return False
             if "configure" in record.hooks:
                 call = self._loader.hook(record.plugin, "configure", settings=new)
-                await self._off(f"{record.name}: configure", call)
+                await _within(f"{record.name}: configure", call)
         except SettingsError as error:
             raise SettingsError(*(f"{text}; the old settings stay in force" for text in error.problems)) from error
         except PluginError as error:
@@ -389,11 +294,16 @@ class Registry:
         record.settings = new
         return True
 
-    def _expel(self, name: str, state: PluginState, error: str) -> None:
+    def _admit(self, record: Record, plugin: object) -> None:
+        """Let ``plugin`` answer hooks; what it does wrong from now on waits for the lock, and finds it enabled."""
         with self._lock:
-            expelled = self._unregister(name)
-        if expelled:
-            self._set(self._records[name], state, error)
+            try:
+                self.pm.register(plugin, name=record.name)
+            except Exception as error:
+                self._unregister(record.name)
+                raise PluginError(f"{record.name}: cannot be registered: {describe(error)}") from error
+            self._become(record, PluginState.ENABLED)
+            self.generation += 1
 
     def _unregister(self, name: str) -> bool:
         if not self.pm.has_plugin(name):
@@ -402,22 +312,7 @@ class Registry:
         self.generation += 1
         return True
 
-    async def _off(self, what: str, function: Callable[..., Any], *args: Any, deadline: float = START_DEADLINE) -> Any:
-        """Run plugin code on a thread, and on the loop what is ``async def``, within ``deadline`` seconds.
 
-        Raises PluginError or SettingsError, whatever the plugin raised.
-        """
-        try:
-            async with asyncio.timeout(deadline) as limit:
-                answer = await in_thread(function, *args, name=f"hl7core-{what}")
-                return await answer if inspect.isawaitable(answer) else answer
-        except (PluginError, SettingsError):
-            raise
-        except BaseException as error:
-            if isinstance(error, TimeoutError) and limit.expired():
-                raise PluginError(f"{what} took more than {deadline:.0f} seconds") from error
-            task = asyncio.current_task()
-            ours = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-            if ours or not contained(error):
-                raise
-            raise PluginError(f"{what}: {describe(error)}") from error
+async def _within(what: str, function: Callable[..., Any], *args: Any, deadline: float | None = None) -> Any:
+    """Run plugin code that has ``deadline`` seconds, START_DEADLINE if None; raise PluginError or SettingsError."""
+    return await guarded(what, function, *args, deadline=START_DEADLINE if deadline is None else deadline)

@@ -26,7 +26,7 @@ from hl7core.settings_model import CoreSettings, is_secret
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
 
-__all__ = ["change", "template"]
+__all__ = ["change", "replace_file", "template"]
 
 
 def change(path: Path, changes: Mapping[str, Any], *, secrets: Collection[str] = ()) -> None:
@@ -50,9 +50,9 @@ def change(path: Path, changes: Mapping[str, Any], *, secrets: Collection[str] =
         main = _edited(path, plain)
         secret = _edited(path.parent / ".secrets.toml", hidden) if hidden else None
         if secret is not None:  # first, so that a secret is never in neither file
-            _replace(path.parent / ".secrets.toml", secret, mode=0o600)
+            replace_file(path.parent / ".secrets.toml", secret.encode(), mode=0o600)
         if main is not None:
-            _replace(path, main, mode=None)
+            replace_file(path, main.encode())
 
 
 def template(models: Mapping[str, type[BaseModel]]) -> str:
@@ -163,16 +163,19 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _replace(path: Path, text: str, mode: int | None) -> None:
-    """Write ``text`` over ``path``: all of it, or nothing; ``mode`` None keeps the one it has."""
+def replace_file(path: Path, content: bytes, *, mode: int | None = None, new_mode: int = 0o644) -> None:
+    """Write ``content`` over ``path``: all of it, or nothing.  Raises SettingsError.
+
+    ``mode`` None: it keeps the one it has, and a file that is not there gets ``new_mode``.  A link stays a link.
+    """
     target = Path(os.path.realpath(path))  # a linked settings file stays a link
     try:
         if mode is None:
-            mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644
+            mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else new_mode
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(text.encode())
+                file.write(content)
                 os.fchmod(file.fileno(), mode)
                 file.flush()
                 os.fsync(file.fileno())

@@ -39,7 +39,7 @@ class Switchboard:
     ) -> None:
         self._registry = registry
         self.calls = Calls(registry, clock)
-        registry.busy = self.calls.busy
+        registry.busy = self.calls.watchdog.busy
         registry.listen(on_change)
         self._lock = threading.Lock()
         self._generation = -1
@@ -71,7 +71,7 @@ class Switchboard:
             thread.end()
         for helper in helpers:
             helper.end()
-        self.calls.close()
+        self.calls.watchdog.close()
         return late
 
     def _publish(self, hook: str, value: Any) -> None:
@@ -112,7 +112,7 @@ class Switchboard:
                 return
             order = {name: place for place, name in enumerate(self._registry.names())}
             table: dict[str, tuple[Impl, ...]] = {}
-            for hook, caller in vars(self._registry.pm.hook).items():
+            for hook, caller in dict(vars(self._registry.pm.hook)).items():  # a plugin that loads may add to them
                 if hook in vars(hookspecs) and isinstance(caller, pluggy.HookCaller) and caller.spec is not None:
                     offered = tuple(caller.spec.argnames)
                     found = [Impl.of(hook, impl, offered) for impl in caller.get_hookimpls()]

@@ -1,11 +1,7 @@
 """``hl7core cleanup``, ``sessions delete`` and ``sessions restore``, as a person at a shell meets them."""
 
 import json
-import os
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +9,7 @@ import pytest
 from hl7core import Delivery
 from hl7core.testing import FakeRuntime, make_session
 from hl7core_plugins.json_store import JsonStore
+from shell import engine, hl7core
 
 DAY = timedelta(days=1)
 SUMMARY = {"filesDeleted", "bytesFreed", "filesInTrash", "startTime", "endTime", "dryRun"}
@@ -20,32 +17,6 @@ SUMMARY = {"filesDeleted", "bytesFreed", "filesInTrash", "startTime", "endTime",
 
 def now():
     return datetime.now(UTC)
-
-
-def hl7core(*arguments, cwd, **env):
-    return subprocess.run(
-        [sys.executable, "-m", "hl7core", *arguments],
-        capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL,
-        env=os.environ | {"HOME": str(cwd)} | env,
-    )  # fmt: skip
-
-
-@contextmanager
-def engine(cwd, **env):
-    """A running engine that captures nothing."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hl7core", "run"], cwd=cwd, stderr=subprocess.DEVNULL,
-        env=os.environ | {"HOME": str(cwd), "HL7CORE_PLUGINS__SCAPY_SOURCE__ENABLED": "false"} | env,
-    )  # fmt: skip
-    try:
-        until = time.monotonic() + 30
-        while not (cwd / "docs/control.sock").exists():
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def session(number, *, left, saved=timedelta(hours=1), **fields):

@@ -3,22 +3,14 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from hl7core.cli.main import _COMMANDS
+from shell import hl7core
 
 ROOT_ON_LINUX = sys.platform == "linux" and os.geteuid() == 0
-
-
-def hl7core(*arguments: str, cwd: Path, prefix: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
-    command = [*prefix, sys.executable, "-m", "hl7core", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | {"HOME": str(cwd)} | env
-    )
 
 
 @pytest.mark.parametrize("name", _COMMANDS)

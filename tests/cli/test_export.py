@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+import shell
 from engine.parts import ack, block, oru
 from hl7core.cli.formats import Csv, safe_cell
 from hl7core.cli.outfile import output
@@ -25,12 +26,11 @@ from hl7core.testing import TcpTalk, make_message, make_session
 from hl7core.wire.decoder import Decoder
 from hl7core.wire.pcap import pcap_header, pcap_record
 
-ENV = os.environ | {"PYTHONWARNINGS": "ignore"}
-ENV = {name: value for name, value in ENV.items() if not name.startswith("HL7CORE_")}
+ENV = shell.ENV | {"PYTHONWARNINGS": "ignore"}
 
 
 def hl7core(*arguments, cwd, text=True, **options):
-    command = [sys.executable, "-m", "hl7core", *map(str, arguments)]
+    command = shell.command(*arguments)
     return subprocess.run(
         command, capture_output=True, text=text, check=False, cwd=cwd, env=ENV | {"HOME": str(cwd)}, **options
     )

@@ -12,14 +12,13 @@ import pytest
 
 from engine.parts import exchange
 from hl7core.wire.pcap import PcapngWriter
+from shell import ENV, command
 
-ENV = {name: value for name, value in os.environ.items() if not name.startswith("HL7CORE_")}
 ROOT_ON_LINUX = sys.platform == "linux" and os.geteuid() == 0
 
 
 def start(*arguments, cwd, **options):
-    command = [sys.executable, "-m", "hl7core", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, env=ENV | {"HOME": str(cwd)}, **options)
+    return subprocess.Popen(command(*arguments), cwd=cwd, env=ENV | {"HOME": str(cwd)}, **options)
 
 
 def wait_for(done, process):

@@ -1,7 +1,6 @@
 """``plugins new``: what it makes is a distribution that works, with tests that pass."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -9,8 +8,7 @@ import pytest
 
 from hl7core.cli.new import KINDS
 from hl7core.testing.harness import EngineHarness
-
-ENV = {name: value for name, value in os.environ.items() if not name.startswith("HL7CORE_")}
+from shell import ENV
 
 
 def run(*command, cwd, **env):

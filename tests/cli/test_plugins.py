@@ -5,23 +5,23 @@ import pty
 import select
 import struct
 import subprocess
-import sys
 from fcntl import ioctl
 from termios import TIOCSWINSZ
 
 import pytest
 
-ENV = {name: value for name, value in os.environ.items() if not name.startswith("HL7CORE_")}
+from shell import ENV, command
 
 
 def seen(*arguments, cwd, columns):
     """What a terminal of so many columns shows, without colour."""
     primary, secondary = pty.openpty()
     ioctl(secondary, TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
-    command = [sys.executable, "-m", "hl7core", *arguments]
     env = ENV | {"NO_COLOR": "1", "TERM": "xterm", "HOME": str(cwd)}
     env.pop("COLUMNS", None)
-    process = subprocess.Popen(command, stdin=secondary, stdout=secondary, stderr=secondary, cwd=cwd, env=env)
+    process = subprocess.Popen(
+        command(*arguments), stdin=secondary, stdout=secondary, stderr=secondary, cwd=cwd, env=env
+    )
     os.close(secondary)
     data = b""
     while select.select([primary], [], [], 20)[0]:

@@ -4,49 +4,22 @@ import json
 import os
 import pty
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from engine.parts import exchange
 from hl7core import Delivery, DeliveryStatus, session_to_json
+from hl7core.cli import submit
 from hl7core.model.schema import at_stored_precision
 from hl7core.testing import HttpReceiver, make_session
 from hl7core.testing.receiver import receives
 from hl7core.wire.pcap import pcap_header, pcap_record
+from shell import ENV, command, engine, hl7core
 
 PENDING, SUBMITTED, FAILED, IGNORED = DeliveryStatus
 NOW = datetime.now(UTC)
-ENV = {name: value for name, value in os.environ.items() if not name.startswith("HL7CORE_")}
-ENV |= {"HL7CORE_PLUGINS__SCAPY_SOURCE__ENABLED": "false"}
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "hl7core", *arguments]
-
-
-def hl7core(*arguments, cwd):
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, cwd=cwd, env=ENV | {"HOME": str(cwd)}
-    )
-
-
-@contextmanager
-def engine(cwd):
-    """A running engine that captures nothing."""
-    process = subprocess.Popen(command("run"), cwd=cwd, stderr=subprocess.DEVNULL, env=ENV | {"HOME": str(cwd)})
-    try:
-        until = time.monotonic() + 30
-        while not (cwd / "docs/control.sock").exists():
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def store(cwd, *statuses, **fields):
@@ -158,6 +131,31 @@ def test_the_status_says_how_each_destination_stands(receiver, tmp_path):
         assert (one["pending"], one["failed"], one["ignored"], one["inFlight"]) == (1, 2, 0, 0)
         assert "refused" in one["lastError"]
         assert hl7core("submit", "status", cwd=tmp_path).stdout.startswith("rest_destination: ")
+
+
+@pytest.mark.parametrize(
+    ("statuses", "elsewhere", "text", "at_least"),
+    [
+        ([PENDING] * 4, 0, "pending 4, failed 0, ignored 0", []),
+        ([PENDING] * 5, 0, "pending 4+, failed 0, ignored 0", ["pending"]),
+        ([PENDING] * 5, 3, "pending 1+, failed 0, ignored 0", ["pending"]),
+        ([FAILED] * 4 + [PENDING] * 4, 0, "pending 4, failed 4, ignored 0", []),
+        ([FAILED] * 5 + [PENDING] * 2, 0, "pending 2+, failed 4+, ignored 0", ["pending", "failed"]),
+    ],
+)
+def test_a_count_that_may_be_short_says_so(statuses, elsewhere, text, at_least, tmp_path, monkeypatch, capsys):
+    """The bound is of sessions, whichever destinations they are for: so a small count may be short too."""
+    monkeypatch.setattr(submit, "_COUNTED", 4)
+    (tmp_path / "settings.toml").write_text("")
+    for session_id in store(tmp_path, *statuses)[:elsewhere]:
+        path = tmp_path / f"docs/sessions/{session_id}.json"
+        path.write_text(path.read_text().replace('"rest_destination"', '"elsewhere"'))
+    path = str(tmp_path / "settings.toml")
+    assert submit.status.main([], standalone_mode=False, obj=path) == 0
+    assert capsys.readouterr().out == f"rest_destination: no engine runs\n  in flight 0, {text}\n"
+    assert submit.status.main(["-o", "json"], standalone_mode=False, obj=path) == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    assert one["atLeast"] == at_least
 
 
 def test_a_whole_status_is_retried_at_once(receiver, tmp_path):

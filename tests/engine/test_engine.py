@@ -233,6 +233,21 @@ def test_a_change_that_is_refused_leaves_the_file_as_it_was(parts, tmp_path):
         assert harness.engine.record == "memory_store"
 
 
+def test_a_linked_settings_file_stays_a_link_with_its_mode_when_a_change_is_refused(parts, tmp_path):
+    _, _, make = parts
+    with make() as harness:
+        link, real = tmp_path / "settings.toml", tmp_path / "mine.toml"
+        link.rename(real)
+        real.chmod(0o640)
+        link.symlink_to(real)
+        before = real.read_text()
+        with pytest.raises(SettingsError):
+            harness.call(harness.runtime.change_settings({"core.store": "no_such_store"}))
+        assert link.is_symlink()
+        assert real.read_text() == before
+        assert real.stat().st_mode & 0o777 == 0o640
+
+
 def test_with_persistence_off_nothing_is_saved_and_that_is_said_once(parts):
     store, listener, make = parts
     with make(settings={"core.enable_persistence": False}) as harness:

@@ -330,3 +330,29 @@ def test_whatever_happens_each_is_in_flight_once_and_none_is_forgotten():
         now = max(now, line.wake_at() or now)
         flying = line.take(now)
         assert flying or not inside
+
+
+# Off and on again.
+
+
+def test_nothing_stands_against_a_destination_that_was_switched_off_and_on_again():
+    line = paused(extra="def")
+    (probe,) = line.take(60)
+    end(line, probe, asked(3600), 60)
+    assert line.take(120) == []
+    line.begin_anew()
+    assert (line.paused, line.trouble, line.hold_until) == (False, Trouble.NONE, 0.0)
+    turns = line.take(120)
+    assert len(turns) == 3
+    for turn in turns[:2]:
+        end(line, turn, LATER, 120)
+    assert not line.paused, "two in a row, counted from the beginning"
+
+
+def test_its_refusals_are_counted_from_the_beginning():
+    line = line_of(*"abc", concurrency=3)
+    for turn in line.take(0):
+        end(line, turn, REJECTED, 0)
+    assert line.rejected_in_a_row == 3
+    line.begin_anew()
+    assert line.rejected_in_a_row == 0

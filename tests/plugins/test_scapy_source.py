@@ -26,6 +26,7 @@ from hl7core import (
     SourceRequest,
 )
 from hl7core_plugins.scapy_source import LiveSource, ScapySource, ScapySourceSettings, interfaces, plugin, source
+from patience import eventually
 
 HERE = Path(source.__file__).parent
 MACHINE = [
@@ -63,15 +64,6 @@ def opened(request: SourceRequest, **settings) -> LiveSource | None:
     scapy_source = ScapySource()
     scapy_source.configure(ScapySourceSettings(**settings))
     return scapy_source.open_source(request)
-
-
-def eventually(condition, seconds: float = 5.0) -> bool:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 class TestWhichPackets:

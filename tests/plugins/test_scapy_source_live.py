@@ -22,6 +22,7 @@ import pytest
 
 from hl7core import Hl7coreError, InterfaceMissing, Packet, PacketBatch, SourceError
 from hl7core_plugins.scapy_source import LiveSource
+from patience import eventually
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="packet sockets and network namespaces are Linux's"),
@@ -143,15 +144,6 @@ class Capture:
     def numbers(self) -> list[int]:
         """The numbers of our own frames, in the order handed on."""
         return [struct.unpack_from("!I", packet.data, 14)[0] for packet in self.packets]
-
-
-def eventually(condition, seconds: float = 10.0) -> bool:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def status_of(process: int, *keys: str) -> list[str]:

@@ -20,7 +20,7 @@ from hl7core import (
     Receipt,
     SessionRejected,
 )
-from hl7core.testing import DestinationContract
+from hl7core.testing import DestinationContract, make_session
 from hl7core.testing.destination_contract import Mode
 
 ERRORS = {
@@ -116,6 +116,14 @@ class TestAsyncClerk(ClerkContract):
         async def submit_sessions(self, sessions):
             return [await self.submit_session(session) for session in sessions]
 
+        async def reach_destination(self, seconds):
+            if self.settings.drawer.mode is Mode.HANG:
+                await asyncio.sleep(seconds)
+                raise DestinationUnreachable("it is stuck")
+            if not self.settings.drawer.open.is_set():
+                raise DestinationUnreachable("the drawer is shut")
+            return "the drawer is open"
+
 
 class Impatient(Clerk):
     def submit_session(self, session):
@@ -183,6 +191,22 @@ class Careless(Clerk):
         return super().submit_session(session)
 
 
+class Silent(Clerk):
+    def submit_session(self, session):
+        return Receipt()
+
+
+class Pushy(Clerk):
+    def reach_destination(self):
+        self.submit_session(make_session(1))
+        return "the drawer is open"
+
+
+class Hopeful(Clerk):
+    def reach_destination(self):
+        return "the drawer is surely open"
+
+
 @pytest.mark.parametrize(
     ("clerk", "promise"),
     [
@@ -195,10 +219,41 @@ class Careless(Clerk):
         (Diarist, "test_no_secret_and_no_content_is_told"),
         (Stubborn, "test_new_settings_count_from_the_next_attempt_on"),
         (Careless, "test_every_kind_of_session_can_be_handed_on"),
+        (Pushy, "test_asked_whether_it_can_be_reached_it_says_so_and_hands_nothing_on"),
+        (Hopeful, "test_asked_whether_it_can_be_reached_it_says_so_and_hands_nothing_on"),
+        (Hopeful, "test_asked_whether_a_receiver_that_hangs_can_be_reached_it_answers_in_time"),
+        (Silent, "test_a_hanging_call_holds_up_no_other"),
+        (Silent, "test_new_settings_count_from_the_next_attempt_on"),
     ],
 )
 def test_a_broken_promise_is_noticed(clerk, promise, tmp_path):
     contract = ClerkContract()
     contract.clerk = clerk
-    with pytest.raises((AssertionError, KeyError, Hl7coreError)):
+    with pytest.raises((AssertionError, pytest.fail.Exception, KeyError, Hl7coreError)):
+        getattr(contract, promise)(tmp_path)
+
+
+class Obliging(Drawer):
+    """One that can do nothing but accept."""
+
+    def behave(self, mode):
+        return mode is Mode.ACCEPT
+
+
+@pytest.mark.parametrize(
+    ("promise", "reason"),
+    [
+        ("test_a_failure_says_what_kind_it_is", "cannot fail"),
+        ("test_a_call_is_one_attempt", "cannot fail"),
+        ("test_no_secret_and_no_content_is_told", "cannot fail"),
+        ("test_a_receiver_that_hangs_ends_with_the_timeout", "cannot hang"),
+        ("test_a_hanging_call_holds_up_no_other", "cannot hang"),
+        ("test_a_cancelled_call_ends_and_leaves_nothing_behind", "plain def"),
+        ("test_a_group_is_handed_on_one_entry_a_session", "no submit_sessions"),
+    ],
+)
+def test_what_cannot_be_shown_is_skipped_with_the_reason(promise, reason, tmp_path):
+    contract = ClerkContract()
+    contract.make_receiver = Obliging
+    with pytest.raises(pytest.skip.Exception, match=reason):
         getattr(contract, promise)(tmp_path)

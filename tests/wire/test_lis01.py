@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framing_law import codes, cut_lengths, frames_of, hold_the_law, streams
+from framing_law import CONTROL_BYTES, codes, cut_lengths, frames_of, hold_the_law, readers, streams
 from hl7core.model.frame import Fault, Frame, FrameKind
 from hl7core.wire.lis01 import TRANSITIONS, Input, Lis01Framer, State, checksum, diagram
 
@@ -13,22 +13,13 @@ RESULT = b"\x022R|1|^^^GLU|5.4\r\x03D2\r\n"
 PART = b"\x022R|1|^^^GL\x1771\r\n"
 
 
-def read(*steps: bytes | int | None) -> list[Frame]:
-    return frames_of(Lis01Framer(), *steps)
-
-
-def only(*steps: bytes | int | None) -> Frame:
-    (frame,) = read(*steps)
-    return frame
+read, only = readers(Lis01Framer)
 
 
 # Control bytes.
 
 
-@pytest.mark.parametrize(
-    ("byte", "kind"),
-    [(b"\x05", FrameKind.ENQ), (b"\x06", FrameKind.ACK), (b"\x15", FrameKind.NAK), (b"\x04", FrameKind.EOT)],
-)
+@pytest.mark.parametrize(("byte", "kind"), CONTROL_BYTES)
 def test_a_control_byte_is_a_frame(byte, kind):
     assert Lis01Framer(offset=7).feed(byte) == [Frame(kind, 7, byte)]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framing_law import codes, cut_lengths, frames_of, hold_the_law, streams
+from framing_law import CONTROL_BYTES, codes, cut_lengths, frames_of, hold_the_law, readers, streams
 from hl7core.model.frame import Fault, Frame, FrameKind
 from hl7core.wire.lis01 import checksum
 from hl7core.wire.stx import PlainFramer
@@ -14,22 +14,13 @@ MESSAGE = b"\x02" + TEXT + b"\r\n"
 LINES = b"\x02" + TEXT.replace(b"\r", b"\r\n") + b"\r\n"
 
 
-def read(*steps: bytes | int | None) -> list[Frame]:
-    return frames_of(PlainFramer(), *steps)
-
-
-def only(*steps: bytes | int | None) -> Frame:
-    (frame,) = read(*steps)
-    return frame
+read, only = readers(PlainFramer)
 
 
 # Control bytes.
 
 
-@pytest.mark.parametrize(
-    ("byte", "kind"),
-    [(b"\x05", FrameKind.ENQ), (b"\x06", FrameKind.ACK), (b"\x15", FrameKind.NAK), (b"\x04", FrameKind.EOT)],
-)
+@pytest.mark.parametrize(("byte", "kind"), CONTROL_BYTES)
 def test_a_control_byte_is_a_frame(byte, kind):
     assert PlainFramer(offset=7).feed(byte) == [Frame(kind, 7, byte)]
 
@@ -150,6 +141,13 @@ def test_a_gap_gives_up_the_open_message():
 def test_the_end_of_the_stream_leaves_an_open_message_incomplete():
     frame = only(MESSAGE[:20])
     assert (frame.raw, frame.tail, frame.complete, codes(frame)) == (MESSAGE[:20], 0, False, ["truncated"])
+
+
+def test_a_stream_that_broke_off_at_a_line_end_leaves_its_message_incomplete():
+    framer = PlainFramer()
+    assert framer.feed(MESSAGE) == []
+    (frame,) = framer.break_off()
+    assert (frame.raw, frame.complete, codes(frame)) == (MESSAGE, False, ["lf-separator", "truncated"])
 
 
 def test_a_text_over_the_limit_is_kept_up_to_it_and_the_rest_is_a_gap():

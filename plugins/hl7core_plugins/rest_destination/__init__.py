@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -29,7 +31,7 @@ from hl7core import (
 )
 from hl7core_plugins.rest_destination.answers import meaning_of, meanings_of
 from hl7core_plugins.rest_destination.body import body_of, body_of_several, key_of
-from hl7core_plugins.rest_destination.settings import RestSettings
+from hl7core_plugins.rest_destination.settings import RestSettings, origin_of
 
 if TYPE_CHECKING:
     from hl7core_plugins.rest_destination.answers import Answer
@@ -39,6 +41,8 @@ __all__ = ["RestDestination", "RestSettings"]
 
 logger = logging.getLogger(__name__)
 
+_KNOWS_NO_OPTIONS = (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
+"""What a receiver answers that takes POST alone."""
 _LARGE = 262_144
 """Beyond so many bytes of messages the body is made off the event loop."""
 
@@ -144,13 +148,33 @@ class RestDestination:
         return [meaning] * len(sessions)
 
     async def _posted(self, sessions: Sequence[Session], *, several: bool) -> tuple[RestClient, Answer]:
+        async with self._in_use() as client:
+            content = await _content(sessions, client.settings.performer, several=several)
+            return client, await client.post(content, key_of(sessions))
+
+    @hookimpl
+    async def reach_destination(self, seconds: float) -> str:
+        """Ask the endpoint what it allows (OPTIONS), which hands nothing on, and say that it answers.
+
+        Raises a kind of SubmitError if it does not, or answers as it would not to a session that it takes.
+        """
+        async with self._in_use() as client:
+            answer = await client.ask(min(seconds, client.settings.timeout))
+        if answer.status not in _KNOWS_NO_OPTIONS:
+            meaning = self._meaning(client, answer)
+            if isinstance(meaning, Exception):
+                raise meaning
+        return f"{origin_of(client.settings.endpoint)} answers (HTTP {answer.status})"
+
+    @asynccontextmanager
+    async def _in_use(self) -> AsyncIterator[RestClient]:
+        """Hand out the client, which is not closed as long as it is used."""
         client = self._client
         if client is None:
             raise DestinationUnreachable("rest_destination has no endpoint, or is stopped")
         client.users += 1
         try:
-            content = await _content(sessions, client.settings.performer, several=several)
-            return client, await client.post(content, key_of(sessions))
+            yield client
         finally:
             client.users -= 1
             if client is not self._client:  # it was replaced meanwhile

@@ -1,4 +1,4 @@
-"""One POST, one answer: the only import of httpx.
+"""One request, one answer: the only import of httpx.
 
 The law: a call ends at its deadline whatever the receiver does, reads at most 64 KiB of an answer, follows nothing and
 keeps no cookie.  What it raises holds no URL beyond scheme, host and port, no header and no body, and no reference to
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import httpx
 
-from hl7core import DestinationUnreachable, SettingsError, SubmitError, __version__
+from hl7core import DestinationBroken, DestinationUnreachable, SettingsError, SubmitError, __version__
 from hl7core_plugins.rest_destination.answers import Answer
 from hl7core_plugins.rest_destination.names import Names
 from hl7core_plugins.rest_destination.settings import (
@@ -40,6 +40,8 @@ _KEPT_OPEN: Final = 5.0
 """For how many seconds a connection that nobody uses stays open."""
 
 _TABLE: Final = "plugins.rest_destination"
+
+_CLOSED: Final = "it closed the connection before it had answered"
 
 _PHASES: Final = {
     "connect_tcp": "connecting",
@@ -81,19 +83,31 @@ class RestClient:
 
         Raises DestinationUnreachable if there was none, or none in time.
         """
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        return await self._answered("POST", content, headers, self.settings.timeout)
+
+    async def ask(self, seconds: float) -> Answer:
+        """Ask what the endpoint allows, which hands nothing on, within ``seconds``; return the answer.
+
+        Raises DestinationUnreachable if there was none, and DestinationBroken if the receiver hung up on the question,
+        as one may that takes POST alone.
+        """
+        return await self._answered("OPTIONS", b"", {}, seconds)
+
+    async def _answered(self, method: str, content: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         progress = _Progress(self.settings)
         failure: SubmitError | None = None
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                return await self._posted(content, key, progress)
+            async with asyncio.timeout(seconds):
+                return await self._sent(method, content, headers, progress)
         except TimeoutError:
-            failure = DestinationUnreachable(
-                f"{self._where}: no answer within {self.settings.timeout:g} s (it was {progress.phase})"
-            )
+            failure = DestinationUnreachable(f"{self._where}: no answer within {seconds:g} s (it was {progress.phase})")
         except SubmitError as error:
             failure = error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
-            failure = DestinationUnreachable(f"{self._where}: {_reason(error, progress.phase)}")
+            reason = _reason(error, progress.phase)
+            kind = DestinationBroken if (method, reason) == ("OPTIONS", _CLOSED) else DestinationUnreachable
+            failure = kind(f"{self._where}: {reason}")
         finally:
             await progress.close()
         raise failure  # here, so that it does not hold the other error, which holds the request
@@ -110,14 +124,14 @@ class RestClient:
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
 
-    async def _posted(self, content: bytes, key: str, progress: _Progress) -> Answer:
-        headers = self._headers(key)
+    async def _sent(self, method: str, content: bytes, headers: Mapping[str, str], progress: _Progress) -> Answer:
+        headers = {**headers, **self._headers()}
         client = self._client()
         await self._names.known()
         if self._closed:
             raise DestinationUnreachable("rest_destination was stopped")
         request = client.build_request(
-            "POST",
+            method,
             self._url,
             content=content,
             headers=headers,
@@ -153,12 +167,10 @@ class RestClient:
             )
         return self._httpx
 
-    def _headers(self, key: str) -> dict[str, str]:
+    def _headers(self) -> dict[str, str]:
         headers = {
-            "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
-            "Idempotency-Key": key,
             "User-Agent": f"hl7core/{__version__}",
         }
         authorization = self._authorization()
@@ -270,5 +282,5 @@ def _reason(error: BaseException, phase: str) -> str:
             return f"{os.strerror(cause.errno).lower()} (it was {phase})"
     if isinstance(error, httpx.RemoteProtocolError) and phase == "waiting for the answer":
         closed = str(error).startswith("Server disconnected")  # the one of them that quotes nothing
-        return "it closed the connection before it had answered" if closed else "what it answered is not HTTP"
+        return _CLOSED if closed else "what it answered is not HTTP"
     return f"the connection broke (it was {phase})"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hl7core.engine.imports import ImportReport
     from hl7core.settings import Settings
 
-__all__ = ["Desk", "all_sessions", "open_desk", "plugins_with", "stores_of"]
+__all__ = ["Desk", "all_sessions", "open_desk", "own_engine", "plugins_with", "stores_of"]
 
 _PAGE: Final = 500
 
@@ -187,18 +187,25 @@ def open_desk(
         with client:
             yield _Remote(client)
         return
-    from hl7core.contract import SourceRequest
-    from hl7core.engine.engine import Engine
-
     changed = {**(overrides or {}), **({f"plugins.{also}.enabled": True} if also else {})}
     if changed:
         settings = settings_room.read(settings.path, changed)
-    engine = Engine(settings, only=(*stores_of(settings), *plugins), request=SourceRequest(), hand_on=False)
-    logging.getLogger("hl7core.engine.news").setLevel(logging.ERROR)  # that nothing is captured is no news here
+    with own_engine(settings, (*stores_of(settings), *plugins), hand_on=False) as (runner, engine):
+        engine.runtime.end_jobs()
+        yield _Own(runner, engine)
+
+
+@contextmanager
+def own_engine(settings: Settings, plugins: Sequence[str], *, hand_on: bool) -> Iterator[tuple[asyncio.Runner, Engine]]:
+    """Run an engine of our own for the moment, with ``plugins`` alone; it captures nothing."""
+    from hl7core.contract import SourceRequest
+    from hl7core.engine.engine import Engine
+
+    engine = Engine(settings, only=plugins, request=SourceRequest(), hand_on=hand_on)
+    logging.getLogger("hl7core.engine.news").setLevel(logging.ERROR)  # what is the matter, the command says itself
     with asyncio.Runner() as runner:
         runner.run(engine.start())
-        engine.runtime.end_jobs()
         try:
-            yield _Own(runner, engine)
+            yield runner, engine
         finally:
             runner.run(engine.stop())

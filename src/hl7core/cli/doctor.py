@@ -1,4 +1,4 @@
-"""``hl7core doctor``: can it capture, filter, store?  Each "no" with its remedy."""
+"""``hl7core doctor``: can it capture, filter, store, submit?  Each "no" with its remedy."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from hl7core.cli.text import colourful, size
 from hl7core.cli.version import is_compiled
 from hl7core.engine.client import ControlClient
 from hl7core.errors import Hl7coreError, SettingsError
+from hl7core.guard import describe
 from hl7core.registry import Registry
 from hl7core.settings import Settings
 
@@ -43,7 +44,9 @@ class _Check(NamedTuple):
 @click.command("doctor", epilog="\b\nExamples:\n  hl7core doctor\n  sudo hl7core doctor")
 @click.pass_obj
 def command(settings_path: str | None) -> int:
-    """Say whether hl7core can capture, filter and store here, and what to do if not.
+    """Say whether hl7core can capture, filter, store and submit here, and what to do if not.
+
+    Each destination is asked whether it can be reached; no session is handed on.
 
     Exit code 0: all is well, notes aside; else the code of the first thing that is wrong.
     """
@@ -83,6 +86,7 @@ def _checks(settings_path: str | None) -> Iterator[_Check]:
     yield from _interfaces(registry)
     yield from _folder(settings)
     yield from _plugins(registry)
+    yield from _destinations(settings, registry)
     yield from _engine(settings)
 
 
@@ -119,8 +123,12 @@ def _interfaces(registry: Registry) -> Iterator[_Check]:
         except Hl7coreError:
             continue  # told with the plugins
         listing = getattr(plugin, "list_interfaces", None)
-        if listing is not None:
+        if listing is None:
+            continue
+        try:
             found += listing()
+        except Exception as error:  # noqa: BLE001 - a plugin's failure is the plugin's
+            yield _Check("bad", "interfaces", f"{name} cannot list them: {describe(error)}", code=exits.INTERFACE)
     up = [f"{i.name} ({', '.join(i.addresses) or 'no address'})" for i in found if i.is_up]
     if up:
         yield _Check("ok", "interfaces", ", ".join(up))
@@ -169,6 +177,21 @@ def _plugins(registry: Registry) -> Iterator[_Check]:
             yield _Check("bad", "plugin", f"{name}: {error}", f"mend it, or: hl7core plugins disable {name}")
     if good:
         yield _Check("ok", "plugins", ", ".join(good))
+
+
+def _destinations(settings: Settings, registry: Registry) -> Iterator[_Check]:
+    names = [
+        name
+        for name in registry.names()
+        if registry.wanted(name) and (info := registry.info(name)).state != "failed" and "submit_session" in info.hooks
+    ]
+    if not names:
+        yield _Check("note", "destination", "none is enabled: sessions are stored and handed on to nobody")
+        return
+    from hl7core.cli.doctor_destinations import ask_destinations  # brings in the whole engine
+
+    for state, found, remedy in ask_destinations(settings, names):
+        yield _Check(state, "destination", found, remedy)
 
 
 def _engine(settings: Settings) -> Iterator[_Check]:

@@ -27,7 +27,7 @@ _COMMANDS: Final = {
     "cleanup": ("cleanup", "Throw away sessions whose time is over, now."),
     "plugins": ("plugins", "List, inspect, enable and disable plugins."),
     "settings": ("settings", "Show, check, find and create the settings."),
-    "doctor": ("doctor", "Say whether it can capture and store, and what to do if not."),
+    "doctor": ("doctor", "Say whether it can capture, store and submit, and what to do if not."),
     "version": ("version", "Print the version."),
 }
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
 from hl7core.cli import exits
 from hl7core.cli.common import engine_client, load_settings
-from hl7core.cli.desk import all_sessions, open_desk, plugins_with, stores_of
+from hl7core.cli.desk import all_sessions, open_desk, own_engine, plugins_with, stores_of
 from hl7core.engine.outbox_status import DestinationStatus
 from hl7core.model.delivery import DeliveryStatus
 from hl7core.model.session import SessionQuery
@@ -30,7 +28,13 @@ __all__ = ["command"]
 
 _GLANCE: Final = 0.2
 _COUNTED: Final = 10_000
-"""So many sessions of a kind are counted in the store, then it is "and more"."""
+"""So many sessions of a status are counted in the store, which reads them one by one; then it is "6,000+"."""
+_TOUCHES: Final = {
+    DeliveryStatus.PENDING: (DeliveryStatus.PENDING,),
+    DeliveryStatus.FAILED: (DeliveryStatus.FAILED, DeliveryStatus.PENDING),  # failed here, it may be pending there
+    DeliveryStatus.IGNORED: (DeliveryStatus.IGNORED,),
+}
+"""By a session's status, what its deliveries may be, so far as they are counted."""
 
 
 @click.group("submit", epilog="\b\nExamples:\n  hl7core submit now\n  hl7core submit status -o json")
@@ -110,7 +114,8 @@ def status(settings_path: str | None, output: str) -> int:
     """Say of each destination how it stands, what waits for it, what failed, and what went wrong last.
 
     "submitted" and "failed since the start" are the running engine's; pending, failed and ignored are counted in the
-    store.
+    store, 10,000 sessions of a status at most: "6,000+" says that there may be more.  In JSON, "atLeast" names the
+    counts of which that is so.
     """
     settings = load_settings(settings_path)
     client = engine_client(settings)
@@ -123,37 +128,39 @@ def status(settings_path: str | None, output: str) -> int:
     if not standing:
         click.echo("no destination is enabled", err=True)
         return exits.NOTHING
-    counts = _counts(settings_path, [one.name for one in standing])
+    counts, more = _counts(settings_path, [one.name for one in standing])
     if output == "json":
-        click.echo(json.dumps([_json(one, counts[one.name]) for one in standing]))
+        click.echo(json.dumps([_json(one, counts[one.name], more) for one in standing]))
         return exits.OK
     for one in standing:
         found = counts[one.name]
         click.echo(f"{one.name}: {_state(one)}{_error(one)}")
         click.echo(
-            f"  in flight {one.in_flight}, pending {_count(found, DeliveryStatus.PENDING)}, "
-            f"failed {_count(found, DeliveryStatus.FAILED)}, ignored {_count(found, DeliveryStatus.IGNORED)}"
+            f"  in flight {one.in_flight}, "
+            + ", ".join(f"{wanted} {found[wanted]:,}{'+' if wanted in more else ''}" for wanted in _TOUCHES)
         )
         if client is not None:
             click.echo(f"  since the engine's start: {one.submitted} submitted, {one.failed} failed")
     return exits.OK
 
 
-def _counts(settings_path: str | None, names: list[str]) -> dict[str, Counter[DeliveryStatus]]:
-    """Count the deliveries in the store that are not done, up to a bound."""
+def _counts(
+    settings_path: str | None, names: list[str]
+) -> tuple[dict[str, Counter[DeliveryStatus]], set[DeliveryStatus]]:
+    """Count the deliveries in the store that are not done; return also the statuses of which there may be more."""
     counts: dict[str, Counter[DeliveryStatus]] = {name: Counter() for name in names}
+    more: set[DeliveryStatus] = set()
     with open_desk(settings_path) as desk:
-        for wanted in (DeliveryStatus.PENDING, DeliveryStatus.FAILED, DeliveryStatus.IGNORED):
-            for session in islice(all_sessions(desk, SessionQuery(status=(wanted,))), _COUNTED):
+        for wanted, touched in _TOUCHES.items():
+            for number, session in enumerate(all_sessions(desk, SessionQuery(status=(wanted,)))):
+                if number == _COUNTED:
+                    more.update(touched)
+                    break
                 for delivery in session.deliveries:
                     if delivery.name in counts and delivery.status is not DeliveryStatus.SUBMITTED:
                         standing = DeliveryStatus.IGNORED if session.ignored else delivery.status
                         counts[delivery.name][standing] += 1
-    return counts
-
-
-def _count(found: Counter[DeliveryStatus], wanted: DeliveryStatus) -> str:
-    return f"{found[wanted]} or more" if found[wanted] >= _COUNTED else str(found[wanted])
+    return counts, more
 
 
 def _state(one: DestinationStatus) -> str:
@@ -171,7 +178,7 @@ def _error(one: DestinationStatus) -> str:
     return f" (last error: {one.error})" if one.error else ""
 
 
-def _json(one: DestinationStatus, found: Counter[DeliveryStatus]) -> dict[str, Any]:
+def _json(one: DestinationStatus, found: Counter[DeliveryStatus], more: set[DeliveryStatus]) -> dict[str, Any]:
     return {
         "destination": one.name,
         "state": one.state,
@@ -181,6 +188,7 @@ def _json(one: DestinationStatus, found: Counter[DeliveryStatus]) -> dict[str, A
         "pending": found[DeliveryStatus.PENDING],
         "failed": found[DeliveryStatus.FAILED],
         "ignored": found[DeliveryStatus.IGNORED],
+        "atLeast": [status for status in _TOUCHES if status in more],
         "submittedSinceStart": one.submitted,
         "failedSinceStart": one.failed,
         "lastError": one.error,
@@ -242,15 +250,6 @@ def _sender(settings_path: str | None) -> Iterator[_Sender]:
         with client:
             yield _Remote(client)
         return
-    from hl7core.contract import SourceRequest
-    from hl7core.engine.engine import Engine
-
     plugins = (*stores_of(settings), *plugins_with(settings, "submit_session", "before_persist"))
-    engine = Engine(settings, only=plugins, request=SourceRequest())
-    logging.getLogger("hl7core.engine.news").setLevel(logging.ERROR)  # what is the matter is said at the end
-    with asyncio.Runner() as runner:
-        runner.run(engine.start())
-        try:
-            yield _Own(runner, engine)
-        finally:
-            runner.run(engine.stop())
+    with own_engine(settings, plugins, hand_on=True) as (runner, engine):
+        yield _Own(runner, engine)

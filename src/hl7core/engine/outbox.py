@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, Final
 
 from hl7core.contract import DestinationSettings
@@ -23,9 +22,9 @@ from hl7core.engine.news import News
 from hl7core.engine.outbox_attempt import Attempts, Ended, Records
 from hl7core.engine.outbox_destination import Destination
 from hl7core.engine.outbox_line import Key, Turn
-from hl7core.engine.outbox_rules import LONGEST_PAUSE, Fate, delivery_of, open_at
+from hl7core.engine.outbox_rules import Fate
 from hl7core.engine.outbox_status import DestinationStatus
-from hl7core.engine.standing import with_deliveries
+from hl7core.engine.outbox_supply import Supply
 from hl7core.errors import EngineError, Hl7coreError
 from hl7core.guard import describe
 from hl7core.model.delivery import DeliveryStatus
@@ -36,13 +35,9 @@ __all__ = ["Outbox"]
 
 logger = logging.getLogger(__name__)
 
-CAPACITY: Final = 10_000
-"""So many ids a line keeps; what is pending beyond them is found in the store when there is room again."""
-LOW: Final = 50
-"""With fewer that are ready than this, the store is searched for more."""
 _IDLE: Final = 1.0
 _BREATH: Final = 0.002
-_SEARCH_AGAIN: Final = 15.0
+_AFTER_A_FAULT: Final = 15.0
 _NOT_LOADED: Final = 2.0
 _PROGRESS: Final = 0.2
 _LOOK: Final = 30.0
@@ -66,6 +61,7 @@ class Outbox:
         self._now = now
         self._clock = clock
         self._wake = asyncio.Event()
+        self._supply = Supply(records, now=now, clock=clock, looked=self._wake.set)
         self._destinations: dict[str, Destination] = {}
         self._silent: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -187,7 +183,7 @@ class Outbox:
                 wake = self._round()
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end all sending
                 logger.error("handing sessions on broke: %s", describe(error))  # noqa: TRY400
-                wake = self._clock() + _SEARCH_AGAIN
+                wake = self._clock() + _AFTER_A_FAULT
             try:
                 async with asyncio.timeout(max(_BREATH, wake - self._clock())):
                     await self._wake.wait()
@@ -245,70 +241,19 @@ class Outbox:
                 destination.search.restart()
             destination.tick_at = now + settings.interval_minutes * 60.0
         line = destination.line
-        room = line.ready < LOW and now >= destination.search_at
-        if room and not destination.search.over and not destination.searching:
+        if self._supply.wanted(destination, now):
             destination.searching = True
-            self._task(self._search(destination, settings))
+            self._task(self._supply.look(destination, settings))
         for turn in line.take(now):
             self._task(self._attempt(destination, turn, settings))
-
-    async def _search(self, destination: Destination, settings: DestinationSettings) -> None:
-        """Read a page of what is pending."""
-        search = destination.search
-        try:
-            page = await self._records.load(search.query())
-            if search.in_backlog:
-                await self._take_up(destination, settings, page)
-            else:
-                self._line_up(destination, page)
-            search.turn_page(page)
-        except Hl7coreError as error:
-            logger.debug("what is pending for %s cannot be loaded: %s", destination.name, error)
-            destination.search_at = self._clock() + _SEARCH_AGAIN
-        finally:
-            destination.searching = False
-            if search.over or destination.line.ready >= LOW or destination.search_at > self._clock():
-                destination.looked.set()
-            self._wake.set()
-
-    def _line_up(self, destination: Destination, page: Iterable[Session]) -> None:
-        for session in page:
-            delivery = open_at(session, destination.name)
-            if delivery is not None and destination.active:
-                destination.line.add((session.start_ns // 1000, session.id), self._due(delivery.next_at))
-
-    async def _take_up(self, destination: Destination, settings: DestinationSettings, page: Iterable[Session]) -> None:
-        """Make Deliveries for sessions that were stored before the destination became active, or beside the engine."""
-        name = destination.name
-        keys = {
-            session.id: (session.start_ns // 1000, session.id)
-            for session in page
-            if session.first_saved_at is not None
-            and delivery_of(session, name) is None
-            and (settings.backlog or session.first_saved_at >= destination.since)
-        }
-        if keys and destination.active:
-            for session_id in await self._records.change(list(keys), partial(_meant_for, name)):
-                destination.line.add(keys[session_id], self._clock())
 
     def _arrived(self, news: Sequence[tuple[str, Key, datetime | None]]) -> None:
         """Sessions are stored that destinations have still to get."""
         for name, key, next_at in news:
             destination = self._destinations.get(name)
-            if destination is None or not destination.active:
-                continue
-            if len(destination.line) < CAPACITY or key[1] in destination.line:
-                destination.line.add(key, self._due(next_at))
-            else:
-                destination.search.restart()
+            if destination is not None and destination.active:
+                self._supply.arrived(destination, key, next_at)
         self._wake.set()
-
-    def _due(self, next_at: datetime | None) -> float:
-        """Return the time on our clock for one of the calendar; a calendar that jumped makes nobody wait for long."""
-        now = self._clock()
-        if next_at is None:
-            return now
-        return now + min(max(0.0, (next_at - self._now()).total_seconds()), LONGEST_PAUSE)
 
     # Attempts.
 
@@ -376,8 +321,3 @@ class Outbox:
         self._progress, self._progress_at = progress, now
         self._news.event(progress)
         return math.inf
-
-
-def _meant_for(name: str, session: Session) -> Session:
-    """Return a session that is pending still with a Delivery for the destination ``name``."""
-    return with_deliveries(session, [name]) if session.status is DeliveryStatus.PENDING else session

@@ -52,8 +52,7 @@ class Destination:
         self.active = True
         self.since = now
         self.tick_at = 0.0
-        self.line.paused = False
-        self.line.trouble = Trouble.NONE
+        self.line.begin_anew()
         self.search.restart(backlog=True)
 
     def end(self, news: News) -> None:

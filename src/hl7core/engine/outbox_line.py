@@ -93,6 +93,15 @@ class Line:
         """Name the sessions in line, those in flight too."""
         return list(self._places)
 
+    def begin_anew(self) -> None:
+        """Forget what stands against the destination (its pause, what it asked for, its refusals); sessions stay.
+
+        It was switched off and on again since, and may be another by now.
+        """
+        self._answered(rejected=False)
+        self.hold_until = 0.0
+        self.probe_at = 0.0
+
     # Who comes and goes.
 
     def add(self, key: Key, due: float = 0.0) -> bool:

@@ -27,7 +27,7 @@ class StoredRecords:
 
     async def load(self, query: SessionQuery) -> list[Session]:
         """Return the sessions that fit, as they stand now.  Raises StoreError, EngineError after the stop."""
-        return await asyncio.wrap_future(self._keeper.submit(lambda: self._shelf.load(query)))
+        return await asyncio.wrap_future(self._keeper.submit(lambda: self._shelf.load(query), gives_way=True))
 
     async def change(self, ids: Sequence[str], how: Callable[[Session], Session]) -> list[str]:
         """Change sessions and have them saved; return the ids that were found.  Raises as ``load`` does."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from hl7core.errors import Hl7coreError, SettingsError
 from hl7core.guard import in_thread
 from hl7core.model.events import SettingsChanged
 from hl7core.settings import Settings
+from hl7core.settings_file import replace_file
 from hl7core.wire.detect import unknown_pins
 
 if TYPE_CHECKING:
@@ -183,21 +182,10 @@ def _content(file: Path) -> bytes | None:
 
 
 def _put_back(file: Path, content: bytes | None) -> None:
-    """Make ``file`` what it was, whole at every moment."""
+    """Make ``file`` what it was, whole at every moment.  Raises SettingsError."""
     if _content(file) == content:
         return
     if content is None:
         file.unlink()
         return
-    mode = file.stat().st_mode if file.exists() else 0o600
-    handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as written:
-            written.write(content)
-            os.fchmod(written.fileno(), mode & 0o777)
-            written.flush()
-            os.fsync(written.fileno())
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_file(file, content, new_mode=0o600)

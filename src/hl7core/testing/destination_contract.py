@@ -18,18 +18,13 @@ That is all where sessions go over HTTP: they go to an :class:`hl7core.testing.H
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from enum import StrEnum
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Final, Protocol, Self
+from typing import Any, Final
 
-from hl7core.contract import PluginSettings
+import pytest
+
 from hl7core.errors import (
     DestinationBroken,
     DestinationBusy,
@@ -39,76 +34,12 @@ from hl7core.errors import (
     SubmitError,
 )
 from hl7core.model.delivery import Receipt
-from hl7core.model.session import Session
 from hl7core.testing.builders import make_message, make_session
-from hl7core.testing.receiver import Behaviour, HttpReceiver, drops, hangs, receives
-from hl7core.testing.runtime import FakeRuntime
+from hl7core.testing.destination_base import DestinationBase, Mode, Receiver, all_logged, call
 
 __all__ = ["DestinationContract", "Mode", "Receiver"]
 
 _PATIENCE: Final = 30.0
-
-
-class Mode(StrEnum):
-    """How a receiver treats what comes next."""
-
-    ACCEPT = "accept"
-    """Takes it, and says so."""
-    REJECT = "reject"
-    """Will not have this session (HTTP 400)."""
-    REFUSE = "refuse"
-    """Will not have us (401)."""
-    BUSY = "busy"
-    """Says "later" (429)."""
-    BREAK = "break"
-    """Fails at its own fault (500)."""
-    LOSE = "lose"
-    """Takes it, and the connection ends before it has said so."""
-    HANG = "hang"
-    """Never answers."""
-
-
-class Receiver(Protocol):
-    """The other end, as the contract needs it: a context manager that listens while it is entered."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None: ...
-
-    def behave(self, mode: Mode) -> bool:
-        """Behave like that from now on; false if that cannot be done."""
-
-    def attempts(self) -> Sequence[str]:
-        """Return the idempotency key of each attempt that came, in order, whatever became of it."""
-
-    def taken(self) -> Sequence[str]:
-        """Return the session ids that it took, one entry each time."""
-
-
-class _OverHttp(HttpReceiver):
-    """An HttpReceiver that knows the modes."""
-
-    _MODES: ClassVar[dict[Mode, Behaviour]] = {
-        Mode.ACCEPT: receives(201, b'{"id":"r-1"}', {"Content-Type": "application/json"}),
-        Mode.REJECT: receives(400),
-        Mode.REFUSE: receives(401),
-        Mode.BUSY: receives(429, headers={"Retry-After": "7"}),
-        Mode.BREAK: receives(500),
-        Mode.LOSE: drops(),
-        Mode.HANG: hangs(),
-    }
-
-    def behave(self, mode: Mode) -> bool:
-        self.behaviour = self._MODES[mode]
-        return True
-
-    def attempts(self) -> Sequence[str]:
-        return [request.key for request in list(self.requests)]
-
-    def taken(self) -> Sequence[str]:
-        return list(self.processed)
 
 
 _KINDS: Final[dict[Mode, type[SubmitError]]] = {
@@ -120,53 +51,8 @@ _KINDS: Final[dict[Mode, type[SubmitError]]] = {
 }
 
 
-class DestinationContract(ABC):
+class DestinationContract(DestinationBase):
     """Inherit, define ``make_destination`` and ``settings_for``, and pytest does the rest."""
-
-    secrets: ClassVar[tuple[str, ...]] = ()
-    """Texts in the settings that must never be told: passwords, tokens."""
-
-    @abstractmethod
-    def make_destination(self) -> Any:
-        """Return a destination plugin, neither configured nor started."""
-
-    @abstractmethod
-    def settings_for(self, receiver: Any, timeout: float) -> PluginSettings:
-        """Return settings that hand sessions to ``receiver``, with ``timeout`` seconds for an attempt."""
-
-    def make_receiver(self) -> Receiver:
-        """Return a receiver, not entered yet."""
-        return _OverHttp()
-
-    # Helpers.
-
-    def play(self, tmp_path: Path, scene: Callable[[Any, Any], Awaitable[None]], *, timeout: float = 20) -> None:
-        """Run ``scene(destination, receiver)`` on an event loop, with both started before and stopped after."""
-
-        async def whole(receiver: Receiver) -> None:
-            destination = self.make_destination()
-            await self.begin(destination, receiver, tmp_path, seconds=timeout)
-            try:
-                await scene(destination, receiver)
-            finally:
-                await call(destination, "stop")
-
-        with self.make_receiver() as receiver:
-            receiver.behave(Mode.ACCEPT)
-            asyncio.run(whole(receiver))
-
-    async def begin(self, destination: Any, receiver: Receiver, tmp_path: Path, *, seconds: float = 20) -> None:
-        """Configure and start ``destination`` as the registry does."""
-        await call(destination, "configure", self.settings_for(receiver, seconds))
-        await call(destination, "start", FakeRuntime(tmp_path))
-
-    async def failure(self, destination: Any, session: Session) -> Exception:
-        """Hand ``session`` on and return what that raises."""
-        try:
-            await call(destination, "submit_session", session)
-        except Exception as error:  # noqa: BLE001 - the test looks at it
-            return error
-        raise AssertionError("it was told as handed on, and was not")
 
     # Succeeding.
 
@@ -206,8 +92,7 @@ class DestinationContract(ABC):
 
     def test_a_group_is_handed_on_one_entry_a_session(self, tmp_path: Path) -> None:
         async def scene(destination: Any, receiver: Receiver) -> None:
-            if not hasattr(destination, "submit_sessions"):
-                return
+            self.has(destination, "submit_sessions")
             sessions = [make_session(number) for number in range(5)]
             entries = await call(destination, "submit_sessions", sessions)
             assert [type(entry) for entry in entries] == [Receipt] * 5
@@ -219,11 +104,10 @@ class DestinationContract(ABC):
 
     def test_a_failure_says_what_kind_it_is(self, tmp_path: Path) -> None:
         async def scene(destination: Any, receiver: Receiver) -> None:
-            for number, (mode, kind) in enumerate(_KINDS.items()):
-                if receiver.behave(mode):
-                    error = await self.failure(destination, make_session(number))
-                    assert type(error) is kind, (mode, type(error))
-                    assert str(error), mode
+            for number, (mode, kind) in enumerate(_failing(receiver)):
+                error = await self.failure(destination, make_session(number))
+                assert type(error) is kind, (mode, type(error))
+                assert str(error), mode
 
         self.play(tmp_path, scene)
 
@@ -240,11 +124,10 @@ class DestinationContract(ABC):
 
     def test_a_call_is_one_attempt(self, tmp_path: Path) -> None:
         async def scene(destination: Any, receiver: Receiver) -> None:
-            for number, mode in enumerate(_KINDS):
-                if receiver.behave(mode):
-                    before = len(receiver.attempts())
-                    await self.failure(destination, make_session(number))
-                    assert len(receiver.attempts()) == before + 1, mode
+            for number, (mode, _) in enumerate(_failing(receiver)):
+                before = len(receiver.attempts())
+                await self.failure(destination, make_session(number))
+                assert len(receiver.attempts()) == before + 1, mode
 
         self.play(tmp_path, scene)
 
@@ -269,9 +152,7 @@ class DestinationContract(ABC):
         took: list[float] = []
 
         async def scene(destination: Any, receiver: Receiver) -> None:
-            if not receiver.behave(Mode.HANG):
-                took.append(0)
-                return
+            self.can(receiver, Mode.HANG)
             for _ in range(3):  # the best of three: a busy machine delays everything
                 began = time.monotonic()
                 assert isinstance(await self.failure(destination, make_session(1)), DestinationUnreachable)
@@ -286,28 +167,23 @@ class DestinationContract(ABC):
 
     def test_a_hanging_call_holds_up_no_other(self, tmp_path: Path) -> None:
         async def scene(destination: Any, receiver: Receiver) -> None:
-            if not receiver.behave(Mode.HANG):
-                return
-            hanging = asyncio.ensure_future(self.failure(destination, make_session(1)))
-            while not receiver.attempts():
-                await asyncio.sleep(0.01)
+            self.can(receiver, Mode.HANG)
+            hanging = await self.attempt(destination, receiver, 1)
             receiver.behave(Mode.ACCEPT)
             await call(destination, "submit_session", make_session(2))
             assert not hanging.done()
             hanging.cancel()
             await asyncio.gather(hanging, return_exceptions=True)
 
-        self.play(tmp_path, scene, timeout=60 if self._is_async() else 4)
+        self.play(tmp_path, scene, timeout=60 if self.is_async() else 4)
 
     def test_a_cancelled_call_ends_and_leaves_nothing_behind(self, tmp_path: Path) -> None:
         async def scene(destination: Any, receiver: Receiver) -> None:
-            if not self._is_async() or not receiver.behave(Mode.HANG):
-                return
+            if not self.is_async():
+                pytest.skip("this destination's submit_session is a plain def, which cannot be cancelled")
+            self.can(receiver, Mode.HANG)
             for number in range(12):  # more than any pool holds
-                before = len(receiver.attempts())
-                attempt = asyncio.ensure_future(call(destination, "submit_session", make_session(number)))
-                while len(receiver.attempts()) == before:
-                    await asyncio.sleep(0.01)
+                attempt = await self.attempt(destination, receiver, number)
                 attempt.cancel()
                 (ended,) = await asyncio.wait_for(asyncio.gather(attempt, return_exceptions=True), _PATIENCE)
                 assert isinstance(ended, asyncio.CancelledError)
@@ -323,20 +199,48 @@ class DestinationContract(ABC):
         told: list[str] = []
 
         async def scene(destination: Any, receiver: Receiver) -> None:
-            for mode in _KINDS:
-                if receiver.behave(mode):
-                    error: BaseException | None = await self.failure(destination, session)
-                    while error is not None:
-                        told.append(f"{error!r} {error}")
-                        error = error.__cause__ or error.__context__
+            for _ in _failing(receiver):
+                error: BaseException | None = await self.failure(destination, session)
+                while error is not None:
+                    told.append(f"{error!r} {error}")
+                    error = error.__cause__ or error.__context__
             receiver.behave(Mode.ACCEPT)
             told.append(repr(await call(destination, "submit_session", session)))
 
-        with _all_logged(told):
+        with all_logged(told):
             self.play(tmp_path, scene)
         assert told
         for text in ("CANARY", "PID|", *self.secrets):
             assert not [line for line in told if text in line], f"{text[:4]}... was told"
+
+    # Being asked.
+
+    def test_asked_whether_it_can_be_reached_it_says_so_and_hands_nothing_on(self, tmp_path: Path) -> None:
+        async def scene(destination: Any, receiver: Receiver) -> None:
+            self.has(destination, "reach_destination")
+            answer = await call(destination, "reach_destination", _PATIENCE)
+            assert isinstance(answer, str)
+            assert answer
+            assert not [secret for secret in self.secrets if secret in answer]
+            assert list(receiver.taken()) == list(receiver.attempts()) == []
+            receiver.__exit__(None, None, None)
+            try:
+                with pytest.raises(DestinationUnreachable):
+                    await call(destination, "reach_destination", _PATIENCE)
+            finally:
+                receiver.__enter__()
+            assert list(receiver.taken()) == []
+
+        self.play(tmp_path, scene)
+
+    def test_asked_whether_a_receiver_that_hangs_can_be_reached_it_answers_in_time(self, tmp_path: Path) -> None:
+        async def scene(destination: Any, receiver: Receiver) -> None:
+            self.has(destination, "reach_destination")
+            self.can(receiver, Mode.HANG)
+            with pytest.raises(DestinationUnreachable):
+                await asyncio.wait_for(call(destination, "reach_destination", 0.5), _PATIENCE)
+
+        self.play(tmp_path, scene, timeout=300)
 
     # Its life.
 
@@ -359,47 +263,23 @@ class DestinationContract(ABC):
             other.behave(Mode.ACCEPT)
 
             async def scene(destination: Any, receiver: Receiver) -> None:
-                hung = receiver.behave(Mode.HANG)
-                attempt = asyncio.ensure_future(self.failure(destination, make_session(1)))
-                while hung and not receiver.attempts():
-                    await asyncio.sleep(0.01)
+                attempts = [await self.attempt(destination, receiver, 1)] if receiver.behave(Mode.HANG) else []
                 await call(destination, "configure", self.settings_for(other, 20))
                 await call(destination, "submit_session", make_session(2))
                 assert list(other.taken()) == [make_session(2).id]
-                attempt.cancel()
-                await asyncio.gather(attempt, return_exceptions=True)
+                for attempt in attempts:
+                    attempt.cancel()
+                await asyncio.gather(*attempts, return_exceptions=True)
 
             self.play(tmp_path, scene, timeout=2)
 
-    def _is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.make_destination().submit_session)
 
-
-async def call(plugin: Any, hook: str, *values: Any) -> Any:
-    """Call ``hook`` as the core does: ``def`` on a thread, ``async def`` here, and not at all if it is not there."""
-    function = getattr(plugin, hook, None)
-    if function is None:
-        return None
-    values = values[: len(inspect.signature(function).parameters)]
-    if inspect.iscoroutinefunction(function):
-        return await function(*values)
-    return await asyncio.to_thread(function, *values)
-
-
-@contextmanager
-def _all_logged(lines: list[str]) -> Iterator[None]:
-    """Collect in ``lines`` all that anybody logs, at DEBUG."""
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(logging.Formatter().format(record))
-
-    root, handler = logging.getLogger(), Collector()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)
+def _failing(receiver: Receiver) -> Iterator[tuple[Mode, type[SubmitError]]]:
+    """Let ``receiver`` fail in one way after the other, as far as it can; yield how, and what is to be told then."""
+    tried = False
+    for mode, kind in _KINDS.items():
+        if receiver.behave(mode):
+            tried = True
+            yield mode, kind
+    if not tried:
+        pytest.skip("this receiver cannot fail")

@@ -124,13 +124,13 @@ def answer_bytes(status: int, body: bytes = b"", headers: Mapping[str, str] | No
 
 
 def receives(status: int = 201, body: bytes | str = b"", headers: Mapping[str, str] | None = None) -> Behaviour:
-    """Return a behaviour that reads the request and answers; a 2xx means that it was processed."""
+    """Return a behaviour that reads the request and answers; a 2xx means that it was processed, if it held anything."""
 
     def behave(turn: Turn) -> None:
         request = turn.read()
         if request is None:
             return
-        if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        if request.body and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             turn.receiver.process(request)
         turn.answer(status, body.encode() if isinstance(body, str) else body, headers)
 

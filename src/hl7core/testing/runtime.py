@@ -27,7 +27,8 @@ class FakeRuntime:
 
     ``clock`` is what ``now`` says; set it to let time pass.  ``events`` are those published, ``asked`` the calls of
     coroutines by name, ``jobs`` what ``every`` was given (call them yourself).  ``held`` are the sessions it has,
-    ``trashed`` those that were deleted to the trash, each with the time under which it lies there.
+    ``trashed`` those that were deleted to the trash, each with the time under which it lies there.  ``between`` is
+    called whenever a store gives way.
     """
 
     def __init__(self, folder: Path | str, *, now: datetime | None = None, **core: Any) -> None:
@@ -37,6 +38,7 @@ class FakeRuntime:
         self.jobs: list[tuple[timedelta, Callable[[], None]]] = []
         self.held: dict[str, Session] = {}
         self.trashed: dict[str, tuple[Session, datetime]] = {}
+        self.between: Callable[[], None] = lambda: None
         self._core = CoreView(str(folder), 30, True, "json_store", "", "", 0)._replace(**core)
 
     async def sessions(self, query: SessionQuery) -> list[Session]:
@@ -162,6 +164,10 @@ class FakeRuntime:
     def now(self) -> datetime:
         """Return ``clock``."""
         return self.clock
+
+    def give_way(self) -> None:
+        """Do what ``between`` says: what happens while a store is long at reading."""
+        self.between()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run ``coroutine`` at once, on a loop of its own."""

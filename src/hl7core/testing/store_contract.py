@@ -26,33 +26,36 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from hl7core.errors import StoreError
 from hl7core.hl7.query import matches, sort_key
 from hl7core.model.delivery import Delivery, DeliveryStatus
-from hl7core.model.finding import Finding, Severity
-from hl7core.model.frame import Fault
-from hl7core.model.packet import Endpoint
 from hl7core.model.schema import at_stored_precision
-from hl7core.model.session import Ending, Session, SessionQuery
+from hl7core.model.session import Session, SessionQuery
 from hl7core.testing.builders import make_message, make_session
 from hl7core.testing.store_base import NOW
+from hl7core.testing.store_deleting import StoreDeleting
 from hl7core.testing.store_disasters import StoreDisasters
+from hl7core.testing.store_samples import (
+    NO_IDS,
+    ODD,
+    different_sessions,
+    odd_sessions,
+    sessions_of_all_kinds,
+)
 
 __all__ = ["StoreContract"]
 
-_NO_IDS: Final = ("../../etc/passwd", "", "x" * 36, "0" * 37, "%", "*", "0" * 35 + "\n", "/" + "0" * 35, "\0" * 36)
 
-
-class StoreContract(StoreDisasters):
+class StoreContract(StoreDeleting, StoreDisasters):
     """Inherit, define ``make_store``, and pytest does the rest."""
 
     # Saving.
 
     def test_what_is_saved_comes_back_equal(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
-        sessions = [at_stored_precision(s) for s in _of_all_kinds()]
+        sessions = [at_stored_precision(s) for s in sessions_of_all_kinds()]
         for session in sessions:
             assert isinstance(store.persist_session(session, replace=False), str)
         assert sorted(self.load(store), key=lambda s: s.id) == sorted(sessions, key=lambda s: s.id)
@@ -79,8 +82,7 @@ class StoreContract(StoreDisasters):
 
     def test_a_group_is_saved_one_entry_a_session(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
-        if not hasattr(store, "persist_sessions"):
-            return
+        self.has(store, "persist_sessions")
         sessions = [at_stored_precision(make_session(number)) for number in range(1, 21)]
         outcomes = store.persist_sessions([*sessions, sessions[0]._replace(ignored=True)], replace=True)
         assert len(outcomes) == 21
@@ -90,7 +92,7 @@ class StoreContract(StoreDisasters):
     def test_an_invalid_session_is_refused_and_the_others_are_saved(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
         good = at_stored_precision(make_session(1))
-        for session_id in _NO_IDS:
+        for session_id in NO_IDS:
             try:
                 store.persist_session(good._replace(id=session_id), replace=True)
             except StoreError:
@@ -135,14 +137,16 @@ class StoreContract(StoreDisasters):
         sessions = [at_stored_precision(make_session(number)) for number in range(1, 61)]
         over = threading.Event()
 
-        def read() -> bool:
+        def read() -> int:
             seen = 0
-            while not over.is_set() or seen < len(sessions):
+            while True:
+                last = over.is_set()
                 found = self.load(store, limit=100)
                 assert found == [session for session in sessions if session in found]
                 assert len(found) >= seen
                 seen = len(found)
-            return True
+                if last:
+                    return seen
 
         with ThreadPoolExecutor(6) as pool:
             readers = [pool.submit(read) for _ in range(2)]
@@ -152,7 +156,7 @@ class StoreContract(StoreDisasters):
             finally:
                 over.set()
             assert all(isinstance(outcome, str) for group in outcomes for outcome in group)
-            assert all(reader.result() for reader in readers)
+            assert [reader.result() for reader in readers] == [len(sessions)] * 2
 
     def test_a_guest_adds_sessions_and_overwrites_none(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
@@ -207,7 +211,7 @@ class StoreContract(StoreDisasters):
 
     def test_every_field_of_a_query_selects(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
-        sessions = [at_stored_precision(s) for s in _different()]
+        sessions = [at_stored_precision(s) for s in different_sessions()]
         for session in sessions:
             store.persist_session(session, replace=False)
         first, second, third, fourth = sessions
@@ -241,9 +245,9 @@ class StoreContract(StoreDisasters):
 
     def test_a_search_finds_exactly_what_matches_says(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
-        sessions = [at_stored_precision(session) for session in _odd()]
+        sessions = [at_stored_precision(session) for session in odd_sessions()]
         assert all(isinstance(outcome, str) for outcome in self.save(store, sessions))
-        words = {word for _, value in _ODD for word in (value, value.strip(), value[:200], value[:3], "")}
+        words = {word for _, value in ODD for word in (value, value.strip(), value[:200], value[:3], "")}
         words |= {"S", "%", "_", "'", "--", "S-0001' OR '1'='1", "\ud800", "x" * 300, "LAB", "M000001", "slow", "rest"}
         for field in (
             "specimen",
@@ -268,7 +272,7 @@ class StoreContract(StoreDisasters):
         store = self.make_store(tmp_path)
         sessions = self.fill(store, 3)
         unknown = [make_session(number).id for number in range(10, 2510)]
-        ids = (sessions[2].id, *unknown, sessions[0].id, sessions[0].id, *_NO_IDS)
+        ids = (sessions[2].id, *unknown, sessions[0].id, sessions[0].id, *NO_IDS)
         assert self.load(store, ids=ids, limit=5000) == [sessions[0], sessions[2]]
         assert self.load(store, ids=ids, limit=1, newest_first=True) == [sessions[2]]
 
@@ -291,190 +295,3 @@ class StoreContract(StoreDisasters):
         kept = expired[0]._replace(persisted_until=NOW + timedelta(days=1))
         store.persist_session(kept, replace=True)
         assert self.load(store, expired_at=NOW) == expired[1:]
-
-    # Deleting.
-
-    def test_deleted_is_gone_and_a_missing_one_is_no_error(self, tmp_path: Path) -> None:
-        store = self.make_store(tmp_path)
-        first, second = self.fill(store, 2)
-        unknown = make_session(99).id
-        assert self.delete(store, [first.id, unknown, first.id], to_trash=False) == [first.id]
-        assert self.load(store) == [second]
-        assert self.load(store, specimen="S-0001") == []
-        assert self.restore(store, first.id) == []
-
-    def test_the_trash_gives_back(self, tmp_path: Path) -> None:
-        store = self.make_store(tmp_path)
-        first, second = self.fill(store, 2)
-        assert self.delete(store, [first.id], to_trash=True) == [first.id]
-        assert self.load(store) == [second]
-        assert self.load(store, specimen="S-0001") == self.load(store, ids=(first.id,)) == []
-        store.stop()
-        store = self.make_store(tmp_path)
-        assert self.load(store) == [second]
-        assert self.restore(store, first.id, second.id, make_session(9).id) == [first.id]
-        assert self.load(store) == [first, second]
-        assert self.load(store, specimen="S-0001") == [first]
-
-    def test_restoring_never_overwrites(self, tmp_path: Path) -> None:
-        store = self.make_store(tmp_path)
-        session = self.fill(store, 1)[0]
-        self.delete(store, [session.id], to_trash=True)
-        newer = session._replace(ignored=True)
-        store.persist_session(newer, replace=False)
-        assert self.restore(store, session.id) == []
-        assert self.load(store) == [newer]
-
-    def test_one_session_deleted_twice_comes_back_as_it_was_last(self, tmp_path: Path) -> None:
-        store = self.make_store(tmp_path)
-        session = self.fill(store, 1)[0]
-        for version in (session, session._replace(ignored=True)):
-            store.persist_session(version, replace=True)
-            assert self.delete(store, [session.id], to_trash=True) == [session.id]
-        assert self.restore(store, session.id) == [session.id]
-        assert self.load(store) == [session._replace(ignored=True)]
-
-    def test_an_emptied_trash_gives_nothing_back(self, tmp_path: Path) -> None:
-        store = self.make_store(tmp_path)
-        first, second = self.fill(store, 2)
-        self.delete(store, [first.id], to_trash=True)
-        report = self.empty(store, datetime(2000, 1, 1, tzinfo=UTC))
-        assert (report.deleted, report.in_trash) == (0, 1)
-        report = self.empty(store, datetime(2900, 1, 1, tzinfo=UTC))
-        assert (report.deleted, report.in_trash, report.failed) == (1, 0, 0)
-        assert report.freed > 0
-        assert self.restore(store, first.id) == []
-        assert self.load(store) == [second]
-
-    def test_the_trash_says_what_lies_in_it_and_since_when(self, tmp_path: Path) -> None:
-        store = self.make_store(tmp_path)
-        self.has(store, "list_trash")
-        first, second, third = self.fill(store, 3)
-        later = NOW + timedelta(hours=1)
-        self.delete(store, [third.id], to_trash=True)
-        self.delete(store, [first.id], to_trash=True, deleted_at=later)
-        self.delete(store, [second.id], to_trash=False)
-        assert list(store.list_trash()) == [(third.id, NOW), (first.id, later)]
-        assert self.empty(store, later).deleted == 1
-        assert list(store.list_trash()) == [(first.id, later)]
-        assert self.restore(store, first.id) == [first.id]
-        assert list(store.list_trash()) == []
-
-    def test_the_trash_is_emptied_in_parts_until_all_is_gone(self, tmp_path: Path) -> None:
-        store = self.make_store(tmp_path)
-        sessions = self.fill(store, 7)
-        self.delete(store, [session.id for session in sessions], to_trash=True)
-        deleted = 0
-        while count := self.empty(store, NOW + timedelta(days=1), limit=3).deleted:
-            deleted += count
-        assert deleted == 7
-        assert self.restore(store, *(session.id for session in sessions)) == []
-
-    def test_ids_from_outside_lead_nowhere(self, tmp_path: Path) -> None:
-        outside = tmp_path / f"{make_session(1).id}.json"
-        outside.write_text("not yours")
-        store = self.make_store(tmp_path / "a" / "b")
-        session = self.fill(store, 2)[1]
-        hostile = (*_NO_IDS, f"../{session.id}", f"../../{make_session(1).id}", str(outside.with_suffix("")))
-        for to_trash in (True, False):
-            assert self.delete(store, hostile, to_trash=to_trash) == []
-        assert self.restore(store, *hostile) == []
-        assert self.load(store, ids=hostile) == []
-        assert outside.read_text() == "not yours"
-        assert len(self.load(store)) == 2
-
-    def test_its_size_grows_by_saving_and_shrinks_by_throwing_away(self, tmp_path: Path) -> None:
-        store = self.make_store(tmp_path)
-        self.has(store, "store_size")
-        empty = store.store_size()
-        sessions = [at_stored_precision(make_session(number)) for number in range(1, 201)]
-        assert all(isinstance(outcome, str) for outcome in self.save(store, sessions))
-        full = store.store_size()
-        assert full - empty > sum(len(session.messages[0].text) for session in sessions)
-        self.delete(store, [session.id for session in sessions[20:]], to_trash=True)
-        assert store.store_size() > full * 0.9
-        self.empty(store, NOW + timedelta(days=1))
-        assert store.store_size() - empty < (full - empty) / 4
-        self.delete(store, [session.id for session in sessions], to_trash=False)
-        assert store.store_size() - empty < (full - empty) / 10
-
-
-_ODD: Final = (
-    ("specimen", "S 1"),
-    ("specimen", "100%_off"),
-    ("specimen", "O'Brien\"; DROP TABLE sessions; --"),
-    ("specimen", "Ä-Größe"),
-    ("patient", "漢字-7"),
-    ("patient", "P\\T\\1"),
-    ("patient", "*?[a-z]"),
-    ("specimen", "S" * 250),
-    ("patient", "\U0001f9ea-\x7f"),
-    ("specimen", "a/b\tc"),
-)
-
-
-def _odd() -> list[Session]:
-    """Return sessions with identifiers that a careless search would trip over, and a few usual ones."""
-    sessions = [make_session(number) for number in range(1, 5)]
-    for number, (field, value) in enumerate(_ODD, 5):
-        base = make_session(number)
-        names: dict[str, Any] = {field: value}
-        message = make_message(number, time_ns=base.start_ns, **names)
-        message = message._replace(control_id=value, charset="UNICODE UTF-8")
-        element = base.elements[0]._replace(span=(0, len(message.text)))
-        session = base._replace(messages=(message, base.messages[1]), elements=(element, base.elements[1]))
-        sessions.append(session._replace(findings=(Finding(value, Severity.INFO, "odd"),), protocol=value[:20]))
-    return sessions
-
-
-def _of_all_kinds() -> list[Session]:
-    """Return sessions that use every field there is."""
-    session = make_session(4)
-    odd = bytes(range(256)) * 2
-    element = session.elements[0]._replace(
-        message=None, span=(0, 0), content=odd, faults=(Fault("no-end", 7),), late=True, missing=3
-    )
-    return [
-        make_session(1),
-        make_session(2, protocol="lis01"),
-        make_session(3, protocol="plain"),
-        session._replace(
-            elements=(element, *session.elements[1:]),
-            messages=(make_message(4, text=odd, charset="8859/1", complete=False), session.messages[1]),
-            is_complete=False,
-            ending=Ending.GAPPED,
-            sensor="ward 7",
-            findings=(Finding("gap", Severity.ERROR, "3 bytes were not captured", 0, 7),),
-            deliveries=(
-                Delivery("rest", DeliveryStatus.FAILED, 3, NOW, None, "HTTP 500"),
-                Delivery("other", DeliveryStatus.SUBMITTED, 1, None, NOW),
-            ),
-            first_saved_at=NOW,
-            saved_at=NOW + timedelta(hours=1),
-            persisted_until=NOW + timedelta(days=30),
-            retention_days=30,
-            revision=2,
-        ),
-    ]
-
-
-def _different() -> list[Session]:
-    """Return four sessions that differ in whatever a query can ask for."""
-    first, second, third = (make_session(number) for number in (1, 2, 3))
-    fourth = make_session(4, protocol="lis01", ignored=True)
-    text = second.messages[0].text + 'NTE|1||"quoted" Größe\r'.encode()
-    return [
-        first._replace(
-            deliveries=(Delivery("rest"), Delivery("other", DeliveryStatus.SUBMITTED)),
-            findings=(Finding("slow-answer", Severity.WARNING, "the answer took 20 s"),),
-            persisted_until=NOW - timedelta(hours=1),
-        ),
-        second._replace(
-            messages=(second.messages[0]._replace(text=text), second.messages[1]),
-            device=Endpoint("198.51.100.7", 5000),
-            deliveries=(Delivery("rest", DeliveryStatus.SUBMITTED, 1, None, NOW),),
-            persisted_until=NOW,
-        ),
-        third._replace(lis=Endpoint("198.51.100.8", 2575), deliveries=(Delivery("rest", DeliveryStatus.FAILED, 3),)),
-        fourth._replace(deliveries=(Delivery("rest"),)),
-    ]

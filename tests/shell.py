@@ -1,0 +1,39 @@
+"""The program as a person at a shell meets it: in a process of its own, and with nobody's settings in the environment."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+ENV = {name: value for name, value in os.environ.items() if not name.startswith("HL7CORE_")}
+
+
+def command(*arguments):
+    """What a shell would start for ``hl7core ARGUMENTS``."""
+    return [sys.executable, "-m", "hl7core", *map(str, arguments)]
+
+
+def hl7core(*arguments, cwd, prefix=(), **env):
+    """Run ``hl7core`` in ``cwd``, which is its home too, and return how it ended and what it printed."""
+    return subprocess.run(
+        [*prefix, *command(*arguments)],
+        capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL,
+        env=ENV | {"HOME": str(cwd)} | env,
+    )  # fmt: skip
+
+
+@contextmanager
+def engine(cwd, **env):
+    """A running engine that captures nothing."""
+    nothing = {"HOME": str(cwd), "HL7CORE_PLUGINS__SCAPY_SOURCE__ENABLED": "false"}
+    process = subprocess.Popen(command("run"), cwd=cwd, stderr=subprocess.DEVNULL, env=ENV | nothing | env)
+    try:
+        until = time.monotonic() + 30
+        while not (cwd / "docs/control.sock").exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
