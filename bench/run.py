@@ -3,7 +3,9 @@
     python bench/run.py                       all of it, at full scale: some ten minutes, most of them tshark's
     python bench/run.py --scale 0.05 --kinds a
     python bench/run.py --folder /dev/shm/bench --keep --check
+    python bench/run.py --beside compiled=/opt/compiled/bin/python
 
+``--beside NAME=PYTHON`` lets the hl7core of another environment run in the same race, such as the compiled build.
 Each figure is the least of ``--runs`` runs; the commands take turns, so that what else the machine does meets them all.
 Files were just written or read, so they lie in the page cache.  Memory is the most that a program's processes held
 together, with what they share counted once, looked at every 50 ms (elsewhere than on Linux: what the kernel counted for
@@ -30,7 +32,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -69,9 +71,17 @@ def _filtered(capture: str, _: str) -> tuple[str, ...]:
     return ("bash", "-c", pipe, "bash", capture, *TSHARK_FIELDS)
 
 
+def _hl7core(name: str, python: str) -> tuple[Contender, Contender]:
+    """Return the hl7core of ``python`` as it decides for itself, and with one process."""
+    read = (python, "-m", "hl7core", "read", "-o", "jsonl")
+    return (
+        Contender(f"{name} read -o jsonl", lambda capture, _: (*read, capture)),
+        Contender(f"{name}, one process", lambda capture, _: (*read, "-j", "1", capture)),
+    )
+
+
 CONTENDERS = (
-    Contender("hl7core read -o jsonl", lambda capture, _: (*HL7CORE, "read", capture, "-o", "jsonl")),
-    Contender("hl7core, one process", lambda capture, _: (*HL7CORE, "read", capture, "-o", "jsonl", "-j", "1")),
+    *_hl7core("hl7core", sys.executable),
     Contender("tcpdump -w /dev/null", lambda capture, _: ("tcpdump", "-r", capture, "-w", "/dev/null"), ("tcpdump",)),
     Contender("tcpflow", lambda capture, folder: ("tcpflow", "-q", "-r", capture, "-o", folder), ("tcpflow",), "ad"),
     Contender("tshark, HL7 fields", lambda capture, _: ("tshark", "-r", capture, *TSHARK_FIELDS), ("tshark",)),
@@ -194,9 +204,8 @@ class Goal(NamedTuple):
         return self.measured >= self.floor if self.at_least else self.measured <= self.floor
 
 
-def goals(costs: dict[tuple[str, str], Cost], start_ups: dict[str, Cost]) -> Iterator[Goal]:
-    """Yield every goal whose two sides were measured."""
-    ours = CONTENDERS[0].name
+def goals(costs: dict[tuple[str, str], Cost], start_ups: dict[str, Cost], ours: str) -> Iterator[Goal]:
+    """Yield every goal of the contender ``ours`` whose two sides were measured, and those of starting up."""
 
     def ratio(
         what: str, above: tuple[str, str], below: tuple[str, str], floor: float, *, at_least: bool
@@ -213,9 +222,9 @@ def goals(costs: dict[tuple[str, str], Cost], start_ups: dict[str, Cost]) -> Ite
     for kind in "abcd":
         if (kind, ours) in costs:
             yield Goal(f"peak memory on {kind}", costs[kind, ours].memory_mib, 64, " MiB", at_least=False)
-    bare = start_ups["python -c pass"].wall
+    bare = start_ups["python -c pass"].wall if start_ups else 0.0
     for name, _, floor in START_UPS:
-        if floor is not None:
+        if floor is not None and name in start_ups:
             yield Goal(
                 f"{name}, over a bare interpreter", (start_ups[name].wall - bare) * 1000, floor, " ms", at_least=False
             )
@@ -227,9 +236,13 @@ def _progress(text: str) -> None:
 
 
 def _report(
-    captures: dict[str, Path], costs: dict[tuple[str, str], Cost], start_ups: dict[str, Cost], own: float
+    captures: dict[str, Path],
+    costs: dict[tuple[str, str], Cost],
+    start_ups: dict[str, Cost],
+    own: float,
+    beside: Sequence[str],
 ) -> bool:
-    """Print the tables; return whether all is as it should be."""
+    """Print the tables; return whether all is as it should be with the hl7core of this Python."""
     fine = True
     ours = CONTENDERS[0].name
     for kind, capture in captures.items():
@@ -248,12 +261,13 @@ def _report(
     print(f"\nstart-up\n   {'':24} {'ms':>9}")
     for name, cost in start_ups.items():
         print(f"   {name:24} {cost.wall * 1000:9.0f}")
-    print("\ngoals")
-    for goal in goals(costs, start_ups):
-        fine &= goal.met
-        bound = f"{'at least' if goal.at_least else 'at most'} {goal.floor:g}{goal.unit}"
-        verdict = "met" if goal.met else "MISSED"
-        print(f"   {goal.what:42} {goal.measured:8.2f}{goal.unit:4} floor: {bound:17} {verdict}")
+    for name in (ours, *beside):
+        print(f"\ngoals of {name}")
+        for goal in goals(costs, start_ups if name == ours else {}, name):
+            fine &= goal.met or name != ours
+            bound = f"{'at least' if goal.at_least else 'at most'} {goal.floor:g}{goal.unit}"
+            verdict = "met" if goal.met else "MISSED"
+            print(f"   {goal.what:42} {goal.measured:8.2f}{goal.unit:4} floor: {bound:17} {verdict}")
     return fine
 
 
@@ -267,17 +281,24 @@ def main() -> int:
     )
     parser.add_argument("--keep", action="store_true", help="keep the traffic in DIR, and use what is there already")
     parser.add_argument("--no-peers", action="store_true", help="hl7core alone")
+    parser.add_argument(
+        "--beside", action="append", default=[], metavar="NAME=PYTHON", help="another environment's hl7core too"
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a floor is missed")
     options = parser.parse_args()
     if options.runs < 1 or not set(options.kinds) <= set(traffic.KINDS) or not options.kinds:
         parser.error("--runs is at least 1, and --kinds some of " + "".join(traffic.KINDS))
     if options.keep and not options.folder:
         parser.error("--keep needs --folder")
+    beside = [_hl7core(*entry.split("=", 1)) for entry in options.beside if "=" in entry]
+    if len(beside) < len(options.beside):
+        parser.error("--beside takes NAME=PYTHON")
     contenders = [
         contender
         for contender in (CONTENDERS[:2] if options.no_peers else CONTENDERS)
         if all(shutil.which(program) for program in contender.needs)
     ]
+    contenders[2:2] = [contender for pair in beside for contender in pair]
     with contextlib.ExitStack() as stack:
         if options.folder:
             options.folder.mkdir(parents=True, exist_ok=True)
@@ -304,7 +325,7 @@ def main() -> int:
                 start_ups[name] = measure(command).least(start_ups.get(name))
         costs = race(captures, contenders, options.runs)
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNIT * 1.05
-        fine = _report(captures, costs, start_ups, own)
+        fine = _report(captures, costs, start_ups, own, [pair[0].name for pair in beside])
     return 1 if options.check and not fine else 0
 
 
