@@ -1,5 +1,6 @@
 """The keeper: saved means stored, and nothing that fails holds up the rest."""
 
+import threading
 import time
 from datetime import UTC, datetime
 
@@ -12,6 +13,7 @@ from hl7core.engine.ledger import Ledger
 from hl7core.engine.news import News
 from hl7core.engine.shelf import Shelf
 from hl7core.engine.standing import ignore
+from hl7core.engine.store_jobs import FAIR
 from hl7core.errors import EngineError, StoreError
 from hl7core.model.delivery import Delivery
 from hl7core.model.events import NoticeRaised, SessionSaved, SessionUnsaved
@@ -255,6 +257,45 @@ def test_findings_are_part_of_what_is_saved(rooms):
     r.add(session(1))
     r.saved()
     assert [f.code for f in r.store.held[session(1).id].findings] == ["odd"]
+
+
+def test_a_query_that_reads_for_long_does_not_keep_sessions_from_being_saved(rooms):
+    r = rooms()
+    r.store.held = {session(number).id: session(number) for number in range(1, 4)}
+    seen = []
+
+    def reading(query, load=r.store.load_sessions):
+        r.ledger.add([session(9)])
+        time.sleep(FAIR)  # this is what reading takes
+        r.keeper.give_way()
+        seen.append(session(9).id in r.store.held)
+        return load(query)
+
+    r.store.load_sessions = reading
+    found = r.keeper.submit(lambda: r.shelf.load(SessionQuery()), gives_way=True).result(10)
+    assert seen == [True]
+    assert [one.id for one in found] == [session(number).id for number in (1, 2, 3, 9)]
+    assert r.store.threads == {"hl7core-keeper"}
+
+
+def test_a_query_that_reads_for_long_ends_when_the_engine_stops(rooms, caplog):
+    r = rooms()
+    reading = threading.Event()
+
+    def endless(_query):
+        while True:
+            reading.set()
+            time.sleep(FAIR / 5)
+            r.keeper.give_way()
+
+    r.store.load_sessions = endless
+    asked = r.keeper.submit(lambda: r.shelf.load(SessionQuery()), gives_way=True)
+    assert reading.wait(10)
+    r.ledger.add([session(1)])
+    assert r.keeper.stop(30) == []
+    assert isinstance(asked.exception(0), EngineError)
+    assert session(1).id in r.store.held
+    assert not caplog.records
 
 
 def test_stop_saves_what_waits(rooms):

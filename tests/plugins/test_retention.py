@@ -17,7 +17,7 @@ from hl7core import (
 )
 from hl7core.errors import PluginError
 from hl7core.testing import FakeRuntime, make_session
-from hl7core_plugins.retention import Retention, RetentionSettings
+from hl7core_plugins.retention import Retention, RetentionSettings, sweep
 from hl7core_plugins.retention.clock import DRIFT, ClockWatch, boot_time, drift_doubt, start_doubt
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -357,6 +357,35 @@ def test_a_store_whose_size_does_not_fall_is_not_emptied_for_it(desk):
     report = d.clean()
     assert report.deleted <= 1100
     assert "freed nothing" in d.notices("retention-disk")[-1][0]
+
+
+def test_the_more_has_to_go_the_less_often_it_is_measured(desk, monkeypatch):
+    """A store of files looks at all of them to say its size."""
+    monkeypatch.setattr(sweep, "_MEASURE", 50)
+    monkeypatch.setattr(sweep, "BATCH", 10)
+    measured = []
+    for count in (200, 800):
+        d = desk().start()
+        sessions = [session(number, status=SUBMITTED) for number in range(1, count + 101)]
+        d.hold(*sessions)
+        d.configure(max_disk=size_of(*sessions[count:]))
+        assert d.clean().deleted == count
+        measured.append(len(d.asked("store_size")))
+    assert measured[1] <= measured[0] + 4
+
+
+def test_a_store_in_which_more_is_freed_than_was_thought_keeps_the_rest(desk, monkeypatch):
+    class Large(FakeRuntime):
+        async def store_size(self):
+            return 3 * await super().store_size()
+
+    monkeypatch.setattr(sweep, "_MEASURE", 50)
+    monkeypatch.setattr(sweep, "BATCH", 10)
+    d = desk(runtime=Large).start()
+    sessions = [session(number, status=SUBMITTED) for number in range(1, 901)]
+    d.hold(*sessions)
+    d.configure(max_disk=3 * size_of(*sessions[600:]))
+    assert 600 <= d.clean().deleted <= 600 + 50 + 10
 
 
 def test_a_store_that_cannot_say_its_size_is_told_of(desk):

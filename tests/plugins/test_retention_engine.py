@@ -1,5 +1,6 @@
 """Retention in a real engine, with real stores on a real disk."""
 
+import os
 import signal
 import stat
 import subprocess
@@ -23,7 +24,7 @@ from hl7core import (
 )
 from hl7core.engine.client import ControlClient
 from hl7core.testing import EngineHarness, FakeRuntime, make_session
-from hl7core_plugins.json_store import JsonStore, JsonStoreSettings
+from hl7core_plugins.json_store import JsonStore, JsonStoreSettings, listing
 from hl7core_plugins.retention import Retention
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -212,12 +213,41 @@ def test_saving_goes_on_between_the_steps_of_a_long_cleanup(tmp_path, harness):
     assert listener.of(CleanupSummary)[-1].report.deleted == 3000
 
 
+def test_a_long_cleanup_looks_through_the_folder_no_more_often_than_a_short_one(tmp_path, harness, monkeypatch):
+    store_in(tmp_path, [young(1)])
+    scandir, listed = os.scandir, []
+
+    def counting(folder):
+        if threading.current_thread().name == "hl7core-keeper":
+            listed.append(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    monkeypatch.setattr(listing, "_SERVES_SECONDS", 1e9)  # however slow the machine
+    listener, counts = Listener(), []
+    with harness({"listener": listener}) as h:
+        h.wait_for(lambda: listener.of(CleanupSummary))  # the one at the start
+        for count in (1001, 1600):
+            many = [expired(number) for number in range(10, 10 + count)]
+            saved = h.engine.keeper.submit(
+                lambda many=many: h.engine.dispatch.persist_as_is("json_store", many, replace=True)
+            ).result(60)
+            assert all(isinstance(place, str) for place in saved)
+            for dry_run in (True, False):
+                listed.clear()
+                (report,) = h.call(h.runtime.cleanup(dry_run=dry_run), timeout=120)
+                assert report.deleted == count
+                counts.append(len(listed))
+            h.call(h.runtime.empty_trash(NOW + DAY), timeout=60)
+    dry, real, dry_of_more, real_of_more = counts
+    assert (dry_of_more, real_of_more) == (dry, real), "each page costs what it holds"
+
+
 def test_a_command_in_another_process_hears_how_far_it_is(tmp_path, harness):
     store_in(tmp_path, [young(1)])
-    clock = Clock()
-    with harness(clock=clock) as h:
-        h.wait_for(h.sessions)
-        h.call(h.runtime.cleanup())
+    listener = Listener()
+    with harness({"listener": listener}) as h:
+        h.wait_for(lambda: listener.of(CleanupSummary))  # the one at the start
         many = [expired(number) for number in range(10, 260)]
         for at in range(0, len(many), 50):
             h.engine.keeper.submit(

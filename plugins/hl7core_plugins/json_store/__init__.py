@@ -91,12 +91,17 @@ class JsonStore:
 
         Stored data never make it fail.
         """
-        layout = Layout(runtime.core().output_folder)
+        layout = Layout(runtime.core().output_folder, runtime.give_way)
         owner = runtime.core().owner
-        index = Index(layout, owner=owner)
+        index = Index(layout, owner=owner, give_way=runtime.give_way)
+        reading = Reading(layout, index, runtime.give_way)
+
+        def work() -> None:
+            reading.listings.tidy()
+            index.work()
+
         with self._lock:
-            end_work = runtime.every(_WORK_PERIOD, index.work)
-            self._open = _Open(layout, runtime, index, Reading(layout, index), end_work)
+            self._open = _Open(layout, runtime, index, reading, runtime.every(_WORK_PERIOD, work))
             try:
                 layout.prepare()
             except StoreError as error:  # each save says so too, and works once the folder can be used
@@ -155,6 +160,7 @@ class JsonStore:
                 piece = pieces[index]
                 if isinstance(saved, OSError):
                     self._unsure.add(piece.session_id)
+                    reading.listings.forget()
                     outcomes[index] = told(saved, f"session {piece.session_id} cannot be saved in {layout.sessions}")
                     continue
                 self._unsure.discard(piece.session_id)
@@ -220,7 +226,9 @@ class JsonStore:
     def restore_sessions(self, ids: Sequence[str]) -> list[str]:
         """Bring sessions back from the trash and return the ids that came back."""
         with self._lock:
-            return trash.restore(self._ready()[0], ids)
+            layout, reading = self._ready()
+            reading.listings.forget()
+            return trash.restore(layout, ids)
 
     @hookimpl
     def empty_trash(self, before: datetime, limit: int = sys.maxsize) -> CleanupReport:

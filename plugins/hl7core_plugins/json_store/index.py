@@ -18,6 +18,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -31,7 +32,8 @@ __all__ = ["Index", "Sifted"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_NOTES: Final = 5000
+_MOST_NOTES: Final = 1000
+_A_WHILE: Final = 1000
 _LONGEST_ROW: Final = 1 << 20
 _SLICE_SECONDS: Final = 0.4
 _REVIEW_SECONDS: Final = 3600.0
@@ -53,11 +55,19 @@ class Sifted(NamedTuple):
 class Index:
     """The index of one store; safe to use from any thread."""
 
-    def __init__(self, layout: Layout, *, owner: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        owner: bool,
+        clock: Callable[[], float] = time.monotonic,
+        give_way: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = layout.index / f"sessions-{FORMAT}-{__version__}.index"
         self._layout = layout
         self._owner = owner
         self._clock = clock
+        self._give_way = give_way
         self._lock = threading.Lock()  # of the notes
         self._writing = threading.Lock()  # of the file
         self._notes: list[tuple[Session, str, bool]] = []
@@ -75,27 +85,30 @@ class Index:
             self._notes.append((session, stamp, exact))
             full = len(self._notes) >= _MOST_NOTES
         if full:
-            self.flush()
+            self.flush(wait=False)
 
-    def flush(self) -> None:
-        """Write down what was noted."""
-        with self._lock:
-            notes, self._notes = self._notes, []
-        made = (row_of(session, stamp, exact=exact) for session, stamp, exact in notes)
-        rows = [row for row in made if len(row) <= _LONGEST_ROW]
-        if rows:
-            with self._writing:
-                try:
-                    self._append(rows)
-                    self._broken = False
-                except OSError as error:
-                    self._complain(error)
-                except StoreError:  # the disk is gone: whoever saves or reads a session says so
-                    self._broken = True
+    def flush(self, *, wait: bool = True) -> None:
+        """Write down what was noted; without ``wait`` only if nobody else is writing."""
+        if not self._writing.acquire(blocking=wait):
+            return
+        try:
+            with self._lock:
+                notes, self._notes = self._notes, []
+            made = (row_of(session, stamp, exact=exact) for session, stamp, exact in notes)
+            rows = [row for row in made if len(row) <= _LONGEST_ROW]
+            if rows:
+                self._append(rows)
+                self._broken = False
+        except OSError as error:
+            self._complain(error)
+        except StoreError:  # the disk is gone: whoever saves or reads a session says so
+            self._broken = True
+        finally:
+            self._writing.release()
 
     def sift(self, stamps: dict[str, str], query: SessionQuery) -> Sifted:
         """Take out of ``stamps`` the sessions whose files have them and that cannot fit ``query``."""
-        self.flush()
+        self.flush(wait=False)
         sieve = Sieve(query)
         known, exact = set(), set()
         for row in rows_in(self._lines(), stamps):
@@ -109,7 +122,7 @@ class Index:
 
     def starts(self) -> dict[str, int]:
         """Return when sessions start whose ids do not tell it, in unix milliseconds, as far as the index knows."""
-        self.flush()
+        self.flush(wait=False)
         return odd_starts(self._lines())
 
     def known(self) -> set[str]:
@@ -186,8 +199,13 @@ class Index:
         """Yield the lines of the file; none if it cannot be read."""
         try:
             with open(self._open(_READ), "rb", buffering=1 << 18) as file:  # noqa: PTH123 - opened without following a link
-                while line := file.readline(_LONGEST_ROW):
+                for number in count(1):
+                    line = file.readline(_LONGEST_ROW)
+                    if not line:
+                        return
                     yield line
+                    if not number % _A_WHILE:
+                        self._give_way()
         except FileNotFoundError:
             return
         except OSError as error:

@@ -29,6 +29,8 @@ _EARLIEST: Final = 946_684_800_000
 """An id whose first 48 bits say a time before the year 2000 tells no time."""
 JUST_NOW_NS: Final = 2_000_000_000
 """A file may change twice within one tick of its file system's clock, and look the same; no tick takes longer."""
+_A_WHILE: Final = 500
+"""After so many entries somebody else gets a turn."""
 _NAME: Final = re.compile(rf"{SESSION_ID.pattern}\.json")
 
 
@@ -69,9 +71,10 @@ class Seen(NamedTuple):
 
 
 class Layout:
-    """The folders of a store."""
+    """The folders of a store.  While it lists them it may ``give_way`` to saves."""
 
-    def __init__(self, output_folder: str) -> None:
+    def __init__(self, output_folder: str, give_way: Callable[[], None] = lambda: None) -> None:
+        self._give_way = give_way
         self.root = Path(output_folder).absolute()
         self.sessions = self.root / "sessions"
         self.trash = self.root / "trash"
@@ -177,7 +180,9 @@ class Layout:
         for folder in waiting:  # it grows while we go
             try:
                 with files.opened(folder) as descriptor, os.scandir(descriptor) as entries:
-                    for entry in entries:
+                    for number, entry in enumerate(entries, 1):
+                        if not number % _A_WHILE:
+                            self._give_way()
                         if entry.is_file(follow_symlinks=False):
                             yield folder, entry
                         elif entry.is_dir(follow_symlinks=False):

@@ -2,21 +2,21 @@
 
 The law: a file that cannot be read is logged (once while it stays as it is) and skipped; it is never moved, and never
 hides the others.  What comes is what ``matches`` says of the files as they are; the index only spares the reading of
-some.  The ids of sessions name the millisecond of their start, so files are taken in that order and the reading ends
-when enough have come; those of one millisecond are sorted by what is in them.
+some, and a listing that is kept the listing of all for each page.  The ids of sessions name the millisecond of their
+start, so files are taken in that order and the reading ends when enough have come; those of one millisecond are sorted
+by what is in them.  However long it takes, saves need not wait for it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
+import os
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from hl7core import (
     SESSION_ID,
@@ -31,6 +31,7 @@ from hl7core import (
 from hl7core_plugins.json_store import files
 from hl7core_plugins.json_store.index import Index
 from hl7core_plugins.json_store.layout import Layout, millis_of, stamp_of
+from hl7core_plugins.json_store.listing import Bounds, Listing, Listings
 from hl7core_plugins.json_store.rows import Sieve
 
 __all__ = ["Reading"]
@@ -39,31 +40,33 @@ logger = logging.getLogger(__name__)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
-
-
-class _Files(NamedTuple):
-    """Sessions by id and the folder of each; those whose files the index knows, and those that are as we write them.
-
-    ``known`` is None where the index was not asked.
-    """
-
-    folders: Mapping[str, Path]
-    known: AbstractSet[str] | None = None
-    exact: AbstractSet[str] = frozenset()
+_A_WHILE: Final = 1000
+"""After so many names somebody else gets a turn."""
 
 
 class Reading:
-    """Reads stored sessions; safe to use from any thread."""
+    """Reads stored sessions; safe to use from any thread.  Between two files it may ``give_way`` to saves."""
 
-    def __init__(self, layout: Layout, index: Index) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        index: Index,
+        give_way: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._layout = layout
         self._index = index
+        self._give_way = give_way
+        self.listings = Listings(layout, clock)
         self._told: dict[Path, int] = {}  # damaged files that were logged, and their times
         self._odd: dict[str, int] | None = None  # the starts of sessions whose ids name another time, or none
 
     def stored(self, session: Session, path: Path, inode: int) -> None:
         """Take note of a session that was saved in ``path``, in the file with that inode."""
+        before = self._start_of(session.id)
         self._place(session)
+        millis = session.start_ns // 1_000_000
+        self.listings.saved(session.id, millis, millis if before is None else before, path.parent)
         try:
             status = path.lstat()
         except OSError:  # somebody was faster; what is there now is not what was saved
@@ -82,59 +85,96 @@ class Reading:
 
     def load(self, query: SessionQuery, now: datetime) -> list[Session]:
         """Return what fits, in order.  Raises OSError if the folder cannot be listed."""
-        listed = self._listed(query)
+        bounds = _bounds(query)
+        listing = self.listings.of(query, bounds, lambda listing: self._list(listing, query, now))
         found: list[Session] = []
-        for group in self._by_time(listed, query, now):
+        for group in listing.groups(bounds, newest_first=query.newest_first):
             if len(found) >= query.limit:
                 break
-            loaded = [s for i in group if (s := self._read(listed, i, now, query)) is not None]
+            loaded = []
+            for session_id in group:
+                self._give_way()
+                session = self._fitting(listing, session_id, query, now)
+                if session is not None:
+                    loaded.append(session)
             loaded.sort(key=sort_key, reverse=query.newest_first)
             found += loaded
+        if len(found) < query.limit and query.after is not None:
+            self.listings.over(query)
         return found[: max(0, query.limit)]
 
-    def _listed(self, query: SessionQuery) -> _Files:
-        """Return the files that may fit, as far as can be told without reading them."""
+    def _list(self, listing: Listing, query: SessionQuery, now: datetime) -> None:
+        """Fill ``listing`` with what may fit, as far as can be told without reading it."""
         if query.ids:
             asked = [i for i in dict.fromkeys(query.ids) if SESSION_ID.fullmatch(i)]
-            return _Files({i: self._layout.path_of(i).parent for i in asked})
+            folders = {i: self._layout.path_of(i).parent for i in asked}
+            listing.make(self._timed(folders, listing.bounds, now), folders)
+            return
         if not query.text and not Sieve(query):  # to look at all files would cost more than it spares
-            return _Files(self._layout.names())
-        first, last = _bounds(query)
+            folders = self._layout.names()
+            timed = self._timed(folders, listing.bounds, now)
+            listing.make(timed, {i: folders[i] for _, i in timed})
+            return
+        first, last = listing.bounds
         starts = self._starts()
         bound = query.since is not None or query.until is not None or query.after is not None
         seen = self._layout.seen((lambda i: first <= starts.get(i, millis_of(i) or first) <= last) if bound else None)
         known, exact = self._index.sift(seen.stamps, query)
-        return _Files({i: seen.folders[i] for i in seen.stamps}, known, exact)
+        folders = {i: seen.folders[i] for i in seen.stamps}
+        listing.make(
+            self._timed(folders, listing.bounds, now),
+            folders,
+            seen.stamps.keys() - known,
+            {i: seen.stamps[i] for i in exact} if query.text else None,
+        )
 
-    def _by_time(self, listed: _Files, query: SessionQuery, now: datetime) -> Iterator[list[str]]:
-        """Yield the sessions, those that start in the same millisecond together, in the query's order."""
-        first, last = _bounds(query)
-        starts = self._starts()
+    def _timed(self, folders: Mapping[str, Path], bounds: Bounds, now: datetime) -> list[tuple[int, str]]:
+        """Return those of the sessions that start within ``bounds``, and when."""
         timed: list[tuple[int, str]] = []
-        for session_id in listed.folders:
-            millis = starts.get(session_id) or millis_of(session_id)
+        for number, session_id in enumerate(folders):
+            if not number % _A_WHILE:
+                self._give_way()
+            millis = self._start_of(session_id)
             if millis is None:
-                session = self._read(listed, session_id, now)
+                session = self._read(folders[session_id] / f"{session_id}.json", now)
                 if session is None:
                     continue
                 millis = session.start_ns // 1_000_000
-            if first <= millis <= last:
+            if bounds.first <= millis <= bounds.last:
                 timed.append((millis, session_id))
-        timed.sort(key=itemgetter(0), reverse=query.newest_first)
-        for _, group in groupby(timed, key=itemgetter(0)):
-            yield [session_id for _, session_id in group]
+        return timed
+
+    def _start_of(self, session_id: str) -> int | None:
+        """Return when a session starts, in unix milliseconds, as far as that is known without reading it."""
+        return self._starts().get(session_id) or millis_of(session_id)
+
+    def _fitting(self, listing: Listing, session_id: str, query: SessionQuery, now: datetime) -> Session | None:
+        """Return a session if it can be read and fits."""
+
+        def needless(data: bytes, status: os.stat_result) -> bool:
+            return bool(query.text) and listing.is_exact(session_id, status) and _escaped(query.text) not in data
+
+        session = self._read(listing.path_of(session_id), now, needless, note=listing.is_unknown(session_id))
+        return session if session is not None and matches(session, query) else None
 
     def _read(
-        self, listed: _Files, session_id: str, now: datetime, query: SessionQuery | None = None
+        self,
+        path: Path,
+        now: datetime,
+        needless: Callable[[bytes, os.stat_result], bool] = lambda _data, _status: False,
+        *,
+        note: bool = True,
     ) -> Session | None:
-        """Return a session if it can be read and fits."""
-        path = listed.folders[session_id] / f"{session_id}.json"
+        """Return the session in a file if it can be read, and is not ``needless`` by its bytes and state.
+
+        ``note``: the index is told.
+        """
         try:
             data, status = files.look(path)
-            if query is not None and query.text and session_id in listed.exact and _escaped(query.text) not in data:
+            if needless(data, status):
                 return None
             session = session_from_json(data, now=now)
-            if session.id != session_id:
+            if session.id != path.stem:
                 raise StoreError("its name is not its session's id")
         except FileNotFoundError:
             return None
@@ -142,9 +182,9 @@ class Reading:
             self._complain(path, (error.strerror or "unreadable") if isinstance(error, OSError) else str(error))
             return None
         self._place(session)
-        if query is None or (listed.known is not None and session_id not in listed.known):
+        if note:
             self._index.found(session, data, status)
-        return session if query is None or matches(session, query) else None
+        return session
 
     def _starts(self) -> dict[str, int]:
         """Return the starts that ids do not tell; what the index knows of them is looked up once."""
@@ -162,7 +202,7 @@ class Reading:
             logger.error("%s cannot be read and is skipped: %s", path, reason)
 
 
-def _bounds(query: SessionQuery) -> tuple[int, int]:
+def _bounds(query: SessionQuery) -> Bounds:
     """Return the first and the last millisecond in which a session that fits may start."""
     first, last = 0, 1 << 63
     if query.since is not None:
@@ -175,7 +215,7 @@ def _bounds(query: SessionQuery) -> tuple[int, int]:
             last = min(last, behind)
         else:
             first = max(first, behind)
-    return first, last
+    return Bounds(first, last)
 
 
 def _millis(time: datetime) -> int:

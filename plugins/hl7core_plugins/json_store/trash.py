@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _FOLDER: Final = re.compile(r"cleanup-(\d{8}T\d{6}Z)(?:-(\d{1,9}))?")
 _TIME: Final = "%Y%m%dT%H%M%SZ"
+_PART: Final = 500
+"""So many names are read before the first goes: no folder changes while it is read."""
 _FILE: Final = re.compile(rf"({SESSION_ID.pattern})\.json")
 
 
@@ -98,14 +101,14 @@ def restore(layout: Layout, ids: Sequence[str]) -> list[str]:
 
 def entries(layout: Layout) -> list[tuple[str, datetime]]:
     """Return the ids of the sessions in the trash and when each went there, the oldest first."""
-    return [(name[:36], when) for folder, when in _folders(layout) for name in _sessions(folder)]
+    return [(name[:36], when) for folder, when in _folders(layout) for name in sorted(_names(folder))]
 
 
 def size(layout: Layout) -> int:
     """Return the bytes of the sessions in the trash."""
     total = 0
     for folder, _ in _folders(layout):
-        for name in _sessions(folder):
+        for name in _names(folder):
             try:
                 total += (folder / name).lstat().st_size
             except OSError:  # gone since the folder was read, or as good as gone
@@ -114,29 +117,35 @@ def size(layout: Layout) -> int:
 
 
 def empty(layout: Layout, before: datetime, limit: int) -> CleanupReport:
-    """Throw away for good what was moved to the trash before that time, at most ``limit`` sessions."""
+    """Throw away for good what was moved to the trash before that time, at most ``limit`` sessions.
+
+    What is left is counted when there is nothing more to throw away: each part costs what it throws away.
+    """
     deleted = freed = failed = in_trash = 0
-    for folder, when in _folders(layout):
-        names = _sessions(folder)
+    folders = _folders(layout)
+    for folder, when in folders:
         if when >= before:
-            in_trash += len(names)
             continue
-        for name in names:
-            if deleted >= limit:
-                in_trash += 1
-                continue
-            path = folder / name
-            try:
-                size = path.lstat().st_size
-                path.unlink()
-            except OSError as error:
-                logger.error("%s cannot be thrown away: %s", path, error.strerror)  # noqa: TRY400
-                failed += 1
-                in_trash += 1
-                continue
-            deleted += 1
-            freed += size
+        tried: set[str] = set()
+        while deleted < limit:
+            names = list(islice((n for n in _names(folder) if n not in tried), min(_PART, limit - deleted)))
+            if not names:
+                break
+            for name in names:
+                try:
+                    size = (folder / name).lstat().st_size
+                    (folder / name).unlink()
+                except OSError as error:
+                    tried.add(name)
+                    if not isinstance(error, FileNotFoundError):  # else somebody else was faster
+                        logger.error("%s cannot be thrown away: %s", folder / name, error.strerror)  # noqa: TRY400
+                        failed += 1
+                    continue
+                deleted += 1
+                freed += size
         _remove_if_empty(folder)
+    if deleted < limit:
+        in_trash = sum(1 for folder, _ in folders for _ in _names(folder))
     return CleanupReport(deleted=deleted, freed=freed, in_trash=in_trash, failed=failed)
 
 
@@ -182,28 +191,29 @@ def _folders(layout: Layout) -> list[tuple[Path, datetime]]:
     return [(path, when) for when, _, path in sorted(found)]
 
 
-def _sessions(folder: Path) -> list[str]:
-    """Return the names of the sessions in a folder, sorted."""
-    return [name for name in _listed(folder) if _FILE.fullmatch(name)]
+def _names(folder: Path) -> Iterator[str]:
+    """Yield the names of the sessions in a folder, in no order: there may be a hundred thousand, and few be wanted."""
+    return (name for name in _listed(folder) if _FILE.fullmatch(name))
 
 
-def _listed(folder: Path) -> list[str]:
+def _listed(folder: Path) -> Iterator[str]:
     try:
-        with os.scandir(folder) as found:  # there may be a hundred thousand
-            return sorted(entry.name for entry in found)
+        with os.scandir(folder) as found:
+            for entry in found:
+                yield entry.name
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         logger.error("%s cannot be listed: %s", folder, error.strerror)  # noqa: TRY400
-        return []
 
 
 def _remove_if_empty(folder: Path) -> None:
-    if not _listed(folder):
-        try:
-            folder.rmdir()
-        except OSError as error:
-            logger.warning("the empty folder %s cannot be removed: %s", folder, error.strerror)
+    if any(True for _ in _listed(folder)):
+        return
+    try:
+        folder.rmdir()
+    except OSError as error:
+        logger.warning("the empty folder %s cannot be removed: %s", folder, error.strerror)
 
 
 def _copied(source: Path, target: Path, what: str) -> bool:

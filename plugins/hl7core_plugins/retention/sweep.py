@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
+from math import ceil
 from threading import Event
 from typing import Any, Final, TypeVar
 
@@ -36,9 +37,9 @@ T = TypeVar("T")
 
 BATCH: Final = 100
 PAGE: Final = 500
-"""So many sessions are read at once: a store of files looks at all their names for each page."""
+"""So many sessions are read at once."""
 _MEASURE: Final = 1000
-"""After so many sessions deleted to free disk it is measured again."""
+"""After so many sessions deleted to free disk it is measured for the first time: that may look at every file."""
 _TRASH_STEPS: Final = 20
 _ORDER: Final = (
     DeliveryStatus.SUBMITTED,
@@ -206,25 +207,32 @@ class Sweep:
         return size
 
     def _spend_sessions(self, size: int, bound: int) -> int:
-        """Delete for good, the oldest first of each kind, until the bound is held; return the size that is left."""
-        measured, since = size, 0
+        """Delete for good, the oldest first of each kind, until the bound is held; return the size that is left.
+
+        It is measured ever less often, but again when half of what was too much should be gone; by what was measured
+        it is known how much more than its JSON a session takes.
+        """
+        measured, since, step = size, 0, _MEASURE
+        factor = 1.0
         for status in _ORDER:
             for page in self._pages(SessionQuery(status=(status,), limit=PAGE)):
                 destinations = self._runtime.core().destinations
                 free = [session for session in page if not is_awaited(session, destinations)]
                 self._kept[_UNSENT] += len(page) - len(free)
                 while free and size > bound:
-                    taken = _enough(free[:BATCH], size - bound)
+                    taken = _enough(free[:BATCH], ceil((size - bound) / factor))
                     free = free[len(taken) :]
                     before = self._freed
                     since += self._remove(taken, to_trash=False)
-                    size -= self._freed - before
-                    if self._dry_run or (size > bound and since < _MEASURE):
+                    size -= int((self._freed - before) * factor)
+                    enough = since >= step or (since >= _MEASURE and (measured - size) * 2 >= measured - bound)
+                    if self._dry_run or (size > bound and not enough):
                         continue
-                    size = self._size()
+                    thought, size = measured - size, self._size()
                     if since and size >= measured:
                         raise StoreError(f"deleting {since} sessions has freed nothing")
-                    measured, since = size, 0
+                    factor = max(1.0, factor * (measured - size) / thought) if thought else factor
+                    measured, since, step = size, 0, step * 2
                 if size <= bound:
                     return size
         return size if self._dry_run else self._size()

@@ -3,24 +3,24 @@
 It empties the ledger's dirty set in groups.  A session counts as saved when the store has returned, never before.
 What fails stays dirty and is tried again, ever less often; a session that fails alone never holds up the others, and
 when the store fails as a whole it is asked with one session at a time, so that an outage costs little and its end is
-seen at once.
+seen at once.  A job that only reads may take long: it gives way to what waits to be saved.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from threading import Condition, Thread
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from hl7core.dispatch import Dispatch
 from hl7core.engine.ledger import Ledger, Stamped
 from hl7core.engine.news import News
 from hl7core.engine.shelf import Shelf, reason_of
+from hl7core.engine.store_jobs import StoreJobs
 from hl7core.errors import EngineError, SessionRefused
 from hl7core.guard import describe
 from hl7core.model.events import SessionSaved, SessionUnsaved
@@ -37,8 +37,6 @@ _IDLE: Final = 1.0
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 30.0
 _DRAIN_PAUSE: Final = 0.2
-_FAIR: Final = 0.05
-"""For so long at most a run of other work keeps sessions from being saved."""
 
 
 class Policy(NamedTuple):
@@ -77,14 +75,13 @@ class Keeper:
         self._on_saved = on_saved
         self._monotonic = monotonic
         self._changed = Condition()
-        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._jobs = StoreJobs(self._changed, monotonic)
         self._group = _GROUP
         self._streak: set[str] = set()
         self._failing: set[str] = set()
         self._waits = 0
         self._gate = 0.0
         self._drain_until: float | None = None
-        self._closed = False
         self._thread: Thread | None = None
 
     @property
@@ -107,16 +104,19 @@ class Keeper:
         with self._changed:
             self._changed.notify_all()
 
-    def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Do ``job`` on the store thread, after what was submitted before."""
-        future: Future[T] = Future()
-        with self._changed:
-            if self._closed:
-                future.set_exception(EngineError("the engine has stopped"))
-                return future
-            self._jobs.append((job, future))
-            self._changed.notify_all()
-        return future
+    def submit(self, job: Callable[[], T], *, gives_way: bool = False) -> Future[T]:
+        """Do ``job`` on the store thread, after what was submitted before.
+
+        ``gives_way``: sessions may be saved in the midst of it, as of what only reads.
+        """
+        return self._jobs.submit(job, gives_way=gives_way)
+
+    def give_way(self) -> None:
+        """Save what waits, in the midst of a job that may be held up and has had its share of the time.
+
+        Does nothing in other jobs and on other threads.  Raises EngineError if the keeper stops.
+        """
+        self._jobs.give_way(self._save_guarded, stopping=self._drain_until is not None)
 
     def stop(self, timeout: float) -> list[str]:
         """Save what waits within ``timeout`` seconds, end the thread, and name the sessions that could not be saved."""
@@ -127,52 +127,24 @@ class Keeper:
                 self._ledger.due_now()
                 self._changed.notify_all()
             self._thread.join(timeout + _DRAIN_PAUSE)
-            self._closed = True
+            self._jobs.close()
         unsaved = self._ledger.unsaved_ids()
         if unsaved:
             logger.error("%d sessions could not be saved before the stop: %s", len(unsaved), ", ".join(unsaved))
         return unsaved
 
     def _run(self) -> None:
-        turn = self._monotonic()
+        self._jobs.begin_run()
         while True:
-            job = self._next_job()
-            if job is not None:
-                self._do(*job)
-                if self._monotonic() - turn < _FAIR:
-                    continue
-            turn = self._monotonic()
-            try:
-                busy = self._save_some()
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not end all saving
-                logger.error("saving broke (%s); it is tried again", describe(error))  # noqa: TRY400
-                self._gate = self._monotonic() + _FIRST_WAIT
-                busy = False
+            if self._jobs.do_next() and not self._jobs.spent:
+                continue
+            self._jobs.begin_run()
+            busy = self._save_guarded()
             if self._drain_until is not None and self._drained():
                 break
             if not busy:
                 self._wait()
-        self._refuse_jobs()
-
-    def _next_job(self) -> tuple[Callable[[], Any], Future[Any]] | None:
-        with self._changed:
-            return self._jobs.popleft() if self._jobs else None
-
-    def _do(self, job: Callable[[], Any], future: Future[Any]) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(job())
-        except Exception as error:  # noqa: BLE001 - who asked for it is told
-            future.set_exception(error)
-
-    def _refuse_jobs(self) -> None:
-        with self._changed:
-            self._closed = True
-            jobs, self._jobs = self._jobs, deque()
-        for _, future in jobs:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(EngineError("the engine has stopped"))
+        self._jobs.close()
 
     def _drained(self) -> bool:
         with self._changed:
@@ -199,6 +171,15 @@ class Keeper:
         if self._drain_until is None and self._group == _GROUP:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._jobs) or self._ledger.unsaved >= _GROUP, _GATHER)
+
+    def _save_guarded(self) -> bool:
+        """Save one group; false if nothing is due, or a fault of ours has come between."""
+        try:
+            return self._save_some()
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not end all saving
+            logger.error("saving broke (%s); it is tried again", describe(error))  # noqa: TRY400
+            self._gate = self._monotonic() + _FIRST_WAIT
+            return False
 
     def _save_some(self) -> bool:
         """Save one group; false if nothing is due."""

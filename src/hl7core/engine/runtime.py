@@ -61,7 +61,7 @@ class EngineRuntime:
 
     async def sessions(self, query: SessionQuery) -> list[Session]:
         """Return stored sessions, and those in memory that are not stored yet."""
-        return await self._stores(self._engine.shelf.load, query)
+        return await self._stores(self._engine.shelf.load, query, gives_way=True)
 
     async def retry(self, ids: Sequence[str]) -> list[str]:
         """Make failed or submitted sessions pending again with no attempts; return the ids that were found."""
@@ -116,7 +116,7 @@ class EngineRuntime:
 
     async def store_size(self) -> int:
         """Return the bytes on disk that the stored sessions take, the trash included."""
-        return await self._stores(self._engine.shelf.size)
+        return await self._stores(self._engine.shelf.size, gives_way=True)
 
     async def submit_now(self) -> int:
         """Try all that is pending at once, whatever it waits for; return how many sessions are known to be.
@@ -241,8 +241,12 @@ class EngineRuntime:
         """Run ``coroutine`` on the event loop, from another thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop)
 
-    async def _stores(self, job: Callable[..., T], *args: Any) -> T:
-        return await asyncio.wrap_future(self._engine.keeper.submit(lambda: job(*args)))
+    def give_way(self) -> None:
+        """Let what waits to be saved be saved before a store reads on.  Raises EngineError if the engine stops."""
+        self._engine.keeper.give_way()
+
+    async def _stores(self, job: Callable[..., T], *args: Any, gives_way: bool = False) -> T:
+        return await asyncio.wrap_future(self._engine.keeper.submit(lambda: job(*args), gives_way=gives_way))
 
     def every(self, period: timedelta, job: Callable[[], None]) -> Callable[[], None]:
         """Run ``job`` each ``period`` on a thread of its own until the returned function is called."""

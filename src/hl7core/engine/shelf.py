@@ -15,6 +15,7 @@ from typing import Final
 from hl7core.dispatch import Dispatch
 from hl7core.engine.ledger import Ledger
 from hl7core.engine.probe import PROBE_ID, sweep
+from hl7core.engine.store_jobs import GivenUp
 from hl7core.errors import Hl7coreError, StoreError
 from hl7core.guard import describe
 from hl7core.hl7.query import sort_key
@@ -246,7 +247,9 @@ class Shelf:
             return ()
         try:
             return self._dispatch.load(store, query) or ()
-        except Exception as error:  # noqa: BLE001 - noted, and decided upon by who asked
+        except Exception as error:  # noted, and decided upon by who asked
+            if GivenUp in (type(error), type(error.__cause__)):  # the engine stops: no trouble of the store's
+                raise
             failures[store] = reason_of(error)
             logger.warning("store %s cannot load sessions: %s", store, failures[store])
             return ()
