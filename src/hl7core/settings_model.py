@@ -86,8 +86,9 @@ class CoreSettings(BaseModel):
     max_connections: int = Field(50_000, ge=1, le=10_000_000)
     """How many connections are followed at once; beyond it the least recently used is let go."""
     reassembly_bytes: int = Field(268_435_456, ge=1_048_576)
-    """How many bytes may wait, over all connections, in each of three ways: for a packet that came out of order, for
-    what tells the protocol, for the rest of a message. Beyond it those that hold most are let go, marked, counted."""
+    """How many bytes may wait, over all connections, in each of four ways: for a packet that came out of order, for
+    what tells the protocol, for the rest of a message, for its answer. Beyond it those that hold most are let go,
+    marked, counted. One connection's sessions may hold a quarter of it, and always one message."""
     idle_timeout: float = Field(86_400.0, gt=0, le=31_536_000)
     """Seconds of packet time without data after which a connection is let go; if it goes on it is found out anew."""
 

@@ -124,6 +124,50 @@ def test_messages_that_never_end_are_bounded_together_and_the_largest_is_let_go_
     assert sum(m.text.count(b"x") for s in sessions for m in s.messages) == 39 * 50_000 + 90_000
 
 
+@pytest.mark.parametrize("ended", ["by the other side's turn", "by a gap"])
+def test_a_message_that_has_ended_takes_no_room_any_more(ended):
+    decoder = Decoder(DecoderOptions(reassembly_bytes=1 << 20))
+    sessions = []
+    for number in range(40):
+        talk = TcpTalk(opener=(f"10.0.1.{number}", 40000), time_ns=START_NS + number * 40 * 10**9)
+        talk.open()
+        talk.opener(b"\x05")
+        talk.acceptor(b"\x06")
+        talk.opener(b"\x02" + ORU + b"x" * 60_000, mss=20_000)
+        if ended == "by a gap":
+            talk.lose(0, b"OBX|1\r")
+        talk.opener(b"\r\n")
+        talk.acceptor(b"\x06")
+        sessions += decoder.feed(talk.batch())
+    sessions += decoder.expire(talk.time_ns + 2 * 10**9)
+    assert decoder.counters["crowded"] == 0
+    sessions += decoder.end()
+    assert [m.complete for s in sessions for m in s.messages] == [ended != "by a gap"] * 40
+
+
+def test_timers_of_connections_that_are_gone_are_let_go_though_no_time_passes():
+    decoder = Decoder()
+    for number in range(6000):
+        talk = TcpTalk(opener=(f"10.1.{number >> 8}.{number & 255}", 40000), step_ns=0)
+        talk.open()
+        talk.opener(b"\x05\x021H|\\^&\r\x03E5\r\n")
+        talk.acceptor(b"\x06")
+        talk.close()
+        decoder.feed(talk.batch())
+    assert len(decoder._streams.timers) < 5000
+
+
+def test_connections_that_were_reset_and_are_gone_are_let_go_though_no_time_passes():
+    decoder = Decoder()
+    for number in range(50):
+        talk = TcpTalk(step_ns=0, isn=(number << 24, number << 24))
+        talk.open()
+        talk.opener(block(ORU))
+        talk.reset()
+        decoder.feed(talk.batch())  # at the same ports and the same time: the one before it is over
+    assert len(decoder._resets) <= 1
+
+
 def test_what_is_let_go_for_want_of_room_may_go_on_as_another_connection():
     decoder = Decoder(DecoderOptions(reassembly_bytes=1 << 20))
     talk = TcpTalk()
@@ -195,7 +239,10 @@ before = rss()
 packets = []
 for number in range(count):
     source = Endpoint(f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 40000)
-    if kind == "syn":
+    if kind == "specks":
+        made = [tcp_packet(source, lis, seq=1, flags=2), tcp_packet(lis, source, seq=1, ack=2, flags=18)]
+        made += [tcp_packet(source, lis, seq=100 + 2 * at, ack=2, data=b"x") for at in range(1500)]
+    elif kind == "syn":
         made = [tcp_packet(source, lis, seq=1, flags=2)]
     elif kind == "undecided":
         made = [tcp_packet(source, lis, seq=1, flags=2), tcp_packet(source, lis, seq=2, ack=1, data=b"some text " * 140)]
@@ -225,10 +272,12 @@ print(rss() - before)
         ("undecided", 20_000, 20_000, 120),
         ("begun", 20_000, 20_000, 120),
         ("endless", 1, 1, 80),
+        ("specks", 200, 200, 25),
     ],
 )
 def test_memory_stays_bounded(kind, count, connections, most_mib):
-    """Half-open connections, connections that never show their protocol, messages that never end: growth in MiB."""
+    """Half-open connections, connections that never show their protocol, messages that never end, single bytes with
+    holes between them: growth in MiB."""
     run = subprocess.run(
         [sys.executable, "-c", FLOOD, kind, str(count), str(connections)], capture_output=True, text=True, check=False
     )

@@ -11,13 +11,15 @@ from collections.abc import Callable
 
 import pytest
 
-from hl7core.model.packet import Packet, PacketBatch
+from hl7core.model.packet import Endpoint, Interface, Packet, PacketBatch
+from hl7core.wire.connection import DecoderOptions
 from hl7core.wire.decoder import Decoder
+from hl7core.wire.detect import HELD_BYTES, builtin, choose
 from hl7core.wire.lis01 import Lis01Framer
 from hl7core.wire.mllp import MllpFramer
 from hl7core.wire.peek import batch_counts, glance, split_batch
 from hl7core.wire.stx import PlainFramer
-from hl7core.wire.talk import TcpTalk
+from hl7core.wire.talk import START_NS, TcpTalk, tcp_packet
 
 PATTERNS = {
     "FS": b"\x1c", "VT": b"\x0b", "CR FF": b"\r\x0c", "CR": b"\r", "LF": b"\n", "FS CR": b"\x1c\r", "VT FS CR": b"\x0b\x1c\r",
@@ -92,6 +94,84 @@ def test_a_connection_that_says_the_same_again_and_again(pattern):
         decoder.end()
 
     hold(work, SIZE)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_look_at_the_first_bytes(pattern):
+    """They are looked at anew with every segment, for as long as they do not tell."""
+    dialects = builtin(DecoderOptions())
+
+    def work(size: int) -> None:
+        for front in (b"", b"\x05"):
+            data = front + PATTERNS[pattern] * (size // len(PATTERNS[pattern]))
+            for answer in (b"", b"\x06", data):
+                choose(dialects, data, answer, final=False)
+                choose(dialects, data, answer, final=True)
+
+    hold(work, HELD_BYTES // 4)
+
+
+Said = tuple[int, dict[str, object]]
+OPENED: list[Said] = [
+    (0, {"seq": 1, "flags": 2}),
+    (1, {"seq": 1, "ack": 2, "flags": 18}),
+    (0, {"seq": 2, "ack": 2, "data": b"\x0bMSH|^~\\&|A|"}),
+]
+
+
+def of_each(count: int, *said: Said) -> PacketBatch:
+    """The same packets (of which side, and their fields) on ``count`` connections, all captured at once."""
+    made = []
+    for number in range(count):
+        ends = (Endpoint(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 40000), Endpoint("10.0.0.9", 2575))
+        for side, fields in said:
+            raw = tcp_packet(ends[side], ends[1 - side], **fields)
+            made.append(Packet(raw, START_NS, len(raw), Interface("test0")))
+    return PacketBatch.of(made)
+
+
+def test_holes_that_wait_to_be_filled_cost_nothing_as_time_passes():
+    """Their receivers have not acknowledged them: TCP will send them again, some day."""
+
+    def work(count: int) -> None:
+        decoder = Decoder()
+        decoder.feed(of_each(count, *OPENED, (0, {"seq": 100, "ack": 2, "data": b"x"})))
+        for second in range(count):
+            decoder.expire(START_NS + 2 * second * 10**9)
+        assert len(decoder._streams.holes) == count
+
+    hold(work, 250)
+
+
+def test_holes_that_are_more_than_there_is_room_for():
+    def work(count: int) -> None:
+        decoder = Decoder(DecoderOptions(reassembly_bytes=count * 1000))
+        decoder.feed(of_each(count, *OPENED))
+        for at in range(8):
+            decoder.feed(of_each(count, (0, {"seq": 100 + 10 * at, "ack": 2, "data": b"x"})))
+        assert decoder.counters["crowded"] > 0
+
+    hold(work, 250)
+
+
+def test_messages_that_are_more_than_there_is_room_for():
+    def work(count: int) -> None:
+        decoder = Decoder(DecoderOptions(reassembly_bytes=count * 1000))
+        decoder.feed(of_each(count, *OPENED))
+        for at in range(3):
+            decoder.feed(of_each(count, (0, {"seq": 14 + 600 * at, "ack": 2, "data": b"x" * 600})))
+        assert decoder.counters["crowded"] > 0
+
+    hold(work, 250)
+
+
+def test_undecided_connections_that_are_more_than_there_is_room_for():
+    def work(count: int) -> None:
+        decoder = Decoder(DecoderOptions(reassembly_bytes=count * 100))
+        decoder.feed(of_each(count, (0, {"seq": 1, "flags": 2}), (0, {"seq": 2, "data": b"some text"})))
+        assert decoder.counters["crowded"] > 0
+
+    hold(work, 1000)
 
 
 def segments(count: int, order: Callable[[list[Packet]], list[Packet]]) -> list[PacketBatch]:

@@ -229,6 +229,17 @@ def test_lis01_in_tls_is_lis01(tmp_path):
     assert session.messages[0].text == b"H|\\^&|||AN\rL|1|N\r"
 
 
+def test_what_is_encrypted_is_let_go_for_want_of_room_like_anything_else(tmp_path):
+    tls = TlsTalk(tmp_path, "1.3")
+    tls.open()
+    tls.opener(b"\x0b" + ORU + b"x" * 200_000)
+    decoder = Decoder(DecoderOptions(reassembly_bytes=100_000), keys=KeyLog(tls.keys.read_bytes()))
+    sessions = decoder.feed(PacketBatch.of(tls.talk.packets))
+    assert [(s.ending, s.messages[0].complete) for s in sessions] == [(Ending.EVICTED, False)]
+    assert decoder.counters["evicted"] == decoder.counters["crowded"] == 1
+    assert decoder.end() == []
+
+
 def test_silence_within_ends_what_is_within(tmp_path):
     tls = TlsTalk(tmp_path, "1.3")
     tls.open()

@@ -79,13 +79,18 @@ def lis01(draw) -> Talk:
     talk.open()
     mss = draw(st.integers(1, 60))
     for turn in range(draw(st.integers(1, 3))):
-        spans = [talk.say(0, b"\x05", mss), talk.say(1, b"\x06", mss)]
-        records = [*RECORDS[:3], b"R|1|^^^GLU|%d\r" % turn, RECORDS[4]]
-        for number, record in enumerate(records, 1):
-            spans.append(talk.say(0, frame(number, record), mss))
-            spans.append(talk.say(1, b"\x06", mss))
-        spans.append(talk.say(0, b"\x04", mss))
-        talk.sent.append((b"".join(records), spans))
+        opening = [talk.say(0, b"\x05", mss), talk.say(1, b"\x06", mss)]
+        number = 0
+        said = []
+        for message in range(draw(st.integers(1, 2))):
+            spans = list(opening)
+            records = [*RECORDS[:3], b"R|1|^^^GLU|%d%d\r" % (turn, message), RECORDS[4]]
+            for record in records:
+                number += 1
+                spans += [talk.say(0, frame(number, record), mss), talk.say(1, b"\x06", mss)]
+            said.append((b"".join(records), spans))
+        end = talk.say(0, b"\x04", mss)
+        talk.sent += [(text, [*spans, end]) for text, spans in said]
     _leave(draw, talk)
     return talk
 
@@ -97,10 +102,14 @@ def plain(draw) -> Talk:
     mss = draw(st.integers(1, 60))
     separator = draw(st.sampled_from([b"\r", b"\r\n"]))
     for turn in range(draw(st.integers(1, 3))):
-        spans = [talk.say(0, b"\x05", mss), talk.say(1, b"\x06", mss)]
-        text = separator.join([b"MSH|^~\\&|A|L|B|L|2026||ORU^R01|M%d|P|2.5" % turn, b"PID|1||P7", b"OBX|1|NM|GLU||5"])
-        spans += [talk.say(0, b"\x02" + text + b"\r\n", mss), talk.say(1, b"\x06", mss), talk.say(0, b"\x04", mss)]
-        talk.sent.append((text, spans))
+        opening = [talk.say(0, b"\x05", mss), talk.say(1, b"\x06", mss)]
+        said = []
+        for message in range(draw(st.integers(1, 2))):
+            header = b"MSH|^~\\&|A|L|B|L|2026||ORU^R01|M%d%d|P|2.5" % (turn, message)
+            text = separator.join([header, b"PID|1||P7", b"OBX|1|NM|GLU||5"])
+            said.append((text, [*opening, talk.say(0, b"\x02" + text + b"\r\n", mss), talk.say(1, b"\x06", mss)]))
+        end = talk.say(0, b"\x04", mss)
+        talk.sent += [(text, [*spans, end]) for text, spans in said]
     _leave(draw, talk)
     return talk
 
@@ -249,24 +258,11 @@ def test_keep_alives_and_window_probes_are_no_bytes(talk, every):
     hold(talk, packets)
 
 
-def in_the_midst(talk) -> list[int]:
-    """Number the packets with data that may be missing.
-
-    Nothing but its first message tells the plain variant from LIS01, and nothing tells the end of its last one from a
-    line in it: of plain conversations the first and the last turn are left whole.
-    """
-    carrying = [number for number, packet in enumerate(talk.packets) if tcp(packet)[2] > 0]
-    if talk.ends[1].port != PLAIN_PORT:
-        return carrying
-    turns = [number for number in carrying if bytes(talk.packets[number].data[54:55]) == b"\x05"]
-    return [number for number in carrying if turns[1] <= number < turns[-1]] if len(turns) > 1 else []
-
-
 @given(talks, st.data())
 @settings(deadline=None)
 def test_what_the_capture_lost_costs_no_message_that_it_has(talk, data):
     """Packets are missing from the capture only: the peers had them and went on."""
-    carrying = in_the_midst(talk)
+    carrying = [number for number, packet in enumerate(talk.packets) if tcp(packet)[2] > 0]
     lost = data.draw(st.sets(st.sampled_from(carrying), max_size=4)) if carrying else set()
     captured = [packet for number, packet in enumerate(talk.packets) if number not in lost]
     gaps = []
@@ -287,6 +283,80 @@ def test_what_the_capture_lost_costs_no_message_that_it_has(talk, data):
         assert [text for text in came if text in there] == there, "a message that was captured is missing"
         # LIS01 whose ENQ, ACK or EOT alone is missing may be whole all the same.
         assert [text for text in sent if text in came] == came, "a message is told that was never sent, or twice"
+
+
+def without(talk: Talk, *lost: int) -> list[Packet]:
+    return [packet for number, packet in enumerate(talk.packets) if number not in lost]
+
+
+def plain_turns(count: int, mss: int, separator: bytes = b"\r") -> tuple[Talk, list[int]]:
+    """``count`` turns of a message each, and the number of the first packet of each message."""
+    talk = Talk(acceptor=("10.0.0.9", PLAIN_PORT))
+    talk.open()
+    begins = []
+    for turn in range(count):
+        talk.say(0, b"\x05", mss)
+        talk.say(1, b"\x06", mss)
+        begins.append(len(talk.packets))
+        text = separator.join([b"MSH|^~\\&|A|L|B|L|2026||ORU^R01|M%d|P|2.5" % turn, b"PID|1||P7", b"OBX|1|NM|GLU||5"])
+        talk.sent.append((text, [talk.say(0, b"\x02" + text + b"\r\n", mss), talk.say(1, b"\x06", mss)]))
+        talk.say(0, b"\x04", mss)
+    return talk, begins
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+@pytest.mark.parametrize("lost", [(0,), (1,), (2,), (3,), (1, 2), (1, 2, 3), (2, 3, 4), (0, 1, 2), (1, 5, 40)])
+def test_a_plain_header_that_was_cut_is_not_taken_for_lis01(turns, lost):
+    """STX and the ``H`` of ``MSH`` look like a header record once the bytes between them are gone."""
+    talk, begins = plain_turns(turns, 1)
+    sessions = sessions_of(without(talk, *(begins[0] + number for number in lost)))
+    assert {session.protocol for session in sessions} == {"plain"}
+    assert whole_messages(sessions) == [text for text, _ in talk.sent[1:]]
+
+
+@pytest.mark.parametrize("lost", range(24))
+def test_a_lis01_frame_that_was_cut_is_still_lis01(lost):
+    talk = Talk(acceptor=("10.0.0.9", 6661))
+    talk.open()
+    talk.say(0, b"\x05", 1)
+    talk.say(1, b"\x06", 1)
+    begin = len(talk.packets)
+    for number, record in enumerate(RECORDS, 1):
+        talk.say(0, frame(number, record), 1)
+        talk.say(1, b"\x06", 1)
+    talk.say(0, b"\x04", 1)
+    sessions = sessions_of(without(talk, begin + lost))
+    assert {session.protocol for session in sessions} == {"lis01"}
+    # What is missing may be but an answer, or a line end; then the message is whole, and as it was sent.
+    assert set(whole_messages(sessions)) <= {b"".join(RECORDS)}
+
+
+@pytest.mark.parametrize("how", ["stays", "closes", "resets", "is reset"])
+def test_a_plain_message_cut_at_a_line_end_is_not_whole_though_nothing_follows_it(how):
+    """CR LF stands between segments too: only what follows tells that it ended the message."""
+    talk, begins = plain_turns(1, 1, b"\r\n")
+    line = talk.sent[0][0].index(b"\r\n") + 1 + 2
+    packets = talk.packets[: begins[0] + line]
+    before = len(talk.packets)
+    if how == "closes":  # its FIN says that more came before it
+        talk.close()
+    elif how != "stays":
+        talk.reset(0 if how == "resets" else 1)
+    sessions = sessions_of(packets + talk.packets[before:])
+    ending = {"stays": "captureEnd", "closes": "captureEnd"}.get(how, "reset")
+    assert [(s.protocol, s.ending.value, [m.complete for m in s.messages]) for s in sessions] == [
+        ("plain", ending, [False])
+    ]
+
+
+def test_a_plain_message_that_its_senders_fin_follows_is_whole():
+    talk, begins = plain_turns(1, 1, b"\r\n")
+    del talk.packets[begins[0] :]
+    talk.seq[0] = talk.starts[0] + 2
+    talk.seq[1] = talk.starts[1] + 2
+    talk.opener(b"\x02" + talk.sent[0][0] + b"\r\n")
+    talk.close()
+    assert whole_messages(sessions_of(talk.packets)) == [talk.sent[0][0]]
 
 
 @given(talks, st.integers(0, 200))

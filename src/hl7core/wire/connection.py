@@ -39,7 +39,7 @@ IGNORED: Final = 2
 _ID_VERSION: Final = b"\x01"
 _MAX_MARKS: Final = 32
 _ORIGIN: Final = Struct(">BI")
-_VARIANT: Final = "89ab"
+_VARIANT: Final = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
 _WINDOW: Final = 1 << 26
 """Segments and acknowledgements of a connection lie within 64 MiB of each other: more than any host's buffers."""
 
@@ -105,6 +105,9 @@ class Tracker(Protocol):
     def end(self, ending: Ending) -> list[Session]:
         """End every open session."""
 
+    def let_go(self, upto: int) -> list[Session]:
+        """Give up the oldest that is held, until no more than ``upto`` bytes are; return what that ended."""
+
     def open_sessions(self) -> list[OpenSession]:
         """Summarise the sessions that still go on."""
 
@@ -114,14 +117,14 @@ class ShortWay(Protocol):
 
     ready: bool
 
-    def segment(self, half: Half, data: bytes, now: int) -> list[Session] | None:
-        """Take a segment's bytes and return the session that they complete, or None: they must go the long way."""
+    def segment(self, half: Half, data: bytes, now: int, out: list[Session]) -> bool:
+        """Take a segment's bytes, with the session that they complete in ``out``; False: they must go the long way."""
 
 
 class Half(Stream):
     """One direction of a connection: its stream, its framer, and when which byte was captured."""
 
-    __slots__ = ("absent", "acked", "connection", "framer", "last_ns", "marks", "open_bytes", "peer", "pending", "side")
+    __slots__ = ("absent", "acked", "connection", "framer", "last_ns", "marks", "peer", "pending", "side")
 
     connection: Connection
     peer: Half
@@ -132,7 +135,6 @@ class Half(Stream):
         self.framer: Framer | None = None
         self.marks: list[tuple[int, int]] = []
         self.pending = False
-        self.open_bytes = 0  # held by the framer, as the streams have weighed it
         self.last_ns = 0
         self.acked = False  # the receiver has what is missing here
         self.absent = False  # the other side has acknowledged what nobody can have said: it waits for it no more
@@ -182,6 +184,8 @@ class Connection:
 
     __slots__ = (
         "_hash",
+        "_high",
+        "_high_text",
         "_places",
         "_text",
         "born",
@@ -195,6 +199,7 @@ class Connection:
         "last_ns",
         "midway",
         "options",
+        "outer",
         "protocol",
         "reset_ns",
         "state",
@@ -228,6 +233,7 @@ class Connection:
         self.waiting: list[tuple[Half, Piece]] = []
         self.waiting_bytes = 0
         self.crowded = False  # it is to be let go for want of room
+        self.outer: Connection | None = None  # the one that carries it encrypted
         self.last_ns = 0
         self.midway = False  # the capture began after it had
         self.reset_ns = 0
@@ -237,6 +243,7 @@ class Connection:
         halves[0].connection = halves[1].connection = self
         halves[0].peer, halves[1].peer = halves[1], halves[0]
         self._places = (0, 1)
+        self._high, self._high_text = -1, ""  # of the last name's time the upper 32 bits
         self._hash: blake2b | None = None  # most connections have no session, and need no name
 
     @property
@@ -257,9 +264,14 @@ class Connection:
             self._hash = blake2b(_ID_VERSION + b"".join(sorted(packed)), digest_size=10)
         hashed = self._hash.copy()
         hashed.update(_ORIGIN.pack(self._places[half.side], half.origin + offset & 0xFFFFFFFF) + first[:64])
-        digest = hashed.digest()
-        text = ((time_ns // 1_000_000 & 0xFFFFFFFFFFFF).to_bytes(6, "big") + digest).hex()
-        return f"{text[:8]}-{text[8:12]}-7{text[12:15]}-{_VARIANT[digest[9] & 3]}{text[15:18]}-{text[18:30]}"
+        digest = hashed.hexdigest()
+        millis = time_ns // 1_000_000 & 0xFFFFFFFFFFFF
+        if millis >> 16 != self._high:
+            self._high = millis >> 16
+            self._high_text = f"{self._high:08x}"
+        return (
+            f"{self._high_text}-{millis & 0xFFFF:04x}-7{digest[:3]}-{_VARIANT[digest[19]]}{digest[3:6]}-{digest[6:18]}"
+        )
 
     def settle_roles(self, device_side: int) -> None:
         """Fix, at the first session, which side is the analyzer: as configured, else ``device_side``, else the opener.

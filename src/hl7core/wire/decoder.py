@@ -13,7 +13,7 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
-from hl7core.model.packet import LINKTYPE_ETHERNET, Endpoint, Interface, PacketBatch
+from hl7core.model.packet import LINKTYPE_ETHERNET, Interface, PacketBatch
 from hl7core.model.session import Ending, OpenSession, Session
 from hl7core.wire.connection import (
     DECIDED,
@@ -24,7 +24,7 @@ from hl7core.wire.connection import (
     Half,
     MessageSeen,
 )
-from hl7core.wire.dissect import FIN, FRAGMENT, RST, SYN, dissect, endpoints, reverse
+from hl7core.wire.dissect import FIN, FRAGMENT, RST, SYN, TCP_PROTOCOL, dissect, endpoints, reverse
 from hl7core.wire.encrypted import UNREAD, Encrypted
 from hl7core.wire.fragments import Fragments
 from hl7core.wire.framing import Dialect
@@ -35,10 +35,16 @@ from hl7core.wire.usual import Make, usual_session
 
 __all__ = ["ALL", "Decoder", "DecoderOptions", "MessageSeen"]
 
-# From an Ethernet header to the TCP flags, for IPv4 without options: EtherType, version and header length, total
-# length, fragment word, protocol, sequence number, acknowledgement, data offset, flags.
-_FAST: Final = Struct(">12xHBxHxxHxB14xIIBB")
+# From an Ethernet header to the TCP flags, for IPv4 without options: EtherType with version, header length and type of
+# service; total length; fragment word with time to live and protocol; sequence number, acknowledgement, data offset,
+# flags.
+_FAST: Final = Struct(">12xIHxxI14xIIBB")
 _FAST_LENGTH: Final = 54
+_IPV4: Final = 0x080045
+_WHOLE: Final = 0x3FFF00FF  # no fragment, and the protocol
+# The length of both headers, by the data offset; what is shorter than a TCP header carries nothing.
+_HEADERS: Final = (*([1 << 16] * 0x50), *(20 + ((offset >> 4) << 2) for offset in range(0x50, 0x100)))
+_NEVER: Final = 1 << 62
 _CONTROL: Final = FIN | SYN | RST
 _MASK: Final = 0xFFFFFFFF
 MAX_REMEMBERED: Final = 10_000
@@ -90,7 +96,7 @@ class Decoder:
         # Of what is closed: the first and the next sequence number, and the time of its last packet.
         self._remembered: dict[bytes, tuple[int, int, int]] = {}
         self._fragments = Fragments()
-        self._resets: list[Connection] = []
+        self._resets: dict[Connection, None] = {}
         self._next_sweep = 0
         self._next_idle = 0
 
@@ -127,7 +133,7 @@ class Decoder:
     def _feed(self, batch: PacketBatch, starts: Iterable[int], out: list[Session]) -> list[Session]:
         buffer = batch.buffer
         link_type = batch.interface.link_type
-        ethernet = link_type == LINKTYPE_ETHERNET
+        fast = _FAST_LENGTH if link_type == LINKTYPE_ETHERNET else _NEVER
         unpack: Callable[[bytes, int], tuple[int, ...]] = _FAST.unpack_from
         get = self._halves.get
         streams = self._streams
@@ -141,23 +147,28 @@ class Decoder:
             if now >= next_sweep:
                 self._sweep(now, out)
                 next_sweep = self._next_sweep
-            if ethernet and end - start >= _FAST_LENGTH:
+            if end - start >= fast:
                 if (
                     passed and buffer[start + 26 : start + 38] in passed and buffer[start + 14] == 0x45
                     and not buffer[start + 47] & _CONTROL
                 ):  # fmt: skip
                     continue
-                ethertype, version, total, fragment, protocol, seq, ack, offset, flags = unpack(buffer, start)
+                kind, total, part, seq, ack, offset, flags = unpack(buffer, start)
+                kind >>= 8
             else:
-                ethertype = 0
-            if ethertype == 0x0800 and version == 0x45 and not fragment & 0x3FFF and total:
-                if protocol != 6:
-                    continue
-                key = buffer[start + 26 : start + 38]
-                begin = start + 34 + (offset >> 2 & 0x3C)
+                kind = part = total = 0
+            if kind == _IPV4 and part & _WHOLE == TCP_PROTOCOL and total:
+                size = total - _HEADERS[offset]
+                if size <= 0 and not flags & _CONTROL and not holes:
+                    continue  # a bare acknowledgement
                 stop = start + 14 + total
+                begin = stop - size
                 if stop > end:
                     stop = end
+                    size = stop - begin
+                key = buffer[start + 26 : start + 38]
+            elif kind == _IPV4 and part & 0xFF != TCP_PROTOCOL:
+                continue
             else:
                 segment = dissect(buffer, start, end, link_type)
                 if segment is None:
@@ -166,7 +177,7 @@ class Decoder:
                     self._fragment(buffer, start, end, link_type, now, out)
                     continue
                 key, seq, ack, flags, begin, stop, _ = segment
-            size = stop - begin
+                size = stop - begin
             if size <= 0:
                 if flags & _CONTROL:
                     self._control(key, seq, flags, now, out)
@@ -204,19 +215,20 @@ class Decoder:
                 seq == half.next_seq and not half.held and connection.state == DECIDED
                 and (ack == half.peer.next_seq or half.ready(ack))
             ):  # fmt: skip
-                half.offset += size
-                half.next_seq = seq + size & _MASK
-                if half.pending or half.peer.pending:
-                    streams.deliver(half, buffer[begin:stop], now, out)
-                else:  # the usual case: whole frames in one segment, and nothing waits on either side
+                data = buffer[begin:stop]
+                usual = connection.usual
+                if (  # whole frames in one segment, and nothing waits on either side
+                    usual is None or not usual.ready or half.pending or half.peer.pending
+                    or not usual.segment(half, data, now, out)
+                ):  # fmt: skip
+                    half.offset += size
+                    half.next_seq = seq + size & _MASK
+                    streams.deliver(half, data, now, out)
+                else:
                     half.last_ns = now
-                    data = buffer[begin:stop]
-                    usual = connection.usual
-                    if usual is None or not usual.ready or (taken := usual.segment(half, data, now)) is None:
-                        streams.deliver(half, data, now, out)
-                    elif taken:
-                        out += taken
-                    elif not connection.timer_ns:
+                    half.offset += size
+                    half.next_seq = seq + size & _MASK
+                    if not connection.timer_ns:
                         streams.arm(connection)
             else:
                 if half.foreign(seq, ack):
@@ -299,7 +311,7 @@ class Decoder:
         if len(self._halves) >= 2 * self.options.max_connections:
             self._evict(out)
         source, target = endpoints(key)
-        opens = _opens(source, target, own_isn, peer_isn)
+        opens = _opens(key, own_isn, peer_isn)
         origin = own_isn & _MASK if own_isn >= 0 else seq
         own = Half(origin, 0 if opens else 1)
         own.loose = own_isn < 0 or peer_isn < 0
@@ -319,9 +331,8 @@ class Decoder:
     def _leave_encrypted(self, key: bytes) -> None:
         """Note a connection that begins with TLS, and leave it at a glance from now on."""
         peer_key = reverse(key)
-        source, target = endpoints(key)
-        opens = _opens(source, target, self._syns.pop(key, -1), self._syns.pop(peer_key, -1))
-        self._streams.encrypted.note((source, target) if opens else (target, source), UNREAD)
+        opener = key if _opens(key, self._syns.pop(key, -1), self._syns.pop(peer_key, -1)) else peer_key
+        self._streams.encrypted.note(opener, UNREAD)
         for name in ("connections", "ignored", "tls"):
             self.counters[name] += 1
         self._pass_by((key, peer_key))
@@ -366,7 +377,7 @@ class Decoder:
         elif flags & RST:
             if not connection.reset_ns and half.near(seq):  # what was said before it may be stored behind it
                 connection.reset_ns = now
-                self._resets.append(connection)
+                self._resets[connection] = None
         elif flags & FIN:
             if half.origin < 0:
                 half.begin(seq)
@@ -411,6 +422,7 @@ class Decoder:
                 del self._remembered[next(iter(self._remembered))]
             self._remembered[key] = (half.origin, half.next_seq, connection.last_ns)
         connection.tracker = None
+        self._resets.pop(connection, None)
 
     def _evict(self, out: list[Session]) -> None:
         """Make room: let go the tenth of the connections that have been idle for longest."""
@@ -438,12 +450,8 @@ class Decoder:
         streams.give_up_stale(now, out)
         streams.forget_recent()
         self._acknowledged(None, 0, now, out)
-        if self._resets:
-            due_resets = [c for c in self._resets if now - c.reset_ns >= SECOND]
-            self._resets = [c for c in self._resets if now - c.reset_ns < SECOND]
-            for connection in due_resets:
-                if self._halves.get(connection.keys[0]) is connection.halves[0]:  # not closed since
-                    self._close(connection, Ending.RESET, out)
+        for connection in [c for c in self._resets if now - c.reset_ns >= SECOND]:
+            self._close(connection, Ending.RESET, out)
         if now >= self._next_idle:
             self._next_idle = now + min(_LOOK_IDLE, self.options.idle_ns)
             self._let_idle_go(now - self.options.idle_ns, out)
@@ -466,8 +474,8 @@ class Decoder:
             streams.arm(connection)
 
 
-def _opens(source: Endpoint, target: Endpoint, own_isn: int, peer_isn: int) -> bool:
-    """Say whether ``source`` opened the connection, as far as the SYNs of both (-1: not seen) or the ports tell.
+def _opens(key: bytes, own_isn: int, peer_isn: int) -> bool:
+    """Say whether the source of ``key`` opened the connection, as far as the SYNs of both (-1: not seen) or ports tell.
 
     A SYN with an acknowledgement answers one: it is kept with its top bit set.
     """
@@ -475,4 +483,5 @@ def _opens(source: Endpoint, target: Endpoint, own_isn: int, peer_isn: int) -> b
         return own_isn <= _MASK
     if peer_isn >= 0:
         return peer_isn > _MASK
-    return source.port > target.port or (source.port == target.port and source.address <= target.address)
+    own_port, peer_port = key[-4:-2], key[-2:]
+    return own_port > peer_port or (own_port == peer_port and key <= reverse(key))

@@ -44,7 +44,7 @@ _LIS01_FRAME: Final = re.compile(
 # The same behind an ENQ that was answered as a peer would: then less is proof.
 _ANSWERED_FRAME: Final = re.compile(rb"\x02[0-7][^\x02\x03\x17]*[\x03\x17][0-9A-Fa-f]{2}")
 # Behind an ENQ: a header record that lacks its frame altogether.
-_LIS01_RECORD: Final = re.compile(rb"[\x04-\x06\x15]*\x05[\x04-\x06\x15]*H[!-/:-@\[-`{-~]{4}[ -~\r]{3}")
+_LIS01_RECORD: Final = re.compile(rb"[\x04\x06\x15]*\x05[\x04-\x06\x15]*H[!-/:-@\[-`{-~]{4}[ -~\r]{3}")
 # What a capture holds that begins in the middle of a message: HL7 segments, or the end of a frame and frames behind it.
 _HL7_SEGMENT: Final = re.compile(rb"[\r\n][A-Z][A-Z0-9]{2}[!-/:-@\[-`{-~]|\x1c\r")
 _FRAME_END: Final = re.compile(rb"[\x03\x17][0-9A-Fa-f]{2}\r\n")
@@ -53,6 +53,7 @@ _FRAME_BEGINS: Final = re.compile(rb"\x02[0-7][A-Z][ -~\r]*")
 # Text of any kind may be a log line ahead of the first block, save that of protocols that say their name.
 _TEXT: Final = re.compile(rb"(?![A-Z]+ \S+ HTTP/|HTTP/[0-9]|SSH-[0-9])[ -~\t\n\x0b-\r]*")
 _PLAIN_MESSAGE: Final = re.compile(rb"\x02(?:MSH|FHS|BHS)[^A-Za-z0-9\r\n]")
+_CUT_HEADER: Final = re.compile(rb"\x02(?:MS?|FH?|BH?)?\0")  # a gap cut it
 
 _PLAIN_OPENINGS: Final = (b"\x02MSH", b"\x02FHS", b"\x02BHS")
 
@@ -87,6 +88,8 @@ def builtin(options: DecoderOptions) -> tuple[Dialect, ...]:
     start, ack, end = options.start_marker, options.ack_marker, options.end_marker
     controls = bytes((start, ack, end, _NAK))
     later = re.compile(b"[\n" + re.escape(controls) + rb"]\x02(?:MSH|FHS|BHS)[^A-Za-z0-9\r\n]")
+    # Text up to its line end, and a control byte behind: in LIS01 ETX and a checksum would stand between the two.
+    ended = re.compile(rb"[ -~\r\n\x80-\xff]{4}\r\n[\x02" + re.escape(bytes((start, end))) + b"]")
 
     def plain_score(first: bytes, second: bytes) -> int:
         for data, answer in ((first, second), (second, first)):
@@ -97,6 +100,8 @@ def builtin(options: DecoderOptions) -> tuple[Dialect, ...]:
                 return _CERTAIN
             if later.search(data):
                 return _CERTAIN
+            if data[:1] == bytes((start,)) and answer and not answer.strip(controls) and ended.search(body):
+                return _LIKELY  # its header was not captured
             if body and any(opening.startswith(body) for opening in _PLAIN_OPENINGS):
                 return _MAYBE
         return _turn_opens(first, second, controls)
@@ -136,7 +141,7 @@ def choose(
     """Return the dialect that the first bytes of both directions speak, or ``TLS``, ``WAIT`` or ``UNKNOWN``.
 
     ``final``: no more bytes will come, so that what is merely possible is taken.  ``openers`` are the bytes that open
-    a turn: one that stands alone is a conversation.
+    a turn: one that stands alone is a conversation.  A NUL stands for bytes that were never captured.
     """
     if not first and not second and not final:
         return WAIT  # only a gap so far
@@ -157,9 +162,10 @@ def choose(
     if bare and final and any(dialect.name == "mllp" for dialect in dialects):  # it lacks its VT, and its FS
         return next(dialect for dialect in dialects if dialect.name == "mllp")
     if best and final and _stands_alone(first, second, openers):
-        for dialect, score in zip(dialects, scores, strict=True):
-            if score and dialect.turns:
-                return dialect
+        turns = [dialect for dialect, score in zip(dialects, scores, strict=True) if score and dialect.turns]
+        if turns:
+            plain = _cut_message(first) or _cut_message(second)
+            return next((dialect for dialect in turns if plain and dialect.name == "plain"), turns[0])
     return UNKNOWN
 
 
@@ -172,6 +178,12 @@ def _stands_alone(first: bytes, second: bytes, openers: bytes) -> bool:
             if not rest or answer or _FRAME_BEGINS.fullmatch(rest):
                 return True
     return False
+
+
+def _cut_message(data: bytes) -> bool:
+    """Say whether a gap cut a header, and no ETX or ETB came behind it, as it would at the end of a frame."""
+    cut = _CUT_HEADER.search(data)
+    return cut is not None and data.find(b"\x03", cut.end()) < 0 and data.find(b"\x17", cut.end()) < 0
 
 
 def _mllp_score(first: bytes, second: bytes) -> int:

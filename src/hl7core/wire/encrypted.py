@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hl7core.model.packet import Endpoint
+from hl7core.wire.dissect import endpoints
 
 __all__ = ["UNREAD", "Encrypted"]
 
@@ -21,14 +21,18 @@ class Encrypted:
     def __init__(self) -> None:
         self.named: dict[str, str] = {}
         self.count = 0
+        self._servers: set[bytes] = set()
         self.reasons: dict[str, int] = {}
 
-    def note(self, ends: tuple[Endpoint, Endpoint], reason: str) -> None:
-        """Note a connection by its ends, the opener's first, and why it stays unread."""
+    def note(self, key: bytes, reason: str) -> None:
+        """Note a connection by the key of its opener's direction, and why it stays unread."""
         self.count += 1
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
-        if len(self.named) < _NAMED:
-            self.named.setdefault(str(ends[1]), f"{ends[0]}-{ends[1]}")
+        servers = self._servers
+        if len(servers) < _NAMED and (server := key[(len(key) - 4) // 2 : -4] + key[-2:]) not in servers:
+            servers.add(server)
+            client, target = endpoints(key)
+            self.named[str(target)] = f"{client}-{target}"
 
     def sentence(self, total: int = 0) -> str:
         """Say it in one sentence, "" if there was none; ``total`` counts those that others noted too."""

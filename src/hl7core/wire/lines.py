@@ -104,21 +104,20 @@ def _lines(found: Sequence[Any]) -> list[bytes]:
 
 def usual_line(told: Told) -> bytes:
     """Return the line of a usual exchange."""
-    (
-        connection, asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset,
-        half, raw, offset, start_ns, end_ns, own_id, own_type, charset, code,
-    ) = told  # fmt: skip
-    request, answer = asked[1:-2], raw[1:-2]
+    connection, request, answer = told
+    asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, asked_plain = request
+    half, raw, offset, start_ns, end_ns, own_id, own_type, charset, plain, code = answer
+    question, reply = asked[1:-2], raw[1:-2]
     if (
-        asked_charset or charset or not request.isascii() or not answer.isascii()
-        or len(request.translate(None, TO_ESCAPE)) != len(request)
-        or len(answer.translate(None, TO_ESCAPE)) != len(answer)
+        asked_charset or charset or not question.isascii() or not reply.isascii()
+        or not (asked_plain or len(question.translate(None, TO_ESCAPE)) == len(question))
+        or not (plain or len(reply.translate(None, TO_ESCAPE)) == len(reply))
     ):  # fmt: skip
         return session_to_json(usual_session(told), saved=False)
     constant = connection.constant[asking.side]
     if not constant:
         constant = connection.constant[asking.side] = _constant(connection, asking, half)
-    head, there, back, info, reply = constant
+    head, there, back, info, own_info = constant
     start_ms, micros = divmod(asked_ns // 1000, 1000)
     moment = f"{start_ms}{DECIMALS[micros]}"
     last = moment if asked_end_ns == asked_ns else _fine(asked_end_ns)
@@ -127,24 +126,25 @@ def usual_line(told: Told) -> bytes:
     own = own_last if start_ns == end_ns else _fine(start_ns)
     if end_ns < asked_end_ns:
         end_ms = asked_end_ns // 1_000_000
-    name = _quote(control_id)
-    session_id = connection.session_id(asking, asked_offset, asked, asked_ns)
+    verdict = f',"ackCode":"{code}"' if code else ""  # no header and no MSA here has anything that JSON escapes
     before = (
-        f'{{"sessionId":"{session_id}","startTime":{start_ms},"endTime":{end_ms}{head}{moment}{there}{asked_offset}'
-        f',"message":0}},{{"id":"1","timestamp":{own}{back}{"ack" if code in POSITIVE else "nak"}","offset":{offset}'
-        ',"message":1}],"messages":["'
+        f'{{"sessionId":"{connection.session_id(asking, asked_offset, asked, asked_ns)}","startTime":{start_ms}'
+        f',"endTime":{end_ms}{head}{moment}{there}{asked_offset}'
+        f',"message":0}},{{"id":"1","timestamp":{own}{back}'
+        f'{"ack" if code in POSITIVE else "nak"}","offset":{offset},"message":1}}],"messages":["'
     )
     behind = (
-        f'{info}{name},"messageType":{_quote(asked_type)},"sha256":"{sha256(request).hexdigest()}"'
-        f',"length":{len(request)},"complete":true,"timestamp":{last}{reply}{_quote(own_id)},"messageType":'
-        f'{_quote(own_type)},"sha256":"{sha256(answer).hexdigest()}","length":{len(answer)},"complete":true'
-        f',"timestamp":{own_last},"replyTo":{name}{f""","ackCode":{_quote(code)}""" if code else ""}}}]}}'
+        f'{info}"{control_id}","messageType":"{asked_type}","sha256":"{sha256(question).hexdigest()}"'
+        f',"length":{len(question)},"complete":true,"timestamp":{last}{own_info}"{own_id}"'
+        f',"messageType":"{own_type}","sha256":"{sha256(reply).hexdigest()}","length":{len(reply)}'
+        f',"complete":true,"timestamp":{own_last},"replyTo":"{control_id}"'
+        f"{verdict}}}]}}"
     )
     return b"".join((
         before.encode(),
-        request.replace(_B, _BB).replace(_Q, _BQ).replace(_R, _BR),
+        question.replace(_B, _BB).replace(_Q, _BQ).replace(_R, _BR),
         b'","',
-        answer.replace(_B, _BB).replace(_Q, _BQ).replace(_R, _BR),
+        reply.replace(_B, _BB).replace(_Q, _BQ).replace(_R, _BR),
         behind.encode(),
     ))  # fmt: skip
 

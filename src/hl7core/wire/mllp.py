@@ -96,6 +96,14 @@ class MllpFramer(Buffered):
             return True
         if end != len(data) - 2 or data[-1] != _CR:
             return False
+        if not self._noted and _LF not in data and _LF not in self._buffer and self._buffer[1:2] == b"M":
+            raw = bytes(self._buffer) + data
+            frames.append(Frame(_BLOCK, self.offset, raw, 1, 2))
+            self.offset += len(raw)
+            self._buffer.clear()
+            self._open = False
+            self._seen = 0
+            return True
         self._buffer += data
         self._end(frames, held + end, 2, [])
         return True

@@ -1,8 +1,8 @@
 """The plain variant: a start byte, ``STX text CR LF`` for each message, an end byte; the LIS answers with an ACK byte.
 
 Its law: there is no frame number, and CR LF may also stand between segments, so CR LF ends a message only where a
-control byte follows, or the peer's turn, or silence.  The marker bytes are settings and count only between messages.
-Some senders put ETX and a checksum before the CR LF, as in LIS01: it is taken off and checked.
+control byte follows, or the peer's turn, or silence, or the sender's FIN.  The marker bytes are settings and count only
+between messages.  Some senders put ETX and a checksum before the CR LF, as in LIS01: it is taken off and checked.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ class PlainFramer(Buffered):
                 return [Frame(kind, offset, data)]
         frames: list[Frame] = []
         self._pour(frames, data)
+        return frames
+
+    def break_off(self) -> list[Frame]:
+        """The stream is over, and not because its sender ended it: a CR LF may have stood between two segments."""
+        frames: list[Frame] = []
+        self._give_up(frames, "truncated")
         return frames
 
     def _read(self, frames: list[Frame], *, settled: bool) -> None:

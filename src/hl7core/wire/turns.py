@@ -1,10 +1,9 @@
 """LIS01 and plain sessions: one turn of a sender each, from ENQ to EOT.
 
-Its laws: a frame's text belongs to the message once the receiver has acknowledged it (or, where no answer was
-captured, once its checksum holds); a refused or repeated frame is kept as an element and left out of the message;
-nothing is joined across a gap without saying so.
+Its laws: every frame is in one session; what stands outside of one belongs to the turn that follows; a turn without an
+end is bounded, and what is let go for that is told, marked and counted.
 
-Frame numbers, repeats, receiver interrupt: CLSI LIS01-A2 as vendors' manuals describe it (docs/wire.md lists them).
+Contention, busy receiver, receiver interrupt: CLSI LIS01-A2 as vendors' manuals describe it (docs/wire.md lists them).
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ import re
 from typing import Final
 
 from hl7core.model.frame import Fault, Frame, FrameKind
-from hl7core.model.session import Element, ElementType, Ending, Message, OpenSession, Session
+from hl7core.model.session import Element, ElementType, Ending, OpenSession, Session
 from hl7core.wire.connection import Connection, Half, MessageSeen
-from hl7core.wire.peek import glance
+from hl7core.wire.scales import Load, Scales
+from hl7core.wire.turn import Placed, Turn
 
 __all__ = ["Turns"]
 
@@ -30,63 +30,25 @@ _TYPES: Final = {
     FrameKind.GAP: ElementType.OTHER,
 }
 _BODY: Final = frozenset({FrameKind.DATA, FrameKind.BLOCK})
-_HEADER: Final = re.compile(rb"[\r\n]*(?:H[^A-Za-z0-9]|MSH[^A-Za-z0-9]|FHS[^A-Za-z0-9]|BHS[^A-Za-z0-9])")
 _RESULT_OR_QUERY: Final = re.compile(
     rb"(?:^|[\r\n])(?:[RQ][^A-Za-z0-9\r\n]|MSH.{0,100}?(?:ORU|OUL|QRY|QBP|SSU))", re.DOTALL
 )
-MAX_ELEMENTS: Final = 100_000
-"""A turn without an end is let go after so many elements, as ``evicted``; what follows is the next session."""
-MAX_BYTES: Final = 4 << 20
-"""The same for its bytes, where the largest message allowed is not more."""
 MAX_STRAYS: Final = 256
-
-
-class _Placed:
-    """A frame placed in a session, whose text may yet become part of a message."""
-
-    __slots__ = ("end_ns", "faults", "frame", "index", "side", "span", "time_ns")
-
-    def __init__(self, frame: Frame, side: int, time_ns: int, end_ns: int) -> None:
-        self.end_ns = end_ns
-        self.frame = frame
-        self.side = side
-        self.time_ns = time_ns
-        self.index: int | None = None
-        self.span = (0, 0)
-        self.faults = frame.faults
-
-
-class _Turn:
-    """A session in the making."""
-
-    __slots__ = (
-        "end_ns", "expected", "gapped", "id", "messages", "owed", "parts", "placed", "sender", "size", "start_ns",
-        "waiting", "whole",
-    )  # fmt: skip
-
-    def __init__(self, session_id: str, sender: int, start_ns: int) -> None:
-        self.id = session_id
-        self.sender = sender
-        self.start_ns = start_ns
-        self.end_ns = start_ns
-        self.placed: list[_Placed] = []
-        self.messages: list[Message] = []
-        self.parts: list[_Placed] = []  # the accepted frames of the message that goes on
-        self.waiting: _Placed | None = None  # the frame that no answer has come for
-        self.expected: int | None = None  # the number of the next frame
-        self.size = 0
-        self.owed = False  # the receiver refused a frame, or asked to stop, and nothing has been accepted since
-        self.whole = True  # no part of the message that goes on is missing
-        self.gapped = False
+"""So many pieces (of at most 4 KiB) outside any frame wait for the next one; then they begin a session."""
+MAX_BYTES: Final = 4 << 20
+"""A turn that goes on over so many bytes is let go, where the largest message allowed is not more."""
 
 
 class Turns:
     """The LIS01 or plain sessions of one connection."""
 
-    def __init__(self, connection: Connection, seen: list[MessageSeen] | None) -> None:
+    def __init__(self, connection: Connection, scales: Scales, seen: list[MessageSeen] | None) -> None:
         self._connection = connection
-        self._turn: _Turn | None = None
-        self._strays: list[_Placed] = []
+        self._load = Load(scales, connection)
+        self._most = max(MAX_BYTES, connection.options.max_message)
+        self._turn: Turn | None = None
+        self._strays: list[Placed] = []
+        self._strays_weight = 0
         self._seen = seen
         self._done: list[Session] = []
         self._midway = connection.midway  # until the first turn has begun
@@ -95,11 +57,13 @@ class Turns:
         """Take the next frames of one direction; return the sessions that ended."""
         for frame in frames:
             start_ns = half.captured_at(frame.offset) if half.marks else half.last_ns
-            placed = _Placed(frame, half.side, start_ns, half.last_ns)
-            self._place(half, placed)
-        if not self._done:
-            return []
+            self._place(half, Placed(frame, half.side, start_ns, half.last_ns))
+        load = self._load
+        load.held = self._held()
         done, self._done = self._done, []
+        if not load.low <= load.held <= load.high:
+            load.weigh()
+            done += load.relieve()
         return done
 
     def expire(self, now_ns: int) -> list[Session]:
@@ -119,8 +83,18 @@ class Turns:
             self._begin(self._connection.halves[self._strays[0].side], self._strays[0])
         if self._turn is not None:
             self._close(self._turn, ending)
+        self._load.held = 0
+        self._load.weigh()
         done, self._done = self._done, []
         return done
+
+    def let_go(self, upto: int) -> list[Session]:
+        """Give up the open turn, or what waits for one, unless no more than ``upto`` bytes are held."""
+        if self._load.held <= upto:
+            self._load.weigh()
+            return []
+        self._load.given_up()
+        return self.end(Ending.EVICTED)
 
     def open_sessions(self) -> list[OpenSession]:
         """Summarise the turn that goes on."""
@@ -143,168 +117,68 @@ class Turns:
             )
         ]
 
-    def _place(self, half: Half, placed: _Placed) -> None:
+    def _held(self) -> int:
+        return self._strays_weight if self._turn is None else self._turn.weight
+
+    def _place(self, half: Half, placed: Placed) -> None:
         kind, side = placed.frame.kind, placed.side
         turn = self._turn
         if turn is None and kind in (FrameKind.STRAY, FrameKind.GAP):
             self._strays.append(placed)  # they belong to the turn that follows
+            self._strays_weight += placed.weight
             if len(self._strays) >= MAX_STRAYS:
                 self._begin(half, placed)
             return
-        if (
-            turn is not None
-            and kind is FrameKind.ENQ
-            and (turn.parts or turn.waiting or turn.messages or not turn.whole)
-        ):
+        if turn is not None and kind is FrameKind.ENQ and turn.under_way:
             self._close(turn, Ending.SILENT)  # the sender began anew and never said EOT, or that was not captured
             turn = None
         if turn is None:
             turn = self._begin(half, placed)
-        elif len(turn.placed) >= MAX_ELEMENTS or turn.size > max(MAX_BYTES, self._connection.options.max_message):
+        elif turn.size > self._most or turn.weight > self._load.most:
+            self._load.given_up()
             self._close(turn, Ending.EVICTED)
             turn = self._begin(half, placed)
-        turn.placed.append(placed)
-        turn.size += len(placed.frame.raw)
-        turn.end_ns = max(turn.end_ns, half.last_ns)
+        turn.add(placed)
         if kind in _BODY:
-            self._resolve(turn)
-            turn.sender = side
-            turn.waiting = placed
+            turn.say(placed)
         elif kind is FrameKind.ENQ:
             before = turn.placed[-2] if len(turn.placed) > 1 else None
             if before is not None and before.frame.kind is FrameKind.ENQ and before.side != side and not before.faults:
                 placed.faults += (Fault("contention", placed.frame.offset),)
             turn.sender = side
         elif kind is FrameKind.EOT:
-            self._eot(turn, placed)
+            if side != turn.sender and turn.waiting is not None:  # receiver interrupt: it counts as ACK
+                placed.faults += (Fault("receiver-interrupt", placed.frame.offset),)
+                turn.interrupt()
+            else:
+                self._close(turn, Ending.COMPLETE)
         elif kind is FrameKind.GAP:
-            turn.gapped = True
-            if side == turn.sender:
-                turn.whole = False
-                turn.expected = None  # whatever number comes next, nobody skipped one
+            turn.miss(placed)
         elif side != turn.sender and kind is FrameKind.ACK:
-            self._accept(turn)
+            turn.accept()
         elif side != turn.sender and kind is FrameKind.NAK:
-            if turn.waiting is not None:
-                turn.owed = True
-                turn.waiting = None
-            elif len(turn.placed) > 1 and turn.placed[-2].frame.kind is FrameKind.ENQ:  # not now, ask again
-                placed.faults += (Fault("busy", placed.frame.offset),)
+            refused = turn.refuse()
+            if not refused and len(turn.placed) > 1 and turn.placed[-2].frame.kind is FrameKind.ENQ:
+                placed.faults += (Fault("busy", placed.frame.offset),)  # not now, ask again
 
-    def _begin(self, half: Half, placed: _Placed) -> _Turn:
+    def _begin(self, half: Half, placed: Placed) -> Turn:
         frame = placed.frame
-        turn = _Turn(
-            self._connection.session_id(half, frame.offset, frame.raw, placed.time_ns), placed.side, placed.time_ns
-        )
-        turn.placed.extend(stray for stray in self._strays if stray is not placed)
-        turn.gapped = any(stray.frame.kind is FrameKind.GAP for stray in self._strays)
-        if placed in self._strays:
-            turn.placed.append(placed)
+        session_id = self._connection.session_id(half, frame.offset, frame.raw, placed.time_ns)
+        self._turn = turn = Turn(self._connection, self._seen, session_id, placed, self._strays)
         self._strays = []
-        self._turn = turn
+        self._strays_weight = 0
         if self._midway and frame.kind is not FrameKind.ENQ:  # it began before the capture did
             turn.gapped = True
         self._midway = False
         return turn
 
-    def _eot(self, turn: _Turn, placed: _Placed) -> None:
-        if placed.side != turn.sender and turn.waiting is not None:  # receiver interrupt: it counts as ACK
-            placed.faults += (Fault("receiver-interrupt", placed.frame.offset),)
-            self._accept(turn)
-            turn.owed = bool(turn.parts)
-            return
-        self._close(turn, Ending.COMPLETE)
-
-    def _resolve(self, turn: _Turn) -> None:
-        """The sender went on and no answer was captured: a frame whose checksum holds counts as accepted."""
-        if turn.waiting is not None:
-            if _sound(turn.waiting.frame):
-                self._accept(turn)
-            turn.waiting = None
-
-    def _accept(self, turn: _Turn) -> None:
-        placed, turn.waiting = turn.waiting, None
-        if placed is None:
-            return
-        frame = placed.frame
-        if frame.number is not None:
-            if turn.expected is not None and frame.number == (turn.expected - 1) % 8:
-                placed.faults += (Fault("repeated-frame", frame.offset),)
-                if turn.parts and not _sound(turn.parts[-1].frame) and _sound(frame):
-                    turn.parts[-1] = placed  # its answer was counted wrongly: this is the copy that was meant
-                return
-            if frame.number != turn.expected and (turn.expected is not None or (frame.number != 1 and not turn.gapped)):
-                placed.faults += (Fault("frame-number", frame.offset),)
-            turn.expected = (frame.number + 1) % 8
-        turn.owed = False
-        joins = bool(turn.parts) and not turn.parts[-1].frame.last
-        text = frame.text
-        alone = frame.number is None and self._connection.protocol != "lis01"  # such a frame is a message
-        if turn.parts and not joins and (alone or _HEADER.match(text)):
-            self._finish(turn, complete=turn.whole and self._is_hl7(turn))
-        if turn.gapped and not turn.parts and not _HEADER.match(text):
-            turn.whole = False  # what began the message was not captured
-        turn.parts.append(placed)
-        if not frame.complete:
-            turn.whole = False
-        if frame.last and (alone or _ends_message(text, turn)):
-            self._finish(turn, complete=turn.whole)
-
-    def _is_hl7(self, turn: _Turn) -> bool:
-        """Say whether the message that goes on is HL7, which has no closing record."""
-        return turn.parts[0].frame.text.lstrip(b"\r\n")[:3] in (b"MSH", b"FHS", b"BHS")
-
-    def _finish(self, turn: _Turn, *, complete: bool) -> None:
-        """Join the accepted frames to a message."""
-        parts, turn.parts = turn.parts, []
-        turn.whole = True
-        at = 0
-        texts = []
-        for placed in parts:
-            text = placed.frame.text
-            placed.index, placed.span = len(turn.messages), (at, at + len(text))
-            at += len(text)
-            texts.append(text)
-        text = b"".join(texts)
-        seen = glance(text)
-        connection = self._connection
-        message = Message(
-            text,
-            connection.directions[turn.sender],
-            connection.protocol,
-            parts[-1].end_ns,
-            seen.control_id,
-            seen.message_type,
-            seen.charset,
-            complete,
-            seen.ack_code,
-            seen.reply_to,
-        )
-        if self._seen is not None:
-            request = None
-            if message.reply_to is not None:
-                request = next((m for m in turn.messages if m.control_id == message.reply_to), None)
-            self._seen.append(
-                MessageSeen(
-                    turn.id,
-                    connection.text,
-                    connection.ends[turn.sender],
-                    connection.ends[1 - turn.sender],
-                    message,
-                    request,
-                )
-            )
-        turn.messages.append(message)
-
-    def _close(self, turn: _Turn, ending: Ending) -> None:
-        if turn.waiting is not None:  # no answer came any more: what was sent is kept as part of the message
-            turn.whole = turn.whole and _sound(turn.waiting.frame)
-            self._accept(turn)
-        if turn.parts:
-            whole = turn.whole and not turn.owed and turn.parts[-1].frame.last
-            self._finish(turn, complete=whole and ending is Ending.COMPLETE)
+    def _close(self, turn: Turn, ending: Ending) -> None:
+        turn.end(complete=ending is Ending.COMPLETE)
         complete = ending is Ending.COMPLETE and not turn.gapped
-        if turn.gapped and ending is not Ending.EVICTED:
+        if ending is Ending.EVICTED:
+            last = turn.placed[-1]
+            last.faults += (Fault("evicted", last.frame.end),)
+        elif turn.gapped:
             ending = Ending.GAPPED
         connection = self._connection
         if connection.device_side < 0:
@@ -331,7 +205,7 @@ class Turns:
             )
         )
 
-    def _element(self, placed: _Placed) -> Element:
+    def _element(self, placed: Placed) -> Element:
         frame = placed.frame
         raw, inside = frame.raw, placed.index is not None
         body = frame.kind in _BODY
@@ -348,20 +222,3 @@ class Turns:
             placed.faults,
             missing=frame.missing,
         )
-
-
-def _sound(frame: Frame) -> bool:
-    """Say whether a frame is whole, as far as can be told without its answer."""
-    return frame.complete and not any(fault.code == "checksum" for fault in frame.faults)
-
-
-def _ends_message(text: bytes, turn: _Turn) -> bool:
-    """Say whether this text, the last so far of its message, ends with the terminator record (L)."""
-    body = text.rstrip(b"\r\n")
-    start = max(body.rfind(b"\r"), body.rfind(b"\n")) + 1
-    if start or len(turn.parts) == 1 or turn.parts[-2].frame.last:
-        return body[start : start + 1] == b"L" and not body[start + 1 : start + 2].isalnum()
-    # The record began in an earlier frame: only the joined text tells.
-    joined = b"".join(placed.frame.text for placed in turn.parts).rstrip(b"\r\n")
-    start = max(joined.rfind(b"\r"), joined.rfind(b"\n")) + 1
-    return joined[start : start + 1] == b"L" and not joined[start + 1 : start + 2].isalnum()

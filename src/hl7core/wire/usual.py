@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from hl7core.model.schema import TO_ESCAPE
 from hl7core.model.session import Element, ElementType, Ending, Message, Session
 from hl7core.wire.connection import Connection, Half
 from hl7core.wire.exchange import ASKED, NEVER, POSITIVE
 from hl7core.wire.peek import NO_REPLY
+from hl7core.wire.scales import LIGHT, Load
 
-__all__ = ["Make", "Told", "Usual", "usual_session"]
+__all__ = ["Answer", "Asked", "Make", "Told", "Usual", "usual_session"]
 
 _HEAD: Final = b"\x0bMSH|^~\\&|"
 _HEADER: Final = 200
@@ -29,29 +31,57 @@ _COMPLETE: Final = Ending.COMPLETE
 _new = tuple.__new__  # the constructors of named tuples take the arguments apart and put them together again
 
 
-Told = tuple[
-    Connection, Half, bytes, int, int, int, str, str, str, Half, bytes, int, int, int, str, str, str, str,
-]  # fmt: skip
-"""A usual exchange: its connection; of the request the direction, block, offset, times of first and last byte, control
-id, type and charset; of the acknowledgement the same, and its code."""
+Asked = tuple[Half, bytes, int, int, int, str, str, str, bool]
+"""A request: its direction, block, offset, times of first and last byte, control id, type and charset, and whether it
+is known to hold no control character but CR.
+"""
+Answer = tuple[Half, bytes, int, int, int, str, str, str, bool, str]
+"""Its acknowledgement: the same, and the code."""
+Told = tuple[Connection, Asked, Answer]
+"""A usual exchange."""
 Make = Callable[[Told], Any]
 """Makes of it what the decoder returns."""
+
+_Terms = tuple[bool, bool, bool, str]
+_MAX_TERMS: Final = 1000
+_terms: dict[str, _Terms] = {}
+
+
+def _terms_of(rest: str) -> _Terms:
+    """Return what a header says behind MSH-10, kept at hand since few such texts do for all messages of a device.
+
+    That is: whether no acknowledgement is wanted, an accept and an application acknowledgement are, and the charset.
+    """
+    fields = ["", *rest.split("|", 8)]  # MSH-10 and on
+    count = len(fields)
+    accept, application = fields[5] if count > 5 else "", fields[6] if count > 6 else ""
+    charset = fields[8] if count > 8 else ""
+    if not accept and not application:
+        terms = (False, False, True, charset)
+    else:
+        terms = (accept in NEVER and application in NEVER, accept in ASKED, application in ASKED, charset)
+    if len(_terms) >= _MAX_TERMS:
+        _terms.clear()
+    _terms[rest] = terms
+    return terms
 
 
 class Usual:
     """The short way of one connection.
 
-    ``ready`` says that nothing else of the connection waits: no exchange, no bytes outside of blocks.  ``half`` is the
-    direction of the request that waits for its acknowledgement here, or None.
+    ``ready`` says that nothing else of the connection waits: no exchange, no bytes outside of blocks.  ``asked`` is the
+    request that waits for its acknowledgement here, or None.
     """
 
     __slots__ = (
-        "_accept", "_answered", "_application", "_charset", "_connection", "_control_id", "_fresh", "_last", "_make",
-        "_max", "_offset", "_raw", "_recent", "_start_ns", "_told", "_type", "end_ns", "half", "ready",
+        "_accept", "_answered", "_application", "_connection", "_fresh", "_last", "_load", "_make", "_max", "_recent",
+        "_told", "_weight", "asked", "ready",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, recent: list[Usual], make: Make) -> None:
+    def __init__(self, connection: Connection, recent: list[Usual], make: Make, load: Load) -> None:
         self._connection = connection
+        self._load = load
+        self._weight = 0  # of the request that waits, if it is heavy
         self._recent = recent
         self._make = make
         self._fresh = False
@@ -59,84 +89,107 @@ class Usual:
         self._told: Told | None = None  # the exchange that was told last, as it was taken
         self._last: Session | None = None  # the session that was told last, where it is made already
         self._max = connection.options.max_message + 3
-        self.half: Half | None = None
-        self.ready = True
-        self.end_ns = self._start_ns = self._offset = 0
-        self._control_id = self._type = self._charset = ""
         self._accept = self._application = False
-        self._raw = b""
+        self.asked: Asked | None = None
+        self.ready = True
 
-    def segment(self, half: Half, data: bytes, now: int) -> list[Session] | None:
+    @property
+    def half(self) -> Half | None:
+        """The direction of the request that waits, or None."""
+        return self.asked[0] if self.asked is not None else None
+
+    @property
+    def end_ns(self) -> int:
+        """When the last byte of the request that waits was captured (unix nanoseconds), or 0."""
+        return self.asked[4] if self.asked is not None else 0
+
+    def segment(self, half: Half, data: bytes, now: int, out: list[Any]) -> bool:
         """Take a segment's bytes, captured at ``now``, where none of ``half`` wait; as ``block``.
 
-        ``half.offset`` is behind them.
+        ``half.offset`` is where they begin.
         """
         size = len(data)
         if (
-            data.find(b"\x1c") != size - 2 or data[-1] != 13 or size > self._max or b"\n" in data
-            or data.rfind(b"\x0b") != 0
+            not data.startswith(_HEAD) or not data.endswith(_END) or size > self._max
+            or len(data.translate(None, TO_ESCAPE)) != size - 2
+            or not self._take(half, data, half.offset, now, now, out, True)
         ):  # fmt: skip
-            return None
-        taken = self.block(half, data, half.offset - size, now, now)
-        if taken is not None:
-            half.framer.offset += size  # type: ignore[union-attr]  # a framer of MLLP, at rest
-        return taken
+            return False
+        half.framer.offset += size  # type: ignore[union-attr]  # a framer of MLLP, at rest
+        return True
 
-    def block(self, half: Half, raw: bytes, offset: int, start_ns: int, end_ns: int) -> list[Session] | None:
+    def block(self, half: Half, raw: bytes, offset: int, start_ns: int, end_ns: int, out: list[Any]) -> bool:
         """Take a sound block, its first and last byte captured at ``start_ns`` and ``end_ns`` (unix nanoseconds).
 
-        Return the session that it completes, none if it is a request, which waits here from now on, or None, nothing
-        having changed, if there is anything unusual about it.
+        True: taken, and what it completes is in ``out``; a request waits here from now on.  False, nothing having
+        changed, if there is anything unusual about it.
         """
+        return raw.startswith(_HEAD) and self._take(half, raw, offset, start_ns, end_ns, out, False)
+
+    def _take(
+        self, half: Half, raw: bytes, offset: int, start_ns: int, end_ns: int, out: list[Any], plain: bool
+    ) -> bool:
         end = raw.find(b"\r", 10, _HEADER)
-        if end < 0 or not raw.startswith(_HEAD) or raw.rfind(b"\rMSH") > 0:
-            return None
+        if end < 0 or raw.rfind(b"\rMSH") > 0:
+            return False
         header = raw[10:end].decode("latin-1")
-        fields = header.split("|", 16)  # MSH-3 and on
-        count = len(fields)
-        if count < 8 or "~" in header or "\n" in header:
-            return None
-        if self.half is not None:
-            if self.half is half or raw[end + 1 : end + 5] != b"MSA|":
-                return None
-            stop = raw.find(b"\r", end + 5, end + _HEADER)
-            line = raw[end + 5 : stop].decode("latin-1")
-            parts = line.split("|", 2)
-            if stop < 0 or len(parts) < 2 or parts[1] != self._control_id or "~" in line or "\n" in line:
-                return None
-            code = parts[0]
-            if self._application and (code == "CA" or (self._accept and code[:1] != "C")):
-                return None  # more is to come
-            charset = fields[15] if count > 15 else ""
-            asking, self.half = self.half, None
-            self._told = told = (
-                self._connection, asking, self._raw, self._offset, self._start_ns, self.end_ns, self._control_id,
-                self._type, self._charset, half, raw, offset, start_ns, end_ns, fields[7], fields[6], charset, code,
-            )  # fmt: skip
-            self._last = None
-            answered = self._answered
-            answered += (self._control_id, fields[7])
-            if len(answered) > _ANSWERED:
-                del answered[: _ANSWERED // 2]
-            if not self._fresh:
-                self._fresh = True
-                self._recent.append(self)
-            return [self._make(told)]
-        if raw[end + 1 : end + 4] not in NO_REPLY or self._connection.device_side < 0:
-            return None
-        self._accept, self._application = False, True
-        if count > 12:
-            accept, application = fields[12], fields[13] if count > 13 else ""
-            if accept or application:
-                if accept in NEVER and application in NEVER:
-                    return None
-                self._accept, self._application = accept in ASKED, application in ASKED
-        self._charset = fields[15] if count > 15 else ""
-        self._control_id, self._type = fields[7], fields[6]
-        self._raw, self._offset = raw, offset
-        self._start_ns, self.end_ns = start_ns, end_ns
-        self.half = half
-        return []
+        fields = header.split("|", 8)  # MSH-3 and on
+        if len(fields) < 9 or "~" in header or "\n" in header or '"' in header or "\\" in header:
+            return False
+        rest = fields[8]
+        terms = _terms.get(rest) or _terms_of(rest)
+        asked = self.asked
+        if asked is None:
+            if terms[0] or raw[end + 1 : end + 4] not in NO_REPLY or self._connection.device_side < 0:
+                return False
+            if len(raw) > LIGHT:
+                if not self._load.has_room(len(raw)):
+                    return False
+                self._weight = len(raw)
+                self._load.add(self._weight)
+            _, self._accept, self._application, charset = terms
+            self.asked = (half, raw, offset, start_ns, end_ns, fields[7], fields[6], charset, plain)
+            return True
+        if asked[0] is half or raw[end + 1 : end + 5] != b"MSA|":
+            return False
+        control_id = asked[5]
+        stop = raw.find(b"\r", end + 5, end + _HEADER)
+        line = raw[end + 5 : stop].decode("latin-1")
+        parts = line.split("|", 2)
+        if (
+            stop < 0
+            or len(parts) < 2
+            or parts[1] != control_id
+            or "~" in line
+            or "\n" in line
+            or '"' in line
+            or "\\" in line
+        ):
+            return False
+        code = parts[0]
+        if self._application and (code == "CA" or (self._accept and code[:1] != "C")):
+            return False  # more is to come
+        self.asked = None
+        if self._weight:
+            self._unload()
+        own_id = fields[7]
+        self._told = told = (
+            self._connection, asked, (half, raw, offset, start_ns, end_ns, own_id, fields[6], terms[3], plain, code),
+        )  # fmt: skip
+        self._last = None
+        answered = self._answered
+        answered += (control_id, own_id)
+        if len(answered) > _ANSWERED:
+            del answered[: _ANSWERED // 2]
+        if not self._fresh:
+            self._fresh = True
+            self._recent.append(self)
+        out.append(self._make(told))
+        return True
+
+    def _unload(self) -> None:
+        self._load.add(-self._weight)
+        self._weight = 0
 
     def keep(self, session: Session) -> None:
         """Keep the session that was told last at hand, until ``forget``: what belongs to it may yet come."""
@@ -171,36 +224,35 @@ class Usual:
 
     def give_back(self) -> tuple[Half, bytes, int, int, int]:
         """Let go of the request that waits: return what ``block`` was given of it."""
-        half = self.half
-        assert half is not None  # noqa: S101 - asked by the callers, stated for the type checker
-        self.half = None
-        return half, self._raw, self._offset, self._start_ns, self.end_ns
+        asked = self.asked
+        assert asked is not None  # noqa: S101 - asked by the callers, stated for the type checker
+        self.asked = None
+        self._unload()
+        return asked[:5]
 
 
 def usual_session(told: Told) -> Session:
     """Return a usual exchange as a session."""
-    (
-        connection, asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset,
-        half, raw, offset, start_ns, end_ns, own_id, own_type, charset, code,
-    ) = told  # fmt: skip
+    connection, request, answer = told
+    asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, _ = request
+    half, raw, offset, start_ns, end_ns, own_id, own_type, charset, _, code = answer
     protocol, directions = connection.protocol, connection.directions
     there, back = directions[asking.side], directions[half.side]
-    request, answer = asked[1:-2], raw[1:-2]
+    asked_text, text = asked[1:-2], raw[1:-2]
     elements = (
         _new(Element, (
-            asked_ns, there, _MESSAGE, asked_offset, _VT, b"", _END, 0, (0, len(request)), (), False, 0,
+            asked_ns, there, _MESSAGE, asked_offset, _VT, b"", _END, 0, (0, len(asked_text)), (), False, 0,
         )),
         _new(Element, (
-            start_ns, back, _ACK if code in POSITIVE else _NAK, offset, _VT, b"", _END, 1, (0, len(answer)), (), False,
-            0,
+            start_ns, back, _ACK if code in POSITIVE else _NAK, offset, _VT, b"", _END, 1, (0, len(text)), (), False, 0,
         )),
     )  # fmt: skip
     messages = (
         _new(Message, (
-            request, there, protocol, asked_end_ns, control_id, asked_type, asked_charset, True, "", None,
+            asked_text, there, protocol, asked_end_ns, control_id, asked_type, asked_charset, True, "", None,
         )),
         _new(Message, (
-            answer, back, protocol, end_ns, own_id, own_type, charset, True, code, control_id,
+            text, back, protocol, end_ns, own_id, own_type, charset, True, code, control_id,
         )),
     )  # fmt: skip
     return _new(Session, (

@@ -21,7 +21,7 @@ from hl7core.wire.tls.hello import CLIENT_HELLO, SERVER_HELLO, TLS12, TLS13, Ser
 from hl7core.wire.tls.records import APPLICATION, CHANGE_CIPHER, HANDSHAKE
 
 if TYPE_CHECKING:
-    from hl7core.wire.streams import Streams
+    from hl7core.wire.delivery import Delivery
 
 __all__ = ["Unwrapped"]
 
@@ -47,11 +47,11 @@ class _Way:
 
 
 class Unwrapped:
-    """The tracker of a TLS connection whose keys are in the key log of ``streams``."""
+    """The tracker of a TLS connection whose keys are in the key log of ``delivery``."""
 
-    def __init__(self, connection: Connection, streams: Streams) -> None:
+    def __init__(self, connection: Connection, delivery: Delivery) -> None:
         self._connection = connection
-        self._streams = streams
+        self._delivery = delivery
         self._ways = (_Way(), _Way())
         self._client_random = b""
         self._client = -1
@@ -60,6 +60,7 @@ class Unwrapped:
         self._over = False
         first, second = (Half(half.origin, half.side) for half in connection.halves)
         self._inner = Connection(connection.keys, connection.ends, (first, second), connection.options)
+        self._inner.outer = connection
         self._out: list[Session] = []
 
     def take(self, half: Half, frames: list[Frame]) -> list[Session]:
@@ -89,9 +90,15 @@ class Unwrapped:
     def end(self, ending: Ending) -> list[Session]:
         """End every session within."""
         if not self._over:
-            self._streams.close(self._inner, ending, self._out)
+            self._delivery.close(self._inner, ending, self._out)
             if not any(way.opened for way in self._ways):
                 self._give_up(NO_HANDSHAKE if not self._suite else "its keys in the key log do not fit")
+        return self._told()
+
+    def let_go(self, upto: int) -> list[Session]:
+        """Give up the oldest that is held within, until no more than ``upto`` bytes are."""
+        if self._inner.tracker is not None:
+            self._out += self._inner.tracker.let_go(upto)
         return self._told()
 
     def open_sessions(self) -> list[OpenSession]:
@@ -111,7 +118,7 @@ class Unwrapped:
         self._over = True
         if self._connection.state != IGNORED:
             self._connection.state = IGNORED
-            self._streams.unread(self._connection, reason)
+            self._delivery.unread(self._connection, reason)
 
     # Records.
 
@@ -183,7 +190,7 @@ class Unwrapped:
             if kind == CLIENT_HELLO:
                 self._client = half.side
                 self._client_random = client_random(body) or self._client_random
-                if not self._streams.keys.of(self._client_random):
+                if not self._delivery.keys.of(self._client_random):
                     self._give_up(NO_KEY)
                     return
             elif kind == SERVER_HELLO:
@@ -201,7 +208,7 @@ class Unwrapped:
         if suite is None or chosen.version not in _NAMES or chosen.compressed:
             self._give_up(f"its version or cipher suite (0x{chosen.suite:04X}) is not among those that can be read")
             return
-        secrets = self._streams.keys.of(self._client_random)
+        secrets = self._delivery.keys.of(self._client_random)
         self._suite, self._version = suite, chosen.version
         client, server = self._ways[self._client], self._ways[1 - self._client]
         if chosen.version == TLS12:
@@ -230,10 +237,10 @@ class Unwrapped:
     def _said(self, half: Half, data: bytes, first_ns: int, last_ns: int) -> None:
         inner = self._inner.halves[half.side]
         if first_ns != last_ns and len(data) > 1:  # its first byte came with the record's, its last with the last
-            self._streams.said(inner, data[:1], first_ns, self._out)
+            self._delivery.said(inner, data[:1], first_ns, self._out)
             data = data[1:]
-        self._streams.said(inner, data, last_ns, self._out)
+        self._delivery.said(inner, data, last_ns, self._out)
 
     def _missed(self, half: Half, count: int) -> None:
         self._ways[half.side].lost = True
-        self._streams.missed(self._inner.halves[half.side], count, half.last_ns, self._out)
+        self._delivery.missed(self._inner.halves[half.side], count, half.last_ns, self._out)
