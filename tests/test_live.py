@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -211,3 +212,16 @@ def test_reading_the_raw_packets_again_gives_the_same_sessions(capture):
         assert {key: again[key] for key in again if key != "sensor"} == {
             key: first[key] for key in again if key != "sensor"
         }
+
+
+def test_the_capture_ends_by_saying_what_came_and_what_was_lost(capture):
+    with socket.create_server(("127.0.0.1", capture.port)) as server:
+        with socket.create_connection(server.getsockname()) as client:
+            client.sendall(b"\x0b" + ORU.format("M1", 1).encode() + b"\x1c\r")
+        server.accept()[0].close()
+    (session,) = capture.end()
+    assert session["messageInfo"][0]["controlId"] == "M1"
+    words = (capture.folder / "err").read_text()
+    said = re.search(r"^(\d+) packets decoded, 0 lost; 1 sessions$", words, re.MULTILINE)
+    assert said, words
+    assert f"{said[1]} packets written to" in words

@@ -42,6 +42,21 @@ def test_what_does_not_fit_is_told_as_one_resync():
     asyncio.run(main())
 
 
+def test_several_are_what_waits_in_order_and_nothing_at_the_end():
+    async def main():
+        follower = Follower(asyncio.get_running_loop(), limit=3)
+        for number in range(5):
+            follower.tell(session(number))
+        assert await follower.several() == [session(0), session(1), session(2)]
+        assert await follower.several() == [Resync(2)]
+        asyncio.get_running_loop().call_soon(follower.tell, session(9))
+        assert await follower.several() == [session(9)]
+        follower.close()
+        assert await follower.several() == []
+
+    asyncio.run(main())
+
+
 def test_a_notice_is_told_once_and_once_more_when_it_is_settled():
     direct = Direct()
     news = News(direct)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hl7core.cli import exits
 from hl7core.cli.common import load_settings
 from hl7core.errors import Hl7coreError
+
+if TYPE_CHECKING:
+    from hl7core.contract import State
 
 __all__ = ["command"]
 
@@ -96,12 +99,15 @@ def command(
     if write is None:
         if ring:
             raise click.UsageError("-b needs -w")
-        return operate(engine, output=shown, limit=limit)
+        code = operate(engine, output=shown, limit=limit)
+        click.echo(_summary(engine.state()), err=True)
+        return code
     from hl7core.cli.packet_log import PacketLog
 
     with PacketLog(write, **_ring(ring), noted=None if no_store else settings.output_folder) as log:
         engine.sources.tap = log.put
         code = operate(engine, output=shown, limit=limit)
+    click.echo(_summary(engine.state()), err=True)
     click.echo(log.summary(), err=True)
     return code if code != exits.OK or not log.failed else exits.PARTIAL
 
@@ -125,6 +131,13 @@ def _list(settings_path: str | None) -> int:
         state = "up" if interface.is_up else "down"
         click.echo(f"{interface.name:<16} {state:<5} {', '.join(interface.addresses)}")
     return exits.OK if found else exits.NOTHING
+
+
+def _summary(state: State) -> str:
+    """Say in one line what came, and what did not."""
+    lost = state.dropped_kernel + state.dropped_intake
+    detail = f" ({state.dropped_kernel} by the kernel, {state.dropped_intake} before decoding)" if lost else ""
+    return f"{state.packets} packets decoded, {lost} lost{detail}; {state.sessions} sessions"
 
 
 def _duration(text: str | None) -> float:

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import click
 
@@ -19,6 +20,9 @@ from hl7core.model.events import CaptureChanged, NoticeRaised, PacketsDropped, P
 from hl7core.model.session import Session
 
 __all__ = ["Limit", "operate", "tell"]
+
+_VIEW_QUEUE: Final = 10_000
+"""So many sessions may wait to be shown: what is shown may be all that somebody keeps of them."""
 
 
 class Limit:
@@ -65,7 +69,7 @@ async def _operate(
             loop.add_signal_handler(number, stop, number)
         except NotImplementedError:  # Windows: an interrupt arrives as KeyboardInterrupt
             break
-    follower = engine.follow()
+    follower = engine.follow(_VIEW_QUEUE)
     view = asyncio.create_task(_view(follower, output))
     tasks = [asyncio.create_task(_limited(engine, limit))]
     try:
@@ -109,13 +113,18 @@ async def _alongside(engine: Engine, beside: Callable[[Engine], Awaitable[None]]
 
 async def _view(follower: Follower, output: str | None) -> None:
     writer = writer_for(output, sys.stdout.buffer) if output not in (None, "text") else None
-    async for item in follower:
-        if isinstance(item, Session):
-            if writer is not None:
-                writer.sessions([item])
-            elif output == "text":
-                click.echo(headline(item, width=columns(sys.stdout)), color=colourful(sys.stdout))
-        elif output is not None:  # without a view the log tells
+    while items := await follower.several():
+        # Each write lets the decoder run, which then gives way only after 5 ms: so one write for all that waits.
+        sessions = [item for item in items if isinstance(item, Session)]
+        if writer is not None:
+            writer.sessions(sessions)
+        elif output == "text" and sessions:
+            width = columns(sys.stdout)
+            lines = "\n".join([headline(session, width=width) for session in sessions])
+            click.echo(lines, color=colourful(sys.stdout))
+        for item in items if output is not None else ():  # without a view the log tells
+            if isinstance(item, Session):
+                continue
             sentence = tell(item)
             if sentence:
                 click.echo(click.style(sentence, fg="yellow"), err=True, color=colourful(sys.stderr))

@@ -231,9 +231,13 @@ class Engine:
         """Whether it was told to stop, or has stopped."""
         return self._stop_asked.is_set()
 
-    def follow(self) -> Follower:
-        """Return what hears every event and ended session, on the running event loop; end it with ``news.unfollow``."""
-        return self.news.follow(asyncio.get_running_loop())
+    def follow(self, limit: int | None = None) -> Follower:
+        """Return what hears every event and ended session, on the running event loop; end it with ``news.unfollow``.
+
+        ``limit`` is how many may wait for it (None: as many as for others); what does not fit it is not told of.
+        """
+        loop = asyncio.get_running_loop()
+        return self.news.follow(loop) if limit is None else self.news.follow(loop, limit)
 
     def state(self) -> State:
         """Return the engine's state in numbers; called from any thread."""

@@ -72,6 +72,17 @@ class Follower:
                 raise StopAsyncIteration
             await self._wake.wait()
 
+    async def several(self) -> list[Event | Session]:
+        """Wait for the next, and return it with all that waits behind it; nothing at the end."""
+        try:
+            found = [await anext(self)]
+        except StopAsyncIteration:
+            return []
+        with self._lock:
+            found += self._queue
+            self._queue.clear()
+        return found
+
     def _alarm(self) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
@@ -93,9 +104,9 @@ class News:
         with self._lock:
             return tuple(self._notices.items())
 
-    def follow(self, loop: asyncio.AbstractEventLoop) -> Follower:
-        """Return a new follower, whose iteration runs on ``loop``."""
-        follower = Follower(loop)
+    def follow(self, loop: asyncio.AbstractEventLoop, limit: int = _FOLLOWER_QUEUE) -> Follower:
+        """Return a new follower, whose iteration runs on ``loop``; for it ``limit`` items may wait."""
+        follower = Follower(loop, limit)
         with self._lock:
             self._followers = (*self._followers, follower)
             closed = self._closed

@@ -193,5 +193,5 @@ class FramerContract(ABC):
     @given(st.integers(0, 1 << 64), st.integers(0, 200), st.integers(0, 200))
     def test_random_bytes_are_not_taken_for_it(self, seed: int, opener: int, other: int) -> None:
         """Nor does it raise over them."""
-        noise = Random(seed)
+        noise = Random(seed)  # hypothesis' own bytes have what it finds in the sources, such as a header
         assert self.make_dialect().score(noise.randbytes(opener), noise.randbytes(other)) < 2
