@@ -8,6 +8,7 @@ them are bare acknowledgements or other people's traffic.
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from typing import Final
@@ -92,9 +93,10 @@ class Decoder:
         self._shared = share != ALL
         self._passed: set[bytes] = set()  # connections that are left at a glance: others' shares, and encrypted ones
         self._halves: dict[bytes, Half] = {}
-        self._syns: dict[bytes, int] = {}
+        # Of these two the oldest goes where they are full: at once, which a dict would have to look for.
+        self._syns: OrderedDict[bytes, int] = OrderedDict()
         # Of what is closed: the first and the next sequence number, and the time of its last packet.
-        self._remembered: dict[bytes, tuple[int, int, int]] = {}
+        self._remembered: OrderedDict[bytes, tuple[int, int, int]] = OrderedDict()
         self._fragments = Fragments()
         self._resets: dict[Connection, None] = {}
         self._next_sweep = 0
@@ -363,7 +365,7 @@ class Decoder:
             if known is not None and known[0] == origin and now <= known[2]:
                 return  # captured a second time, on another interface
             if len(self._syns) >= self.options.max_connections:
-                del self._syns[next(iter(self._syns))]
+                self._syns.popitem(last=False)
             self._syns[key] = origin | (1 << 32 if flags & 0x10 else 0)
             return
         if half is None:
@@ -419,7 +421,7 @@ class Decoder:
             self._passed.discard(key)
             self._streams.unhold(half)
             if len(self._remembered) >= MAX_REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
+                self._remembered.popitem(last=False)
             self._remembered[key] = (half.origin, half.next_seq, connection.last_ns)
         connection.tracker = None
         self._resets.pop(connection, None)
