@@ -1,17 +1,21 @@
-"""The compiled build: ``HL7CORE_COMPILE=1 pip install .`` makes a wheel whose decoder is machine code.
+"""The build hook that makes machine code of the decoder's short way, ``src/hl7core/wire/_native.pyx``.
 
-A build hook of hatchling (pyproject.toml names it), which runs mypyc over the rooms that every packet passes.  The law:
-unless it is asked for, nothing changes, neither the wheel nor what building it takes; asked for, it compiles or the
-build fails.  It compiles a copy: an object file beside the sources would be what an editable install runs from then on,
-whatever is edited.  The sources stay in the wheel beside what was made of them, for tracebacks and readers.
+A build hook of hatchling (pyproject.toml names it).  The law: it never costs anybody an installation.  Where a C
+compiler and Python's headers are at hand it compiles, and where not, or where that fails, the build is pure Python,
+says so, and answers the same.  ``HL7CORE_COMPILE=1`` insists: it compiles or the build fails.  ``HL7CORE_COMPILE=0``
+leaves it, and makes a wheel for any platform.  An editable install has its machine code beside the source, so a changed
+source wants another ``pip install -e .``; a test says so.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,49 +23,59 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 VARIABLE = "HL7CORE_COMPILE"
-REQUIRES = ("mypy[mypyc]>=2.4",)
-ROOMS = (
-    "model/frame.py", "model/packet.py", "model/schema.py", "model/session.py", "model/text.py",
-    "wire/*.py", "wire/tls/records.py",
-)  # fmt: skip
-LEFT_OUT = (
-    "wire/__init__.py", "wire/encrypted.py", "wire/pins.py",  # seldom run
-    "wire/pcap_write.py", "wire/rebuild.py", "wire/talk.py",  # they make captures
-)  # fmt: skip
-OPTIONS = ("--config-file=", "--ignore-missing-imports", "--follow-imports=silent")
-_REMEDY = (
-    f"A compiled build of hl7core needs a C compiler and Python's headers (Debian: apt install gcc python3-dev; "
-    f"macOS: xcode-select --install).  Without {VARIABLE} the build is pure Python, and needs neither."
+REQUIRES = ("cython>=3.1", "setuptools>=70")
+MODULE = "hl7core.wire._native"
+SOURCE = "src/hl7core/wire/_native.pyx"
+REMEDY = (
+    "Machine code needs a C compiler and Python's headers (Debian: apt install gcc python3-dev; macOS: "
+    "xcode-select --install)."
 )
 _TOLD = 4000
 
 
-def asked() -> bool:
-    """Say whether the environment asks for a compiled build.  Raises ValueError if it says something else."""
+def asked() -> bool | None:
+    """Say whether the environment asks for machine code; None if it says nothing.  Raises ValueError for nonsense."""
     value = os.environ.get(VARIABLE, "")
     if value not in ("", "0", "1"):
-        raise ValueError(f"{VARIABLE} is 1 (compile) or 0, not {value!r}")
-    return value == "1"
+        raise ValueError(f"{VARIABLE} is 1 (compile or fail) or 0 (do not), not {value!r}")
+    return None if not value else value == "1"
+
+
+def at_hand() -> bool:
+    """Say whether a C compiler and Python's headers are there."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "")
+    return bool(compiler and shutil.which(compiler[0])) and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 class CompiledBuild(BuildHookInterface[Any]):
+    def wanted(self) -> bool:
+        ask = asked()
+        return at_hand() if ask is None else ask
+
     def dependencies(self) -> list[str]:
-        return [*REQUIRES] if asked() else []
+        return [*REQUIRES] if self.wanted() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        if version == "editable" or not asked():
+        source = Path(self.root, SOURCE)
+        beside = source.with_name("_native" + sysconfig.get_config_var("EXT_SUFFIX"))
+        if version == "editable":
+            beside.unlink(missing_ok=True)  # never an old one
+        if not self.wanted():
             return
         self._folder = TemporaryDirectory(prefix="hl7core-compiled-")
-        top = Path(self._folder.name)
-        package = top / "hl7core"
-        shutil.copytree(
-            Path(self.root) / "src" / "hl7core", package, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
-        )
-        left_out = {package / name for name in LEFT_OUT}
-        found = {path for pattern in ROOMS for path in package.glob(pattern)} - left_out
-        self.compile(top, sorted(str(path.relative_to(top)) for path in found))
-        made = [path for pattern in ("*.so", "*.pyd") for path in top.rglob(pattern) if "build" not in path.parts]
-        build_data["force_include"].update({str(path): str(path.relative_to(top)) for path in made})
+        try:
+            made = self.compile(source, Path(self._folder.name))
+        except subprocess.CalledProcessError as error:
+            self._folder.cleanup()
+            said = f"{error.stdout.decode(errors='replace')[-_TOLD:]}\n{REMEDY}"
+            if asked():
+                self.app.abort(f"{said}  Without {VARIABLE}=1 the build is pure Python where that fails.")
+            self.app.display_warning(f"{said}  This build of hl7core is pure Python: slower, and otherwise the same.")
+            return
+        if version == "editable":
+            shutil.copy(made, beside)
+            return
+        build_data["force_include"][str(made)] = f"hl7core/wire/{made.name}"
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
@@ -69,12 +83,28 @@ class CompiledBuild(BuildHookInterface[Any]):
         if hasattr(self, "_folder"):
             self._folder.cleanup()
 
-    def compile(self, top: Path, files: list[str]) -> None:
-        command = (sys.executable, "-m", "mypyc", *OPTIONS, *files)
-        environment = {"MYPYC_DEBUG_LEVEL": "0", **os.environ, "MYPYPATH": str(top)}
-        done = subprocess.run(
-            command, cwd=top, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-        )
-        if done.returncode:
-            said = done.stdout.decode(errors="replace")[-_TOLD:]
-            self.app.abort(f"{said}\nCompiling hl7core failed with exit code {done.returncode}.  {_REMEDY}")
+    def compile(self, source: Path, folder: Path) -> Path:
+        """Compile ``source`` in ``folder``; return what was made.  Raises CalledProcessError with what was said."""
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        script = f"""
+import sys
+from Cython.Compiler.Main import compile_single
+from Cython.Compiler.Options import CompilationOptions
+from setuptools import Distribution, Extension
+
+result = compile_single({str(source)!r}, CompilationOptions(output_file="_native.c", language_level=3), {MODULE!r})
+if result.num_errors:
+    sys.exit(1)
+extension = Extension(
+    {MODULE!r}, ["_native.c"], define_macros=[("HL7CORE_SOURCE", '"{digest}"')],
+    extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-w"],
+)
+command = Distribution({{"name": "hl7core", "ext_modules": [extension]}}).get_command_obj("build_ext")
+command.build_lib, command.build_temp = "made", "temp"
+command.ensure_finalized()
+command.run()
+"""
+        command = (sys.executable, "-c", script)
+        subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+        (made,) = (folder / "made").rglob("_native*")
+        return made

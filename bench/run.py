@@ -5,7 +5,7 @@
     python bench/run.py --folder /dev/shm/bench --keep --check
     python bench/run.py --beside compiled=/opt/compiled/bin/python
 
-``--beside NAME=PYTHON`` lets the hl7core of another environment run in the same race, such as the compiled build.
+``--beside NAME=PYTHON`` lets the hl7core of another environment run in the same race, such as a pure build.
 Each figure is the least of ``--runs`` runs; the commands take turns, so that what else the machine does meets them all.
 Files were just written or read, so they lie in the page cache.  Memory is the most that a program's processes held
 together, with what they share counted once, looked at every 50 ms (elsewhere than on Linux: what the kernel counted for

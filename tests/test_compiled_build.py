@@ -1,8 +1,9 @@
-"""The compiled build is there for who asks, and costs nobody else anything.  What it makes: tests/compiled.sh."""
+"""The build makes machine code where it can, and never costs anybody an installation."""
 
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -11,66 +12,100 @@ from hatchling.builders.wheel import WheelBuilder
 from hl7core.cli.version import is_compiled
 
 ROOT = Path(__file__).parent.parent
+LEFT = {**dict.fromkeys(("CC", "HL7CORE_COMPILE", "HL7CORE_PURE"))}
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    for name in LEFT:
+        monkeypatch.delenv(name, raising=False)
+
+
+def builder():
+    return WheelBuilder(str(ROOT))
 
 
 def hook():
-    builder = WheelBuilder(str(ROOT))
-    return builder.get_build_hooks(str(ROOT))["custom"]
+    return builder().get_build_hooks(str(ROOT))["custom"]
 
 
-@pytest.mark.parametrize("value", [None, "", "0"])
-def test_unless_it_is_asked_for_the_wheel_is_pure_and_needs_nothing_more(monkeypatch, value):
-    if value is None:
-        monkeypatch.delenv("HL7CORE_COMPILE", raising=False)
-    else:
-        monkeypatch.setenv("HL7CORE_COMPILE", value)
-    builder = WheelBuilder(str(ROOT))
-    data = builder.get_default_build_data()
-    before = json.dumps(data)
-    hook().initialize("standard", data)
-    assert json.dumps(data) == before
-    assert builder.config.dependencies == []
+def built(version="standard"):
+    data = builder().get_default_build_data()
+    own = hook()
+    own.initialize(version, data)
+    own.finalize(version, data, "")
+    return data
 
 
-def test_asked_for_it_needs_mypyc_to_build(monkeypatch):
+def broken(monkeypatch, tmp_path):
+    """Let the source be one that no compiler takes."""
+    source = tmp_path / "broken.pyx"
+    source.write_text("cdef what(:\n")
+    names = hook().initialize.__globals__
+    monkeypatch.setitem(names, "SOURCE", str(source))
+    own = hook()
+    monkeypatch.setitem(own.initialize.__globals__, "SOURCE", str(source))
+    return own
+
+
+def test_without_a_compiler_the_wheel_is_pure_and_needs_nothing_more(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert builder().config.dependencies == []
+    assert json.dumps(built()) == json.dumps(builder().get_default_build_data())
+
+
+def test_who_says_0_gets_a_wheel_for_any_platform(monkeypatch):
+    monkeypatch.setenv("HL7CORE_COMPILE", "0")
+    assert builder().config.dependencies == []
+    assert json.dumps(built()) == json.dumps(builder().get_default_build_data())
+
+
+def test_who_says_1_needs_the_compilers_whatever_is_at_hand(monkeypatch):
     monkeypatch.setenv("HL7CORE_COMPILE", "1")
-    (needed,) = WheelBuilder(str(ROOT)).config.dependencies
-    assert needed.startswith("mypy[mypyc]")
-
-
-def test_an_editable_install_is_never_compiled(monkeypatch):
-    monkeypatch.setenv("HL7CORE_COMPILE", "1")
-    data = WheelBuilder(str(ROOT)).get_default_build_data()
-    before = json.dumps(data)
-    hook().initialize("editable", data)
-    assert json.dumps(data) == before
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert [needed.split(">")[0] for needed in builder().config.dependencies] == ["cython", "setuptools"]
 
 
 def test_another_word_than_1_or_0_is_refused(monkeypatch):
     monkeypatch.setenv("HL7CORE_COMPILE", "yes")
     with pytest.raises(ValueError, match="HL7CORE_COMPILE is 1"):
-        hook().initialize("standard", {})
+        hook().wanted()
 
 
-def test_a_compile_that_fails_fails_the_build_and_says_what_it_needs(tmp_path, capfd):
-    (tmp_path / "broken.py").write_text("what(: int\n")
-    with pytest.raises(SystemExit) as ended:
-        hook().compile(tmp_path, ["broken.py"])
+def test_a_compile_that_fails_leaves_a_pure_build_that_says_so(monkeypatch, tmp_path, capfd):
+    own = broken(monkeypatch, tmp_path)
+    monkeypatch.setattr(type(own), "wanted", lambda _: True)
+    data = builder().get_default_build_data()
+    own.initialize("standard", data)
+    assert json.dumps(data) == json.dumps(builder().get_default_build_data())
     said = "".join(capfd.readouterr())
-    assert ended.value.code == 1
     assert "needs a C compiler and Python's headers" in said
-    assert "Without HL7CORE_COMPILE the build is pure Python" in said
+    assert "This build of hl7core is pure Python" in said
 
 
-def test_every_room_that_it_names_is_there():
-    names = hook().initialize.__globals__
-    package = ROOT / "src" / "hl7core"
-    assert all(list(package.glob(pattern)) for pattern in (*names["ROOMS"], *names["LEFT_OUT"]))
+def test_a_compile_that_fails_fails_the_build_of_who_insisted(monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("HL7CORE_COMPILE", "1")
+    own = broken(monkeypatch, tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        own.initialize("standard", {})
+    assert ended.value.code == 1
+    assert "needs a C compiler and Python's headers" in "".join(capfd.readouterr())
 
 
-def test_the_version_says_whether_the_decoder_is_compiled(tmp_path):
+def test_an_editable_install_never_keeps_old_machine_code(monkeypatch, tmp_path):
+    own = broken(monkeypatch, tmp_path)
+    old = tmp_path / ("_native" + sysconfig.get_config_var("EXT_SUFFIX"))
+    old.write_bytes(b"of yesterday")
+    monkeypatch.setenv("HL7CORE_COMPILE", "0")
+    own.initialize("editable", {})
+    assert not old.exists()
+
+
+@pytest.mark.parametrize(("pure", "compiled"), [("0", is_compiled()), ("1", False)])
+def test_the_version_says_whether_the_decoder_is_compiled(monkeypatch, tmp_path, pure, compiled):
+    monkeypatch.setenv("HL7CORE_PURE", pure)
     run = [sys.executable, "-m", "hl7core", "version"]
     text = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     answer = json.loads(subprocess.run([*run, "--json"], capture_output=True, check=True, cwd=tmp_path).stdout)
-    assert answer["compiled"] is is_compiled()
-    assert ("compiled" in text) is is_compiled()
+    assert answer["compiled"] is compiled
+    assert ("compiled" in text) is compiled

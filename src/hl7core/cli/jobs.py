@@ -33,7 +33,7 @@ __all__ = ["Lines", "Shares", "jobs_for", "shares_of"]
 _WORTH: Final = 16 << 20
 """Smaller captures are decoded before a second process would be of use."""
 _MOST: Final = 8
-_PRINTING: Final = 0.2
+_PRINTING: Final = 0.3
 """To put a session of another process in its place and print it takes so much of what decoding it took."""
 _FRAME: Final = Struct("=II")
 _END: Final = 0xFFFFFFFF
@@ -230,21 +230,21 @@ def _work(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is to be said of the files the first process says
         decoder = ShareDecoder(options, share)
-        with os.fdopen(sink, "wb", buffering=_PIPE) as pipe:
 
-            def send(places: list[int], lines: list[bytes]) -> None:
-                text = b"\n".join(lines)
-                pipe.write(_FRAME.pack(len(lines), len(text)))
-                if lines:
-                    pipe.write(array("Q", places))
-                    pipe.write(text)
-                pipe.flush()
+        def write(data: bytes) -> None:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(sink, rest) :]
 
-            read(lambda batch: send(*decoder.placed(batch)))
-            pipe.write(_FRAME.pack(_END, 0))
-            send(*decoder.last_placed())
-            counters = json.dumps(decoder.counters).encode()
-            pipe.write(_FRAME.pack(0, len(counters)) + counters)
+        def send(places: list[int], lines: list[bytes]) -> None:
+            size = sum(map(len, lines)) + max(0, len(lines) - 1)
+            write(b"".join((_FRAME.pack(len(lines), size), array("Q", places), b"\n".join(lines))))
+
+        read(lambda batch: send(*decoder.placed(batch)))
+        write(_FRAME.pack(_END, 0))
+        send(*decoder.last_placed())
+        counters = json.dumps(decoder.counters).encode()
+        write(_FRAME.pack(0, len(counters)) + counters)
         code = 0
     finally:
         os._exit(code)

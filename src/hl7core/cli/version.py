@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.machinery import EXTENSION_SUFFIXES
-from importlib.util import find_spec
 
 import click
 
@@ -15,9 +13,10 @@ __all__ = ["command", "is_compiled"]
 
 
 def is_compiled() -> bool:
-    """Say whether this installation has a compiled decoder (docs/performance.md)."""
-    spec = find_spec("hl7core.wire.usual")
-    return spec is not None and (spec.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
+    """Say whether the decoder's short way is machine code here (docs/performance.md)."""
+    from hl7core.wire import native  # only here
+
+    return native.Unusual is not None
 
 
 @click.command("version", epilog="\b\nExamples:\n  hl7core version\n  hl7core version --json")

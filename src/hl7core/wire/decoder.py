@@ -29,6 +29,7 @@ from hl7core.wire.dissect import FIN, FRAGMENT, RST, SYN, TCP_PROTOCOL, dissect,
 from hl7core.wire.encrypted import UNREAD, Encrypted
 from hl7core.wire.fragments import Fragments
 from hl7core.wire.framing import Dialect
+from hl7core.wire.native import Unusual
 from hl7core.wire.reassembly import LOOSE_BYTES
 from hl7core.wire.streams import Streams
 from hl7core.wire.tls.keylog import KeyLog
@@ -99,7 +100,7 @@ class Decoder:
         self._remembered: OrderedDict[bytes, tuple[int, int, int]] = OrderedDict()
         self._fragments = Fragments()
         self._resets: dict[Connection, None] = {}
-        self._next_sweep = 0
+        self.next_sweep = 0
         self._next_idle = 0
 
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect] = ()) -> None:
@@ -130,9 +131,22 @@ class Decoder:
 
     def feed(self, batch: PacketBatch) -> list[Session]:
         """Take packets; return the sessions that ended, or that a late acknowledgement changed, in that order."""
-        return self._feed(batch, batch.starts, [])
+        out: list[Session] = []
+        self._feed(batch, self._packets(batch, out), out)
+        return out
 
-    def _feed(self, batch: PacketBatch, starts: Iterable[int], out: list[Session]) -> list[Session]:
+    def _packets(
+        self, batch: PacketBatch, out: list[Session], places: list[int] | None = None, base: int = 0
+    ) -> Iterable[tuple[int, int, int]]:
+        """Return where each packet starts and ends, and its time; those alone that are not usual where it can be told.
+
+        What the usual ones complete is then in ``out``, and in ``places`` ``base`` and where its packet starts.
+        """
+        if Unusual is None or batch.interface.link_type != LINKTYPE_ETHERNET or batch.buffer.__class__ is not bytes:
+            return zip(batch.starts, batch.ends, batch.times, strict=True)
+        return Unusual(self, self._streams, batch, self._halves, self._passed, out, places, base)
+
+    def _feed(self, batch: PacketBatch, packets: Iterable[tuple[int, int, int]], out: list[Session]) -> None:
         buffer = batch.buffer
         link_type = batch.interface.link_type
         fast = _FAST_LENGTH if link_type == LINKTYPE_ETHERNET else _NEVER
@@ -142,13 +156,13 @@ class Decoder:
         holes = streams.holes
         again = streams.again
         shared, passed = self._shared, self._passed
-        next_sweep = self._next_sweep
+        next_sweep = self.next_sweep
         self.counters["packets"] += len(batch.starts)
         self.counters["skipped"] += batch.skipped
-        for start, end, now in zip(starts, batch.ends, batch.times, strict=True):
+        for start, end, now in packets:
             if now >= next_sweep:
                 self._sweep(now, out)
-                next_sweep = self._next_sweep
+                next_sweep = self.next_sweep
             if end - start >= fast:
                 if (
                     passed and buffer[start + 26 : start + 38] in passed and buffer[start + 14] == 0x45
@@ -223,9 +237,8 @@ class Decoder:
                     usual is None or not usual.ready or half.pending or half.peer.pending
                     or not usual.segment(half, data, now, out)
                 ):  # fmt: skip
-                    half.offset += size
                     half.next_seq = seq + size & _MASK
-                    streams.deliver(half, data, now, out)
+                    self.deliver(half, data, now, out)
                 else:
                     half.last_ns = now
                     half.offset += size
@@ -249,7 +262,14 @@ class Decoder:
             streams.forget_recent()
         if out:
             self.counters["sessions"] += len(out)
-        return out
+
+    def deliver(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
+        """Take the next bytes of a stream, captured at ``now`` (unix nanoseconds); what they end goes to ``out``."""
+        half.offset += len(data)
+        streams = self._streams
+        streams.deliver(half, data, now, out)
+        while streams.finished:
+            self._finished(streams.finished.pop(), out)
 
     def expire(self, now_ns: int) -> list[Session]:
         """Let packet time pass without a packet; return the sessions that this ended."""
@@ -447,7 +467,7 @@ class Decoder:
         """Once a second of packet time: end what is silent, give up holes that will not be filled."""
         if now > self.now_ns:
             self.now_ns = now
-        self._next_sweep = self.now_ns + SECOND
+        self.next_sweep = self.now_ns + SECOND
         streams = self._streams
         streams.give_up_stale(now, out)
         streams.forget_recent()

@@ -116,6 +116,15 @@ class Delivery:
         if pending or half.pending:
             self._weigh(half)
 
+    def ended(self, half: Half, size: int) -> None:
+        """The block that a direction had begun was taken by other means, ``size`` bytes of it in all."""
+        framer = half.framer
+        if isinstance(framer, MllpFramer):
+            framer.ended(size)
+        half.pending = False
+        half.marks.clear()
+        self._weigh(half)
+
     def still_pending(self, half: Half, since: int, now: int) -> None:
         """Forget when bytes came that frames have taken."""
         half.pending = True

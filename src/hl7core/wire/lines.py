@@ -18,7 +18,8 @@ from hl7core.wire.connection import Connection, DecoderOptions, Half
 from hl7core.wire.decoder import ALL, Decoder
 from hl7core.wire.exchange import POSITIVE
 from hl7core.wire.framing import Dialect
-from hl7core.wire.usual import Told, usual_session
+from hl7core.wire.native import UsualLine
+from hl7core.wire.usual import Make, Told, usual_session
 
 __all__ = ["LineDecoder", "ShareDecoder", "usual_line"]
 
@@ -38,7 +39,7 @@ class LineDecoder(Decoder):
     def __init__(
         self, options: DecoderOptions | None = None, dialects: Sequence[Dialect] = (), share: range = ALL
     ) -> None:
-        super().__init__(options, dialects, make=usual_line, share=share)
+        super().__init__(options, dialects, make=_make, share=share)
 
     def lines(self, batch: PacketBatch) -> list[bytes]:
         """Take packets; return the lines (no end of line) of the sessions that ended or changed, in that order."""
@@ -65,7 +66,8 @@ class ShareDecoder(LineDecoder):
         self._batches += 1
         out: list[Any] = []
         places: list[int] = []
-        self._feed(batch, self._watched(batch.starts, out, places), out)
+        base = self._batches << _PLACE_BITS
+        self._feed(batch, self._watched(self._packets(batch, out, places, base), base, out, places), out)
         return places, _lines(out)
 
     def last_placed(self, ending: Ending = Ending.CAPTURE_END) -> tuple[list[int], list[bytes]]:
@@ -80,16 +82,15 @@ class ShareDecoder(LineDecoder):
         self.counters["sessions"] += len(out)
         return places, _lines(out)
 
-    def _watched(self, starts: Iterable[int], out: list[Any], places: list[int]) -> Iterator[int]:
-        """Yield where each packet starts; what is in ``out`` when the next one is asked for came of that one."""
-        base = self._batches << _PLACE_BITS
-        known = 0
-        for start in starts:
-            self._at = at = base + start
-            yield start
-            if len(out) != known:
-                places += [at] * (len(out) - known)
-                known = len(out)
+    def _watched(
+        self, packets: Iterable[tuple[int, int, int]], base: int, out: list[Any], places: list[int]
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield the packets; what is in ``out`` when the next one is asked for came of that one."""
+        for packet in packets:
+            self._at = at = base + packet[0]
+            yield packet
+            if len(out) != len(places):
+                places += [at] * (len(out) - len(places))
 
     def _connect(self, key: bytes, seq: int, now: int, out: list[Session]) -> Half | None:
         half = super()._connect(key, seq, now, out)
@@ -170,3 +171,6 @@ def _constant(connection: Connection, asking: Half, half: Half) -> tuple[str, ..
         f'"],"messageInfo":[{{"encoding":"utf-8","direction":"{there}","protocol":"mllp","controlId":',
         f'}},{{"encoding":"utf-8","direction":"{back}","protocol":"mllp","controlId":',
     )
+
+
+_make: Final[Make] = usual_line if UsualLine is None else UsualLine(usual_line)

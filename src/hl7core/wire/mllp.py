@@ -82,6 +82,19 @@ class MllpFramer(Buffered):
         self._pour(frames, data)
         return frames
 
+    def begun(self) -> bytes:
+        """Return what is held of a framed block of which nothing unusual is known so far; else nothing."""
+        if self._open and self._framed and not self._dropping and not self._noted:
+            return bytes(self._buffer)
+        return b""
+
+    def ended(self, size: int) -> None:
+        """The block that ``begun`` returned was taken by other means, ``size`` bytes of it in all: go on behind it."""
+        self.offset += size
+        self._buffer.clear()
+        self._open = False
+        self._seen = 0
+
     def _goes_on(self, frames: list[Frame], data: bytes) -> bool:
         """Take data that beyond doubt goes on with the open block, to its end or not; false if it is another case."""
         held = len(self._buffer)

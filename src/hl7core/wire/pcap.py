@@ -17,6 +17,7 @@ from typing import Final
 
 from hl7core.errors import CaptureFileError
 from hl7core.model.packet import Interface, PacketBatch
+from hl7core.wire.native import records
 from hl7core.wire.pcap_write import PcapngWriter, pcap_header, pcap_record
 from hl7core.wire.pcapng import MAX_CAPTURED, SECTION_HEADER, PcapngParser
 
@@ -147,6 +148,7 @@ class _ClassicParser:
         self._record = struct.Struct(order + "4I")
         self._record_header = record_header
         self._unit = unit
+        self._big = order == ">"
         self._interface = Interface()
 
     def parse(self, buffer: bytes) -> tuple[list[PacketBatch], int, int]:
@@ -170,6 +172,8 @@ class _ClassicParser:
         second, second_ns = 0, 0  # most packets share the second of the one before
         last = end - header
         need = header
+        if records is not None:
+            at = records(buffer, at, self._big, header, unit, starts, ends, times, wires)
         while at <= last:
             seconds, fraction, captured, wire = read(buffer, at)
             start = at + header

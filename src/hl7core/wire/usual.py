@@ -44,14 +44,17 @@ Make = Callable[[Told], Any]
 
 _Terms = tuple[bool, bool, bool, str]
 _MAX_TERMS: Final = 1000
-_terms: dict[str, _Terms] = {}
+TERMS: Final[dict[str, _Terms]] = {}
 
 
-def _terms_of(rest: str) -> _Terms:
+def terms_of(rest: str) -> _Terms:
     """Return what a header says behind MSH-10, kept at hand since few such texts do for all messages of a device.
 
     That is: whether no acknowledgement is wanted, an accept and an application acknowledgement are, and the charset.
     """
+    terms = TERMS.get(rest)
+    if terms is not None:
+        return terms
     fields = ["", *rest.split("|", 8)]  # MSH-10 and on
     count = len(fields)
     accept, application = fields[5] if count > 5 else "", fields[6] if count > 6 else ""
@@ -60,9 +63,9 @@ def _terms_of(rest: str) -> _Terms:
         terms = (False, False, True, charset)
     else:
         terms = (accept in NEVER and application in NEVER, accept in ASKED, application in ASKED, charset)
-    if len(_terms) >= _MAX_TERMS:
-        _terms.clear()
-    _terms[rest] = terms
+    if len(TERMS) >= _MAX_TERMS:
+        TERMS.clear()
+    TERMS[rest] = terms
     return terms
 
 
@@ -70,12 +73,12 @@ class Usual:
     """The short way of one connection.
 
     ``ready`` says that nothing else of the connection waits: no exchange, no bytes outside of blocks.  ``asked`` is the
-    request that waits for its acknowledgement here, or None.
+    request that waits for its acknowledgement here, or None; ``longest`` how long a block may be, in bytes.
     """
 
     __slots__ = (
-        "_accept", "_answered", "_application", "_connection", "_fresh", "_last", "_load", "_make", "_max", "_recent",
-        "_told", "_weight", "asked", "ready",
+        "_answered", "_connection", "_fresh", "_last", "_load", "_make", "_recent", "_told",
+        "_weight", "asked", "longest", "ready", "terms",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, recent: list[Usual], make: Make, load: Load) -> None:
@@ -88,8 +91,8 @@ class Usual:
         self._answered: list[str] = []  # by turns MSA-2 and MSH-10 of the acknowledgements that came
         self._told: Told | None = None  # the exchange that was told last, as it was taken
         self._last: Session | None = None  # the session that was told last, where it is made already
-        self._max = connection.options.max_message + 3
-        self._accept = self._application = False
+        self.longest = connection.options.max_message + 3
+        self.terms: _Terms = (False, False, False, "")  # of the request that waits
         self.asked: Asked | None = None
         self.ready = True
 
@@ -110,7 +113,7 @@ class Usual:
         """
         size = len(data)
         if (
-            not data.startswith(_HEAD) or not data.endswith(_END) or size > self._max
+            not data.startswith(_HEAD) or not data.endswith(_END) or size > self.longest
             or len(data.translate(None, TO_ESCAPE)) != size - 2
             or not self._take(half, data, half.offset, now, now, out, True)
         ):  # fmt: skip
@@ -137,7 +140,7 @@ class Usual:
         if len(fields) < 9 or "~" in header or "\n" in header or '"' in header or "\\" in header:
             return False
         rest = fields[8]
-        terms = _terms.get(rest) or _terms_of(rest)
+        terms = TERMS.get(rest) or terms_of(rest)
         asked = self.asked
         if asked is None:
             if terms[0] or raw[end + 1 : end + 4] not in NO_REPLY or self._connection.device_side < 0:
@@ -147,19 +150,18 @@ class Usual:
                     return False
                 self._weight = len(raw)
                 self._load.add(self._weight)
-            _, self._accept, self._application, charset = terms
-            self.asked = (half, raw, offset, start_ns, end_ns, fields[7], fields[6], charset, plain)
+            self.terms = terms
+            self.asked = (half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms[3], plain)
             return True
         if asked[0] is half or raw[end + 1 : end + 5] != b"MSA|":
             return False
-        control_id = asked[5]
         stop = raw.find(b"\r", end + 5, end + _HEADER)
         line = raw[end + 5 : stop].decode("latin-1")
         parts = line.split("|", 2)
         if (
             stop < 0
             or len(parts) < 2
-            or parts[1] != control_id
+            or parts[1] != asked[5]
             or "~" in line
             or "\n" in line
             or '"' in line
@@ -167,25 +169,27 @@ class Usual:
         ):
             return False
         code = parts[0]
-        if self._application and (code == "CA" or (self._accept and code[:1] != "C")):
+        _, accept, application, _ = self.terms
+        if application and (code == "CA" or (accept and code[:1] != "C")):
             return False  # more is to come
+        answer = (half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms[3], plain, code)
+        self.tell((self._connection, asked, answer), out)
+        return True
+
+    def tell(self, told: Told, out: list[Any]) -> None:
+        """The request that waits is answered: what that makes is in ``out``."""
         self.asked = None
         if self._weight:
             self._unload()
-        own_id = fields[7]
-        self._told = told = (
-            self._connection, asked, (half, raw, offset, start_ns, end_ns, own_id, fields[6], terms[3], plain, code),
-        )  # fmt: skip
-        self._last = None
-        answered = self._answered
-        answered += (control_id, own_id)
-        if len(answered) > _ANSWERED:
-            del answered[: _ANSWERED // 2]
+        self._told, self._last = told, None
+        known = self._answered
+        known += (told[1][5], told[2][5])
+        if len(known) > _ANSWERED:
+            del known[: _ANSWERED // 2]
         if not self._fresh:
             self._fresh = True
             self._recent.append(self)
         out.append(self._make(told))
-        return True
 
     def _unload(self) -> None:
         self._load.add(-self._weight)

@@ -1,0 +1,41 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hl7core.model.packet import PacketBatch
+from hl7core.wire.connection import Half
+from hl7core.wire.decoder import Decoder
+from hl7core.wire.streams import Streams
+from hl7core.wire.usual import Told
+
+SOURCE: str
+"""The SHA-256 of the source that this was built from, in hexadecimal."""
+
+def records(
+    buffer: bytes,
+    at: int,
+    big: bool,
+    header: int,
+    unit: int,
+    starts: list[int],
+    ends: list[int],
+    times: list[int],
+    wires: list[int],
+) -> int: ...
+
+class Unusual(Iterator[tuple[int, int, int]]):
+    def __init__(
+        self,
+        decoder: Decoder,
+        streams: Streams,
+        batch: PacketBatch,
+        halves: dict[bytes, Half],
+        passed: set[bytes],
+        out: list[Any],
+        places: list[int] | None,
+        base: int,
+    ) -> None: ...
+    def __next__(self) -> tuple[int, int, int]: ...
+
+class UsualLine:
+    def __init__(self, slow: Callable[[Told], bytes]) -> None: ...
+    def __call__(self, told: Told) -> bytes: ...

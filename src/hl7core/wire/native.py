@@ -1,0 +1,19 @@
+"""The short way as machine code, where this installation has it; each name is None where not.
+
+It is built from ``_native.pyx`` where a C compiler is at hand (docs/performance.md), and left aside if the environment
+says ``HL7CORE_PURE=1``.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["Unusual", "UsualLine", "records"]
+
+if os.environ.get("HL7CORE_PURE", "") in ("", "0"):
+    try:
+        from hl7core.wire._native import Unusual, UsualLine, records
+    except ImportError:
+        Unusual = UsualLine = records = None  # type: ignore[assignment,misc]
+else:
+    Unusual = UsualLine = records = None  # type: ignore[assignment,misc]
