@@ -85,7 +85,8 @@ class CompiledBuild(BuildHookInterface[Any]):
 
     def compile(self, source: Path, folder: Path) -> Path:
         """Compile ``source`` in ``folder``; return what was made.  Raises CalledProcessError with what was said."""
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        sources = (source, *sorted(source.parent.glob("*.pxi")))
+        digest = hashlib.sha256(b"".join(part.read_bytes() for part in sources)).hexdigest()
         script = f"""
 import sys
 from Cython.Compiler.Main import compile_single
@@ -97,7 +98,7 @@ if result.num_errors:
     sys.exit(1)
 extension = Extension(
     {MODULE!r}, ["_native.c"], define_macros=[("HL7CORE_SOURCE", '"{digest}"')],
-    extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-w"],
+    extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-g0", "-w"],
 )
 command = Distribution({{"name": "hl7core", "ext_modules": [extension]}}).get_command_obj("build_ext")
 command.build_lib, command.build_temp = "made", "temp"

@@ -8,7 +8,7 @@ from hl7core.wire.streams import Streams
 from hl7core.wire.usual import Told
 
 SOURCE: str
-"""The SHA-256 of the source that this was built from, in hexadecimal."""
+"""The SHA-256 of the sources that this was built from, in hexadecimal."""
 
 def records(
     buffer: bytes,

@@ -271,6 +271,14 @@ class Decoder:
         while streams.finished:
             self._finished(streams.finished.pop(), out)
 
+    def begin(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
+        """As ``deliver``, of the first bytes of a block that goes on (``MllpFramer.begin``)."""
+        half.offset += len(data)
+        streams = self._streams
+        streams.begin(half, data, now)
+        while streams.finished:
+            self._finished(streams.finished.pop(), out)
+
     def expire(self, now_ns: int) -> list[Session]:
         """Let packet time pass without a packet; return the sessions that this ended."""
         out: list[Session] = []

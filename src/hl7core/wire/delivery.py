@@ -116,6 +116,16 @@ class Delivery:
         if pending or half.pending:
             self._weigh(half)
 
+    def begin(self, half: Half, data: bytes, now: int) -> None:
+        """Take the first bytes of a block that goes on, as ``MllpFramer.begin`` does; nothing waits on either side."""
+        framer = half.framer
+        if isinstance(framer, MllpFramer):
+            framer.begin(data)
+        half.pending = True
+        half.last_ns = now
+        half.mark(half.offset - len(data), now)
+        self._weigh(half)
+
     def ended(self, half: Half, size: int) -> None:
         """The block that a direction had begun was taken by other means, ``size`` bytes of it in all."""
         framer = half.framer

@@ -82,6 +82,16 @@ class MllpFramer(Buffered):
         self._pour(frames, data)
         return frames
 
+    def begin(self, data: bytes) -> None:
+        """Take the first bytes of a block that goes on, between blocks.
+
+        That is VT and M, no other VT, FS or FF, and no more than the largest text.
+        """
+        self._buffer += data
+        self._begin(1)
+        self._framed = True
+        self._seen = len(data) - (data[-1] == _CR)  # FF may follow
+
     def begun(self) -> bytes:
         """Return what is held of a framed block of which nothing unusual is known so far; else nothing."""
         if self._open and self._framed and not self._dropping and not self._noted:

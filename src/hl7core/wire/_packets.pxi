@@ -1,0 +1,345 @@
+# Packets: the records of a file, and what is usual among them.
+
+from cpython.list cimport PyList_Append
+
+from hl7core.wire.connection import DECIDED, IGNORED, Connection, Half
+from hl7core.wire.peek import NO_REPLY
+from hl7core.wire.scales import LIGHT
+from hl7core.wire.usual import TERMS, Usual, terms_of
+
+cdef object _DECIDED = DECIDED
+cdef object _IGNORED = IGNORED
+cdef frozenset _NO_REPLY = NO_REPLY
+cdef dict _terms = TERMS
+cdef object _LAST = (1 << 63) - 1
+cdef Py_ssize_t _LIGHT = LIGHT
+
+cdef enum:
+    _TO_FLAGS = 54      # from an Ethernet header to the end of a TCP header without options
+    _CONTROL = 0x07     # FIN, SYN, RST
+    _LONGEST = 200      # a header or an MSA segment that is longer is not usual
+
+cdef object _Connection = Connection
+cdef object _Half = Half
+cdef object _Usual = Usual
+cdef Py_ssize_t _STATE = _slot(Connection, "state")
+cdef Py_ssize_t _CONNECTION_LAST_NS = _slot(Connection, "last_ns")
+cdef Py_ssize_t _USUAL = _slot(Connection, "usual")
+cdef Py_ssize_t _TIMER_NS = _slot(Connection, "timer_ns")
+cdef Py_ssize_t _CONNECTION = _slot(Half, "connection")
+cdef Py_ssize_t _PEER = _slot(Half, "peer")
+cdef Py_ssize_t _NEXT_SEQ = _slot(Half, "next_seq")
+cdef Py_ssize_t _HELD = _slot(Half, "held")
+cdef Py_ssize_t _PENDING = _slot(Half, "pending")
+cdef Py_ssize_t _FRAMER = _slot(Half, "framer")
+cdef Py_ssize_t _OFFSET = _slot(Half, "offset")
+cdef Py_ssize_t _LAST_NS = _slot(Half, "last_ns")
+cdef Py_ssize_t _READY = _slot(Usual, "ready")
+cdef Py_ssize_t _ASKED = _slot(Usual, "asked")
+cdef Py_ssize_t _LONGEST_BLOCK = _slot(Usual, "longest")
+
+
+# Records of a pcap file.
+
+cdef enum:
+    _MAX_CAPTURED = 16 * 1024 * 1024  # as hl7core.wire.pcapng has it
+
+
+def records(
+    bytes buffer, Py_ssize_t at, bint big, Py_ssize_t header, long long unit, list starts, list ends, list times,
+    list wires,
+):
+    """Note where the packets of a classic pcap file lie in ``buffer``, from ``at`` on, and return where that ends.
+
+    It ends at what is cut, and at what may be damaged.  ``big``: in big-endian order; ``header`` is the length of a
+    record's header, ``unit`` how many nanoseconds the fraction of a second counts.
+    """
+    cdef Bytes data = <Bytes>PyBytes_AS_STRING(buffer)
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(buffer)
+    cdef unsigned long long captured
+    cdef long long second
+    cdef unsigned int fraction, wire
+    if at < 0 or header < 16:
+        raise ValueError("records begin in the buffer, and have a header of 16 bytes at least")
+    while end - at >= header:
+        if big:
+            second, fraction, captured, wire = _u32(data + at), _u32(data + at + 4), _u32(data + at + 8), _u32(data + at + 12)
+        else:
+            second, fraction, captured, wire = _l32(data + at), _l32(data + at + 4), _l32(data + at + 8), _l32(data + at + 12)
+        if not captured or captured > _MAX_CAPTURED or <Py_ssize_t>captured > end - at - header:
+            break
+        at += header
+        PyList_Append(starts, at)
+        at += <Py_ssize_t>captured
+        PyList_Append(ends, at)
+        PyList_Append(times, second * 1000000000 + fraction * unit)
+        PyList_Append(wires, wire)
+    return at
+
+
+# Packets.
+
+cdef inline unsigned int _l32(Bytes at) noexcept:
+    return (<unsigned int>at[3] << 24) | (<unsigned int>at[2] << 16) | (<unsigned int>at[1] << 8) | at[0]
+
+
+cdef inline unsigned int _u32(Bytes at) noexcept:
+    return (<unsigned int>at[0] << 24) | (<unsigned int>at[1] << 16) | (<unsigned int>at[2] << 8) | at[3]
+
+
+cdef inline bint _is_sound(Bytes block, Py_ssize_t size) noexcept:
+    """Say whether a block of ``size`` bytes (14 at least) is one whole message without control characters but CR."""
+    cdef Py_ssize_t at
+    cdef unsigned char wrong = 0
+    cdef Bytes cr
+    if memcmp(block, b"\x0bMSH|^~\\&|", 10) or block[size - 2] != 0x1C or block[size - 1] != 0x0D:
+        return False
+    for at in range(10, size - 2):
+        wrong |= (block[at] < 0x20) & (block[at] != 0x0D)
+    if wrong:
+        return False
+    at = 10
+    while True:  # a second header makes it a batch
+        cr = <Bytes>memchr(block + at, 0x0D, size - 2 - at)
+        if cr == NULL:
+            return True
+        at = cr - block + 1
+        if size - at >= 3 and not memcmp(block + at, b"MSH", 3):
+            return False
+
+
+cdef inline bint _begins(Bytes text, Py_ssize_t size) noexcept:
+    """Say whether ``size`` bytes beyond doubt begin a block, and do not end it."""
+    return (
+        size >= 2 and text[0] == 0x0B and text[1] == 0x4D and memchr(text + 2, 0x1C, size - 2) == NULL
+        and memchr(text + 2, 0x0B, size - 2) == NULL and memchr(text + 2, 0x0C, size - 2) == NULL
+    )
+
+
+cdef inline bint _is_plain(Bytes text, Py_ssize_t size) noexcept:
+    """Say whether ``size`` bytes have nothing that repeats or is escaped, or that JSON would escape."""
+    cdef Py_ssize_t at
+    cdef unsigned char wrong = 0
+    for at in range(size):
+        wrong |= (text[at] == 0x7E) | (text[at] == 0x22) | (text[at] == 0x5C)
+    return not wrong
+
+
+cdef class Unusual:
+    """Iterates over the packets of a batch that the decoder must look at: ``(start, end, time)`` of each.
+
+    What the others complete is in ``out``; where each came from, ``base`` and where its packet starts, in ``places``
+    unless that is None.
+    """
+
+    cdef bytes _buffer
+    cdef object _decoder, _starts, _ends, _times, _again, _arm, _deliver, _begin, _ended
+    cdef dict _halves, _holes
+    cdef set _passed
+    cdef list _out, _places
+    cdef long long _base
+    cdef Py_ssize_t _at, _count
+
+    def __init__(
+        self, decoder, streams, batch, dict halves, set passed, list out, list places, long long base
+    ):
+        self._decoder, self._deliver, self._begin = decoder, decoder.deliver, decoder.begin
+        self._arm, self._ended = streams.arm, streams.ended
+        self._buffer = batch.buffer
+        self._starts, self._ends, self._times = batch.starts, batch.ends, batch.times
+        self._count = len(self._starts)
+        if len(self._ends) != self._count or len(self._times) != self._count:
+            raise ValueError("a batch has a start, an end and a time for each packet")
+        self._halves, self._passed, self._holes, self._again = halves, passed, streams.holes, streams.again
+        self._out, self._places, self._base = out, places, base
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t start, end, at
+        cdef long long now, next_sweep = min(self._decoder.next_sweep, _LAST)
+        cdef Py_ssize_t length = PyBytes_GET_SIZE(self._buffer)
+        while self._at < self._count:
+            at = self._at
+            self._at = at + 1
+            start = self._starts[at]
+            end = self._ends[at]
+            now = self._times[at]
+            if (
+                now >= next_sweep or start < 0 or end > length or end - start < _TO_FLAGS
+                or not self._take(start, end, now)
+            ):
+                return start, end, now
+        raise StopIteration
+
+    cdef bint _take(self, Py_ssize_t start, Py_ssize_t end, long long now) except -1:
+        """Take a packet, ``_TO_FLAGS`` bytes at least, or leave it; False, nothing having changed, if it is unusual."""
+        cdef Bytes packet = <Bytes>PyBytes_AS_STRING(self._buffer) + start
+        cdef Bytes data
+        cdef Py_ssize_t total, size
+        cdef unsigned int seq
+        cdef object half, connection
+        cdef bytes key
+        if packet[14] != 0x45 or packet[12] != 0x08 or packet[13] != 0x00:
+            return False
+        if packet[23] != 6:
+            return True
+        total = packet[16] << 8 | packet[17]
+        if packet[20] & 0x3F or packet[21] or not total or packet[46] < 0x50 or packet[47] & _CONTROL:
+            return False
+        size = total - 20 - (packet[46] >> 4 << 2)
+        if size <= 0:
+            return not self._holes or self._waits_for_nothing(packet)
+        if 14 + total > end - start:
+            return False
+        key = PyBytes_FromStringAndSize(<char*>packet + 26, 12)
+        half = self._halves.get(key)
+        if half is None:
+            return key in self._passed
+        if type(half) is not _Half:
+            return False
+        data = packet + 14 + total - size
+        connection = _get(half, _CONNECTION)
+        if type(connection) is not _Connection:
+            return False
+        state = _get(connection, _STATE)
+        if state is not _DECIDED:
+            return (
+                state is _IGNORED and not connection.protocol
+                and not self._buffer.startswith(self._again, data - <Bytes>PyBytes_AS_STRING(self._buffer))
+            )
+        seq = _u32(packet + 38)
+        peer = _get(half, _PEER)
+        if (
+            type(peer) is not _Half
+            or <long long>_get(half, _NEXT_SEQ) != seq or <long long>_get(peer, _NEXT_SEQ) != _u32(packet + 42)
+            or _get(half, _HELD) or _get(peer, _HELD)
+        ):
+            return False
+        _set(connection, _CONNECTION_LAST_NS, now)
+        _set(half, _NEXT_SEQ, seq + <unsigned int>size)
+        if not self._usual(connection, half, peer, PyBytes_FromStringAndSize(<char*>data, size), now):
+            self._deliver(half, PyBytes_FromStringAndSize(<char*>data, size), now, self._out)
+        if self._places is not None:
+            for _ in range(len(self._out) - len(self._places)):
+                self._places.append(self._base + start)
+        return True
+
+    cdef bint _waits_for_nothing(self, Bytes packet) except -1:
+        """Say whether nothing waits on the connection of a packet, so that it matters to none what it acknowledges."""
+        half = self._halves.get(PyBytes_FromStringAndSize(<char*>packet + 26, 12))
+        return half is None or not (half.held or half.peer.held)
+
+    cdef bint _usual(self, connection, half, peer, bytes raw, long long now) except -1:
+        """Take the next bytes of a stream if they are, or complete, a sound block of a usual exchange."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)
+        cdef Py_ssize_t held = 0
+        cdef long long offset, start_ns = now
+        cdef bytes begun
+        usual = _get(connection, _USUAL)
+        if type(usual) is not _Usual or _get(usual, _READY) is not True or _get(peer, _PENDING) is not False:
+            return False
+        if not _get(half, _PENDING) and size <= _LIGHT and _begins(<Bytes>PyBytes_AS_STRING(raw), size):
+            if connection.unproven is not None or size > <Py_ssize_t>_get(usual, _LONGEST_BLOCK) - 3:
+                return False
+            self._begin(half, raw, now, self._out)
+            return True
+        if size < 2 or (<Bytes>PyBytes_AS_STRING(raw))[size - 1] != 0x0D:
+            return False
+        framer = _get(half, _FRAMER)
+        offset = framer.offset
+        if _get(half, _PENDING):
+            if connection.unproven is not None:
+                return False
+            begun = framer.begun()
+            held = PyBytes_GET_SIZE(begun)
+            if not held or held >= _LIGHT:
+                return False
+            raw = begun + raw
+            start_ns = half.marks[0][1]
+        if not self._block(usual, half, raw, offset, start_ns, now):
+            return False
+        _set(half, _OFFSET, <long long>_get(half, _OFFSET) + size)
+        _set(half, _LAST_NS, now)
+        if held:
+            self._ended(half, held + size)
+        else:
+            framer.offset = offset + size
+        if not _get(connection, _TIMER_NS):
+            self._arm(connection)
+        return True
+
+    cdef bint _block(
+        self, usual, half, bytes raw, long long offset, long long start_ns, long long end_ns
+    ) except -1:
+        """As ``Usual.block``."""
+        cdef Bytes block = <Bytes>PyBytes_AS_STRING(raw)
+        cdef Bytes stop
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)
+        cdef Py_ssize_t fields[9]
+        cdef Py_ssize_t at, begin, line
+        cdef int field
+        if size < 14 or size > <Py_ssize_t>_get(usual, _LONGEST_BLOCK) or not _is_sound(block, size):
+            return False
+        stop = <Bytes>memchr(block + 10, 0x0D, min(size, _LONGEST) - 10)
+        if stop == NULL:
+            return False
+        begin = stop - block + 1  # of the second segment
+        at = 10
+        for field in range(1, 9):
+            stop = <Bytes>memchr(block + at, 0x7C, begin - 1 - at)
+            if stop == NULL:
+                return False
+            fields[field] = at = stop - block + 1
+        if not _is_plain(block + 10, begin - 11):
+            return False
+        rest = PyUnicode_DecodeLatin1(<char*>block + fields[8], begin - 1 - fields[8], NULL)
+        terms = _terms.get(rest)
+        if terms is None:
+            terms = terms_of(rest)
+        asked = _get(usual, _ASKED)
+        if asked is None:
+            if (
+                terms[0] or size > _LIGHT or size - begin < 3
+                or PyBytes_FromStringAndSize(<char*>block + begin, 3) not in _NO_REPLY
+                or half.connection.device_side < 0
+            ):
+                return False
+            usual.terms = terms
+            _set(usual, _ASKED, (
+                half, raw, offset, start_ns, end_ns,
+                PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL),
+                PyUnicode_DecodeLatin1(<char*>block + fields[6], fields[7] - 1 - fields[6], NULL),
+                terms[3], True,
+            ))
+            return True
+        if asked[0] is half or size - begin < 4 or memcmp(block + begin, b"MSA|", 4):
+            return False
+        begin += 4
+        stop = <Bytes>memchr(block + begin, 0x0D, min(size - begin, _LONGEST - 5))
+        if stop == NULL:
+            return False
+        line = stop - block
+        if not _is_plain(block + begin, line - begin):
+            return False
+        stop = <Bytes>memchr(block + begin, 0x7C, line - begin)
+        if stop == NULL:
+            return False
+        code = PyUnicode_DecodeLatin1(<char*>block + begin, stop - block - begin, NULL)
+        begin = stop - block + 1
+        stop = <Bytes>memchr(block + begin, 0x7C, line - begin)
+        if stop != NULL:
+            line = stop - block
+        if PyUnicode_DecodeLatin1(<char*>block + begin, line - begin, NULL) != asked[5]:
+            return False
+        _, accept, application, _ = usual.terms
+        if application and (code == "CA" or (accept and not code.startswith("C"))):
+            return False  # more is to come
+        usual.tell((half.connection, asked, (
+            half, raw, offset, start_ns, end_ns,
+            PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL),
+            PyUnicode_DecodeLatin1(<char*>block + fields[6], fields[7] - 1 - fields[6], NULL),
+            terms[3], True, code,
+        )), self._out)
+        return True
