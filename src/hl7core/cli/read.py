@@ -22,6 +22,7 @@ from hl7core.wire.decoder import Decoder, DecoderOptions
 from hl7core.wire.dissect import LINK_TYPES
 from hl7core.wire.encrypted import Encrypted
 from hl7core.wire.framing import Dialect
+from hl7core.wire.native import keep_memory
 from hl7core.wire.tls.keylog import KeyLog
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def command(
     # look through them all the time and find nothing.
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
+    if keep_memory is not None:
+        keep_memory()
     options, dialects = _options(settings_path)
     keys = _keys(keylog)
     name = output or ("text" if sys.stdout.isatty() else "jsonl")

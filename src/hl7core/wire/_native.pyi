@@ -10,6 +10,7 @@ from hl7core.wire.usual import Told
 SOURCE: str
 """The SHA-256 of the sources that this was built from, in hexadecimal."""
 
+def keep_memory() -> None: ...
 def records(
     buffer: bytes,
     at: int,

@@ -17,18 +17,38 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.string cimport memchr, memcmp, memcpy
 
-__all__ = ["SOURCE", "Unusual", "UsualLine", "records"]
+__all__ = ["SOURCE", "Unusual", "UsualLine", "keep_memory", "records"]
 
 cdef extern from *:
     """
     #ifndef HL7CORE_SOURCE
     #define HL7CORE_SOURCE ""
     #endif
+
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    static void hl7core_keep_memory(void) {
+        mallopt(M_TRIM_THRESHOLD, 8 << 20);
+        mallopt(M_MMAP_THRESHOLD, 4 << 20);
+    }
+    #else
+    static void hl7core_keep_memory(void) {}
+    #endif
     """
+    void hl7core_keep_memory()
     const char* HL7CORE_SOURCE  # the hash of these files, as the build tells it
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 SOURCE = (<bytes>HL7CORE_SOURCE).decode()
+
+
+def keep_memory():
+    """Have glibc keep up to 8 MiB that were freed, for the next batch, instead of giving them back after each.
+
+    Else half of what the kernel does for ``read`` is to take pages and give them out again.  Elsewhere: nothing.
+    """
+    hl7core_keep_memory()
+
 
 ctypedef const unsigned char* Bytes
 
