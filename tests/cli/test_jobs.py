@@ -129,6 +129,20 @@ def test_no_process_stays_when_the_first_one_goes(stuck, number):
     assert _gone(child)
 
 
+INTERRUPTED_AT_THE_FORK = """
+import os, signal, sys
+from hl7core.__main__ import main
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+sys.exit(main())
+"""
+
+
+def test_an_interrupt_while_a_process_is_begun_is_not_lost(capture):
+    command = (sys.executable, "-c", INTERRUPTED_AT_THE_FORK, "read", str(capture), "-o", "jsonl", "--jobs", "2")
+    found = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert (found.returncode, found.stdout) == (130, b"")
+
+
 @pytest.mark.parametrize("jobs", [2, 3, 8, 64])
 def test_the_shares_are_all_connections_and_the_one_that_prints_has_fewest(jobs):
     shares = shares_of(jobs)

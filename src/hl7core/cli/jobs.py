@@ -166,7 +166,7 @@ class _Other:
         source, sink = os.pipe()
         _widen(sink)
         sys.stdout.flush()
-        self._pid = os.fork()
+        self._pid = _fork()
         if not self._pid:
             os.close(source)
             _work(sink, options, share, read)
@@ -217,6 +217,23 @@ class _Other:
         return data
 
 
+def _fork() -> int:
+    """As ``os.fork``; what asks to end waits for it, since Python swallows what is raised in its own steps around it.
+
+    The new process leaves Ctrl-C to the first one, which is told too and ends it.
+    """
+    told = (signal.SIGINT, signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, told)
+    try:
+        pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
 def _work(
     sink: int,
     options: DecoderOptions,
@@ -226,8 +243,6 @@ def _work(
     """Decode a share; never returns."""
     code = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is told too, and ends this one
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is to be said of the files the first process says
         decoder = ShareDecoder(options, share)
 
