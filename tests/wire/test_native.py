@@ -149,10 +149,24 @@ _NUMBERS = st.integers(-3, 300)
 def test_a_batch_that_lies_about_its_packets_is_alike(noise, packets):
     head = b"\0" * 12 + b"\x08\x00\x45\0" + len(noise).to_bytes(2, "big") + b"\0" * 4 + b"\x40\x06"
     starts, ends, times = ([packet[place] for packet in packets] for place in range(3))
-    batch = PacketBatch(head + noise, starts, ends, [time % 2**62 for time in times], ends, Interface(1))
+    batch = PacketBatch(head + noise, starts, ends, times, ends, Interface(1))
     alike(decoded, [batch])
     with pytest.raises(ValueError, match=r"zip|batch"):
         Decoder().feed(batch._replace(times=[*batch.times, 1]))
+
+
+@pytest.mark.parametrize("since", [-(2**64), 2**63 - 1, 2**64])
+def test_times_beyond_what_a_machine_word_holds_are_alike(since):
+    talk = TcpTalk()
+    talk.open()
+    for number in (b"1", b"2"):
+        talk.opener(request(0, number, (b"", b"")))
+        talk.acceptor(reply(number, b"AA"))
+    batch = talk.batch()
+    batch = batch._replace(times=[time - batch.times[0] + since for time in batch.times])
+    told, *_ = alike(decoded, [batch])
+    assert len(told[0][0]) == 2
+    alike(lined, [batch])
 
 
 def test_a_buffer_of_another_sort_goes_through_python():

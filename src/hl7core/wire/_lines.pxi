@@ -151,6 +151,12 @@ cdef class UsualLine:
         self._slow = slow
 
     def __call__(self, tuple told):
+        try:
+            return self._line(told)
+        except OverflowError:  # a time that no machine word holds
+            return self._slow(told)
+
+    cdef _line(self, tuple told):
         cdef _Line line
         cdef char small[_SMALL]
         cdef char* room = small

@@ -163,9 +163,12 @@ cdef class Unusual:
         while self._at < self._count:
             at = self._at
             self._at = at + 1
-            start = self._starts[at]
-            end = self._ends[at]
-            now = self._times[at]
+            try:
+                start = self._starts[at]
+                end = self._ends[at]
+                now = self._times[at]
+            except OverflowError:
+                return self._starts[at], self._ends[at], self._times[at]
             if (
                 now >= next_sweep or start < 0 or end > length or end - start < _TO_FLAGS
                 or not self._take(start, end, now)
@@ -257,7 +260,10 @@ cdef class Unusual:
             if not held or held >= _LIGHT:
                 return False
             raw = begun + raw
-            start_ns = half.marks[0][1]
+            try:
+                start_ns = half.marks[0][1]
+            except OverflowError:
+                return False
         if not self._block(usual, half, raw, offset, start_ns, now):
             return False
         _set(half, _OFFSET, <long long>_get(half, _OFFSET) + size)
