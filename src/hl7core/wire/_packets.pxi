@@ -17,6 +17,7 @@ cdef Py_ssize_t _LIGHT = LIGHT
 cdef enum:
     _TO_FLAGS = 54      # from an Ethernet header to the end of a TCP header without options
     _CONTROL = 0x07     # FIN, SYN, RST
+    _WINDOW = 1 << 26   # as hl7core.wire.connection has it
     _LONGEST = 200      # a header or an MSA segment that is longer is not usual
 
 cdef object _Connection = Connection
@@ -30,6 +31,7 @@ cdef Py_ssize_t _CONNECTION = _slot(Half, "connection")
 cdef Py_ssize_t _PEER = _slot(Half, "peer")
 cdef Py_ssize_t _NEXT_SEQ = _slot(Half, "next_seq")
 cdef Py_ssize_t _HELD = _slot(Half, "held")
+cdef Py_ssize_t _LOOSE = _slot(Half, "loose")
 cdef Py_ssize_t _PENDING = _slot(Half, "pending")
 cdef Py_ssize_t _FRAMER = _slot(Half, "framer")
 cdef Py_ssize_t _OFFSET = _slot(Half, "offset")
@@ -181,7 +183,8 @@ cdef class Unusual:
         cdef Bytes packet = <Bytes>PyBytes_AS_STRING(self._buffer) + start
         cdef Bytes data
         cdef Py_ssize_t total, size
-        cdef unsigned int seq
+        cdef unsigned int seq, behind
+        cdef long long next_seq
         cdef object half, connection
         cdef bytes key
         if packet[14] != 0x45 or packet[12] != 0x08 or packet[13] != 0x00:
@@ -214,11 +217,16 @@ cdef class Unusual:
             )
         seq = _u32(packet + 38)
         peer = _get(half, _PEER)
-        if (
-            type(peer) is not _Half
-            or <long long>_get(half, _NEXT_SEQ) != seq or <long long>_get(peer, _NEXT_SEQ) != _u32(packet + 42)
-            or _get(half, _HELD) or _get(peer, _HELD)
-        ):
+        if type(peer) is not _Half or _get(half, _HELD) or _get(peer, _HELD):
+            return False
+        next_seq = _get(half, _NEXT_SEQ)
+        if next_seq != seq:
+            behind = <unsigned int>(next_seq - seq)
+            if next_seq < 0 or behind > _WINDOW or behind < size or _get(half, _LOOSE):
+                return False
+            _set(connection, _CONNECTION_LAST_NS, now)
+            return True  # a repeat
+        if <long long>_get(peer, _NEXT_SEQ) != _u32(packet + 42):
             return False
         _set(connection, _CONNECTION_LAST_NS, now)
         _set(half, _NEXT_SEQ, seq + <unsigned int>size)
