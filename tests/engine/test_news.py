@@ -42,6 +42,18 @@ def test_what_does_not_fit_is_told_as_one_resync():
     asyncio.run(main())
 
 
+def test_what_is_told_at_once_is_as_if_told_one_by_one():
+    async def main():
+        follower = Follower(asyncio.get_running_loop(), limit=4)
+        follower.tell(session(0))
+        follower.tell(*[session(number) for number in range(1, 6)])
+        follower.tell(session(6))
+        follower.close()
+        assert [item async for item in follower] == [*[session(number) for number in range(4)], Resync(3)]
+
+    asyncio.run(main())
+
+
 def test_several_are_what_waits_in_order_and_nothing_at_the_end():
     async def main():
         follower = Follower(asyncio.get_running_loop(), limit=3)

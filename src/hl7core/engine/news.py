@@ -36,16 +36,15 @@ class Follower:
         self._closed = False
         self._wake = asyncio.Event()
 
-    def tell(self, item: Event | Session) -> None:
-        """Queue ``item``; called from any thread."""
+    def tell(self, *items: Event | Session) -> None:
+        """Queue ``items``; called from any thread."""
         with self._lock:
             if self._closed:
                 return
-            if len(self._queue) >= self._limit:
-                self._missed += 1
-                return
-            self._queue.append(item)
-            first = len(self._queue) == 1
+            first = not self._queue
+            room = self._limit - len(self._queue)
+            self._queue.extend(items[:room])
+            self._missed += max(0, len(items) - room)
         if first:
             self._alarm()
 
@@ -137,8 +136,9 @@ class News:
         """Tell of sessions that ended, or that a late acknowledgement changed."""
         for session in sessions:
             self._dispatch.session_complete(session)
+        if sessions:
             for follower in self._followers:
-                follower.tell(session)
+                follower.tell(*sessions)  # at once: each that wakes one lets another thread run before this one
 
     def opened(self, sessions: list[OpenSession]) -> None:
         """Tell of sessions that go on and have changed."""
