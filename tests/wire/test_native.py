@@ -229,13 +229,14 @@ def test_blocks_of_any_length_in_any_segments_are_alike(size, mss):
     assert len(lines[0]) == 3
 
 
-def test_usual_packets_never_reach_the_decoder():
+@pytest.mark.parametrize("often", [1, 2])
+def test_usual_packets_and_their_repeats_never_reach_the_decoder(often):
     talk = TcpTalk()
     talk.open()
     for number in range(50):
         talk.opener(request(0, b"%d" % number, (b"", b"")), mss=60)
         talk.acceptor(reply(b"%d" % number, b"AA"))
-    batch = talk.batch()
+    batch = PacketBatch.of([packet for packet in talk.packets for _ in range(often)])
     seen, delivered = [], []
 
     class Watched(Decoder):

@@ -2,8 +2,8 @@
 """The short way of nearly all packets, as machine code: what Python would do with them, and no more.
 
 ``records`` reads the records of a pcap file for :mod:`hl7core.wire.pcap`.  An ``Unusual`` goes through a batch for
-:class:`hl7core.wire.decoder.Decoder` and yields the packets that want it: it leaves bare acknowledgements and other
-people's traffic, and takes the blocks of usual exchanges, the way the decoder and :mod:`hl7core.wire.usual` do.
+:class:`hl7core.wire.decoder.Decoder` and yields the packets that want it: it leaves bare acknowledgements, repeats and
+other people's traffic, and takes the blocks of usual exchanges, the way the decoder and :mod:`hl7core.wire.usual` do.
 A ``UsualLine`` writes a usual exchange as :mod:`hl7core.wire.lines` does.
 
 The law is theirs, one of doubt: whatever is not beyond doubt usual is left to them, and nothing has changed.  All of it
