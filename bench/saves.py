@@ -8,6 +8,9 @@ the disk after each session, "groups" after each 64, as the engine does.  "raw" 
 and syncs it as often, and does nothing else: what the disk itself takes.  Each figure is the least of ``--runs`` runs,
 in new folders; the contenders take turns, so that what else the machine does meets them all.  Compare ratios, not
 microseconds: those are the disk's.
+
+Nothing is deleted until all is measured, and nothing else should be for some minutes before: ext4 without a journal
+does not give a deleted file's inode away again at once, and to pass over thousands of them takes a millisecond a file.
 """
 
 from __future__ import annotations
@@ -86,12 +89,14 @@ def race(folder: Path, count: int, runs: int) -> dict[str, float]:
     """Return the least seconds a save by the contender's name; one by one a tenth of ``count`` sessions is enough."""
     sessions = [make_session(number) for number in range(1, count + 1)]
     costs: dict[str, float] = {}
-    for _ in range(runs):
-        for contender in CONTENDERS:
-            some = sessions if contender.size > 1 else sessions[: max(10, count // 10)]
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                cost = contender.save(Path(place), some, contender.size) / len(some)
-            costs[contender.name] = min(cost, costs.get(contender.name, cost))
+    with tempfile.TemporaryDirectory(dir=folder) as top:  # all of it goes at the end: see above
+        for run in range(runs):
+            for contender in CONTENDERS:
+                some = sessions if contender.size > 1 else sessions[: max(10, count // 10)]
+                place = Path(top) / f"{run} {contender.name}"
+                place.mkdir()
+                cost = contender.save(place, some, contender.size) / len(some)
+                costs[contender.name] = min(cost, costs.get(contender.name, cost))
     return costs
 
 
