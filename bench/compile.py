@@ -1,4 +1,4 @@
-"""The build hook that makes machine code of the decoder's short way, ``src/hl7core/wire/_native.pyx``.
+"""The build hook that makes machine code of what is done most often: each ``_native.pyx`` below ``src/hl7core``.
 
 A build hook of hatchling (pyproject.toml names it).  The law: it never costs anybody an installation.  Where a C
 compiler and Python's headers are at hand it compiles, and where not, or where that fails, the build is pure Python,
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,8 +25,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 VARIABLE = "HL7CORE_COMPILE"
 REQUIRES = ("cython>=3.1", "setuptools>=70")
-MODULE = "hl7core.wire._native"
-SOURCE = "src/hl7core/wire/_native.pyx"
+SOURCES = tuple(f"src/hl7core/{room}/_native.pyx" for room in ("hl7", "model", "wire"))
 REMEDY = (
     "Machine code needs a C compiler and Python's headers (Debian: apt install gcc python3-dev; macOS: "
     "xcode-select --install)."
@@ -47,6 +47,15 @@ def at_hand() -> bool:
     return bool(compiler and shutil.which(compiler[0])) and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
+def parts_of(source: Path) -> list[Path]:
+    """Return what is compiled: ``source``, then what modules include, wherever below ``src/hl7core`` it stands."""
+    return [source, *sorted(source.parents[1].glob("*/*.pxi"))]
+
+
+def _beside(source: Path) -> Path:
+    return source.with_name(source.stem + sysconfig.get_config_var("EXT_SUFFIX"))
+
+
 class CompiledBuild(BuildHookInterface[Any]):
     def wanted(self) -> bool:
         ask = asked()
@@ -56,15 +65,17 @@ class CompiledBuild(BuildHookInterface[Any]):
         return [*REQUIRES] if self.wanted() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        source = Path(self.root, SOURCE)
-        beside = source.with_name("_native" + sysconfig.get_config_var("EXT_SUFFIX"))
+        sources = [Path(self.root, source) for source in SOURCES]
         if version == "editable":
-            beside.unlink(missing_ok=True)  # never an old one
+            for source in sources:
+                _beside(source).unlink(missing_ok=True)  # never an old one
         if not self.wanted():
             return
         self._folder = TemporaryDirectory(prefix="hl7core-compiled-")
         try:
-            made = self.compile(source, Path(self._folder.name))
+            folders = [Path(self._folder.name, str(number)) for number, _ in enumerate(sources)]
+            with ThreadPoolExecutor() as pool:
+                made = list(pool.map(self.compile, sources, folders))
         except subprocess.CalledProcessError as error:
             self._folder.cleanup()
             said = f"{error.stdout.decode(errors='replace')[-_TOLD:]}\n{REMEDY}"
@@ -72,12 +83,15 @@ class CompiledBuild(BuildHookInterface[Any]):
                 self.app.abort(f"{said}  Without {VARIABLE}=1 the build is pure Python where that fails.")
             self.app.display_warning(f"{said}  This build of hl7core is pure Python: slower, and otherwise the same.")
             return
-        if version == "editable":
-            shutil.copy(made, beside)
-            return
-        build_data["force_include"][str(made)] = f"hl7core/wire/{made.name}"
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+        for source, machine_code in zip(sources, made, strict=True):
+            if version == "editable":
+                shutil.copy(machine_code, _beside(source))
+            else:
+                place = f"hl7core/{source.parent.name}/{machine_code.name}"
+                build_data["force_include"][str(machine_code)] = place
+        if version != "editable":
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if hasattr(self, "_folder"):
@@ -85,19 +99,20 @@ class CompiledBuild(BuildHookInterface[Any]):
 
     def compile(self, source: Path, folder: Path) -> Path:
         """Compile ``source`` in ``folder``; return what was made.  Raises CalledProcessError with what was said."""
-        sources = (source, *sorted(source.parent.glob("*.pxi")))
-        digest = hashlib.sha256(b"".join(part.read_bytes() for part in sources)).hexdigest()
+        module = f"hl7core.{source.parent.name}.{source.stem}"
+        digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts_of(source))).hexdigest()
+        folder.mkdir()
         script = f"""
 import sys
 from Cython.Compiler.Main import compile_single
 from Cython.Compiler.Options import CompilationOptions
 from setuptools import Distribution, Extension
 
-result = compile_single({str(source)!r}, CompilationOptions(output_file="_native.c", language_level=3), {MODULE!r})
+result = compile_single({str(source)!r}, CompilationOptions(output_file="_native.c", language_level=3), {module!r})
 if result.num_errors:
     sys.exit(1)
 extension = Extension(
-    {MODULE!r}, ["_native.c"], define_macros=[("HL7CORE_SOURCE", '"{digest}"')],
+    {module!r}, ["_native.c"], define_macros=[("HL7CORE_SOURCE", '"{digest}"')],
     extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-g0", "-w"],
 )
 command = Distribution({{"name": "hl7core", "ext_modules": [extension]}}).get_command_obj("build_ext")

@@ -1,9 +1,11 @@
 """The build makes machine code where it can, and never costs anybody an installation."""
 
+import hashlib
 import json
 import subprocess
 import sys
 import sysconfig
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -39,12 +41,12 @@ def built(version="standard"):
 
 def broken(monkeypatch, tmp_path):
     """Let the source be one that no compiler takes."""
-    source = tmp_path / "broken.pyx"
+    source = tmp_path / "_native.pyx"
     source.write_text("cdef what(:\n")
     names = hook().initialize.__globals__
-    monkeypatch.setitem(names, "SOURCE", str(source))
+    monkeypatch.setitem(names, "SOURCES", [str(source)])
     own = hook()
-    monkeypatch.setitem(own.initialize.__globals__, "SOURCE", str(source))
+    monkeypatch.setitem(own.initialize.__globals__, "SOURCES", [str(source)])
     return own
 
 
@@ -99,6 +101,14 @@ def test_an_editable_install_never_keeps_old_machine_code(monkeypatch, tmp_path)
     monkeypatch.setenv("HL7CORE_COMPILE", "0")
     own.initialize("editable", {})
     assert not old.exists()
+
+
+@pytest.mark.skipif(not is_compiled(), reason="this installation has no machine code")
+@pytest.mark.parametrize("room", ["hl7", "model", "wire"])
+def test_the_machine_code_is_built_from_this_source(room):
+    parts = hook().initialize.__globals__["parts_of"](ROOT / f"src/hl7core/{room}/_native.pyx")
+    digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+    assert digest == import_module(f"hl7core.{room}._native").SOURCE, "pip install -e . builds it anew"
 
 
 @pytest.mark.parametrize(("pure", "compiled"), [("0", is_compiled()), ("1", False)])

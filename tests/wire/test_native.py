@@ -1,9 +1,7 @@
 """The short way as machine code and the same in Python answer alike, whatever they are given."""
 
-import hashlib
 import struct
 from contextlib import contextmanager
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -24,8 +22,6 @@ from hl7core.wire.usual import usual_session
 from .conversations import captures, reply, request
 
 pytestmark = pytest.mark.skipif(native.Unusual is None, reason="this installation has no machine code")
-
-WIRE = Path(__file__).parents[2] / "src/hl7core/wire"
 
 
 @contextmanager
@@ -72,13 +68,6 @@ def lined(batches):
 def placed(batches, share):
     decoder = ShareDecoder(None, share)
     return [decoder.placed(batch) for batch in batches], decoder.last_placed(), decoder.counters
-
-
-def test_the_machine_code_is_built_from_this_source():
-    from hl7core.wire import _native
-
-    source = b"".join(part.read_bytes() for part in (WIRE / "_native.pyx", *sorted(WIRE.glob("*.pxi"))))
-    assert hashlib.sha256(source).hexdigest() == _native.SOURCE, "pip install -e . builds it anew"
 
 
 @given(captures)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final, NamedTuple
 
+from hl7core.hl7.native import usual_keys
 from hl7core.hl7.separators import USUAL_HL7, USUAL_LIS02, Separators, hl7_separators, lis02_separators
 from hl7core.model.session import Message, Session
 
@@ -61,6 +62,11 @@ _Found = defaultdict[Separators, _Fields]
 
 def search_keys(session: Session) -> SearchKeys:
     """Return by which values ``session`` is found.  Never raises over what its messages hold."""
+    usual = None if usual_keys is None else usual_keys(session.messages)
+    return _all_keys(session) if usual is None else SearchKeys(*usual)
+
+
+def _all_keys(session: Session) -> SearchKeys:
     found: _Found = defaultdict(lambda: ({}, {}, {}))
     control_ids: dict[str, None] = {}
     message_types: dict[str, None] = {}

@@ -37,7 +37,6 @@ cdef extern from *:
     """
     void hl7core_keep_memory()
     const char* HL7CORE_SOURCE  # the hash of these files, as the build tells it
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 SOURCE = (<bytes>HL7CORE_SOURCE).decode()
 
@@ -50,8 +49,7 @@ def keep_memory():
     hl7core_keep_memory()
 
 
-ctypedef const unsigned char* Bytes
-
+include "../model/_line.pxi"
 include "_slots.pxi"
 include "_packets.pxi"
 include "_lines.pxi"
