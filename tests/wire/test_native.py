@@ -12,7 +12,7 @@ from hl7core.errors import CaptureFileError
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.wire import decoder as decoding
 from hl7core.wire import lines as lining
-from hl7core.wire import native, pcap
+from hl7core.wire import native, pcap, pcapng
 from hl7core.wire.connection import DecoderOptions
 from hl7core.wire.decoder import ALL, Decoder
 from hl7core.wire.lines import LineDecoder, ShareDecoder, usual_line
@@ -28,8 +28,10 @@ pytestmark = pytest.mark.skipif(native.Unusual is None, reason="this installatio
 def pure():
     with (
         patch.object(decoding, "Unusual", None),
+        patch.object(decoding, "_make", usual_session),
         patch.object(lining, "_make", usual_line),
         patch.object(pcap, "records", None),
+        patch.object(pcapng, "blocks", None),
     ):
         yield
 
@@ -180,22 +182,48 @@ def test_records_of_a_file_are_alike(order, magic, records, data):
     file = struct.pack(order + "IHHIIII", magic, 2, 4, 0, 0, 65535, 1)
     for seconds, fraction, size, lie in records:
         file += struct.pack(order + "4I", seconds, fraction, max(0, size + lie), size) + bytes(size)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(file)), max_size=4)))
+    alike(read_in_parts, file, sorted(data.draw(st.lists(st.integers(0, len(file)), max_size=4))))
 
-    def work():
-        reader = pcap.CaptureReader()
-        try:
-            batches = [
-                b
-                for start, end in zip([0, *cuts], [*cuts, len(file)], strict=True)
-                for b in reader.feed(file[start:end])
-            ]
-            batches += reader.finish()
-        except CaptureFileError as error:
-            return str(error)
-        return [list(batch.packets()) for batch in batches], str(reader.damage), reader.packets
 
-    alike(work)
+def read_in_parts(file, cuts):
+    reader = pcap.CaptureReader()
+    try:
+        batches = [
+            b for start, end in zip([0, *cuts], [*cuts, len(file)], strict=True) for b in reader.feed(file[start:end])
+        ]
+        batches += reader.finish()
+    except CaptureFileError as error:
+        return str(error)
+    return [list(batch.packets()) for batch in batches], str(reader.damage), reader.packets
+
+
+_BLOCK = st.tuples(
+    st.sampled_from((6, 6, 6, 6, 3, 2, 1, 5, 0xBAD)),  # mostly Enhanced Packet Blocks
+    st.integers(0, 2), st.integers(0, 2**64 - 1), st.integers(0, 90),
+    st.sampled_from((0, 0, 0, 0, 0, 0, -4, 4, 1, 1 << 25, (1 << 32) - 200)),  # what it says of its length, and of
+    st.sampled_from((0, 0, 0, 0, 0, 0, -1, 1, 5, (1 << 32) - 200)),  # what was captured, is so much too high
+)  # fmt: skip
+
+
+@given(st.sampled_from("<>"), st.lists(_BLOCK, max_size=20), st.data())
+@settings(max_examples=300)
+def test_blocks_of_a_file_are_alike(order, found, data):
+    def block(kind, body, lie=0):
+        body += bytes(-len(body) % 4)
+        length = (12 + len(body) + lie) & 0xFFFFFFFF
+        return struct.pack(order + "2I", kind, length) + body + struct.pack(order + "I", length)
+
+    file = block(0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
+    for link_type in (1, 101):
+        file += block(1, struct.pack(order + "HHI", link_type, 0, 0))
+    for kind, interface, ticks, size, lie, more in found:
+        captured = (size + more) & 0xFFFFFFFF
+        file += block(
+            kind,
+            struct.pack(order + "5I", interface, ticks >> 32, ticks & 0xFFFFFFFF, captured, size) + bytes(size),
+            lie,
+        )
+    alike(read_in_parts, file, sorted(data.draw(st.lists(st.integers(0, len(file)), max_size=4))))
 
 
 @pytest.mark.parametrize("size", [1, 700, 5000, 40_000])
@@ -240,3 +268,11 @@ def test_usual_packets_and_their_repeats_never_reach_the_decoder(often):
 
     assert len(Watched(make=usual_session).feed(batch)) == 50
     assert len(seen) < 10 > len(delivered) < len(batch.starts) // 2
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_blocks_of_one_interface_are_taken_in_one_go(order):
+    packet = struct.pack(order + "7I", 6, 36, 3, 1, 2, 2, 60) + b"ab\0\0" + struct.pack(order + "I", 36)
+    columns = [], [], [], []
+    assert native.blocks(packet * 3, 0, order == ">", 3, *columns) == 108
+    assert columns == ([28, 64, 100], [30, 66, 102], [(1 << 32) + 2] * 3, [60] * 3)

@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from hl7core.cli import exits
+from hl7core.cli.memory import settle
 from hl7core.cli.output import writer_for
 from hl7core.cli.text import colourful, columns, headline
 from hl7core.engine.engine import Engine
@@ -74,6 +75,7 @@ async def _operate(
     tasks = [asyncio.create_task(_limited(engine, limit))]
     try:
         await engine.start()
+        settle()
         if beside is not None:
             tasks.append(asyncio.create_task(_alongside(engine, beside)))
         await engine.run_until_stopped()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import click
 
 from hl7core.cli import exits
+from hl7core.cli.memory import settle
 from hl7core.cli.output import FORMATS, Writer, writer_for
 from hl7core.errors import CaptureFileError, SettingsError
 from hl7core.files import CaptureFile
@@ -22,7 +22,6 @@ from hl7core.wire.decoder import Decoder, DecoderOptions
 from hl7core.wire.dissect import LINK_TYPES
 from hl7core.wire.encrypted import Encrypted
 from hl7core.wire.framing import Dialect
-from hl7core.wire.native import keep_memory
 from hl7core.wire.tls.keylog import KeyLog
 
 if TYPE_CHECKING:
@@ -82,12 +81,7 @@ def command(
 
     Several files are read as one capture, in the order given: a conversation may go on from one to the next.
     """
-    # Sessions come and go by the hundred thousand and refer to nothing that refers back: the collector of cycles would
-    # look through them all the time and find nothing.
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 100)
-    if keep_memory is not None:
-        keep_memory()
+    settle()
     options, dialects = _options(settings_path)
     keys = _keys(keylog)
     name = output or ("text" if sys.stdout.isatty() else "jsonl")

@@ -211,14 +211,17 @@ class Books:
     def _make_room(self) -> list[str]:
         """Forget the oldest that are saved; past the bound for unsaved ones, the oldest of those: return these."""
         limits = self._limits
+        clean, kept = self._clean, []
+        count, room = len(clean), limits.memory_bytes + self._dirty_bytes
         at = 0
-        while at < len(self._clean) and (
-            len(self._clean) > limits.memory_sessions or self._bytes - self._dirty_bytes > limits.memory_bytes
-        ):
-            if self._clean[at][1] in self._kept:
-                at += 1
+        while at < len(clean) and (count > limits.memory_sessions or self._bytes > room):
+            if clean[at][1] in self._kept:
+                kept.append(clean[at])
             else:
-                self._forget(self._clean[at][1])
+                self._bytes -= self._entries.pop(clean[at][1]).size
+                count -= 1
+            at += 1
+        clean[:at] = kept
         lost: list[str] = []
         while (
             limits.saving

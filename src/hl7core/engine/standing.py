@@ -16,9 +16,12 @@ __all__ = ["carried", "ignore", "renewed", "retry", "size_of", "stamp", "unignor
 
 def size_of(session: Session) -> int:
     """Estimate the memory that a session takes."""
-    text = sum(len(message.text) for message in session.messages)
-    rest = sum(len(e.before) + len(e.content) + len(e.after) for e in session.elements)
-    return text + rest + 300 * len(session.elements) + 400 * len(session.messages) + 1000
+    size = 1000
+    for message in session.messages:
+        size += 400 + len(message.text)
+    for element in session.elements:
+        size += 300 + len(element.before) + len(element.content) + len(element.after)
+    return size
 
 
 def with_deliveries(session: Session, names: Sequence[str]) -> Session:

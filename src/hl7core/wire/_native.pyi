@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hl7core.model.packet import PacketBatch
+from hl7core.model.session import Session
 from hl7core.wire.connection import Half
 from hl7core.wire.decoder import Decoder
 from hl7core.wire.streams import Streams
@@ -10,6 +11,16 @@ from hl7core.wire.usual import Told
 SOURCE: str
 """The SHA-256 of the sources that this was built from, in hexadecimal."""
 
+def blocks(
+    buffer: bytes,
+    at: int,
+    big: bool,
+    current: int,
+    starts: list[int],
+    ends: list[int],
+    ticks: list[int],
+    wires: list[int],
+) -> int: ...
 def keep_memory() -> None: ...
 def records(
     buffer: bytes,
@@ -40,3 +51,7 @@ class Unusual(Iterator[tuple[int, int, int]]):
 class UsualLine:
     def __init__(self, slow: Callable[[Told], bytes]) -> None: ...
     def __call__(self, told: Told) -> bytes: ...
+
+class UsualSession:
+    def __init__(self, slow: Callable[[Told], Session]) -> None: ...
+    def __call__(self, told: Told) -> Session: ...

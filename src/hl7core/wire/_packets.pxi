@@ -1,4 +1,4 @@
-# Packets: the records of a file, and what is usual among them.
+# Packets: the records of a pcap file, the blocks of a pcapng file, and what is usual among them.
 
 from cpython.list cimport PyList_Append
 
@@ -79,7 +79,42 @@ def records(
     return at
 
 
+def blocks(
+    bytes buffer, Py_ssize_t at, bint big, long long current, list starts, list ends, list ticks, list wires,
+):
+    """Note where the packets of a pcapng file lie in ``buffer``, from ``at`` on, and return where that ends.
+
+    Those of the interface ``current`` in Enhanced Packet Blocks, that is: it ends at whatever is something else, cut, or
+    damaged perhaps.  ``big``: in big-endian order.
+    """
+    cdef Bytes data = <Bytes>PyBytes_AS_STRING(buffer)
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(buffer)
+    cdef Bytes block
+    cdef unsigned long long length, captured
+    if at < 0:
+        raise ValueError("blocks begin in the buffer")
+    while end - at >= 32:
+        block = data + at
+        length, captured = _word(block + 4, big), _word(block + 20, big)
+        if (
+            _word(block, big) != 6 or _word(block + 8, big) != current or length > <unsigned long long>(end - at)
+            or captured + 32 > length or length > _MAX_CAPTURED + 65536 or length & 3
+            or _word(block + length - 4, big) != length
+        ):
+            break
+        PyList_Append(starts, at + 28)
+        PyList_Append(ends, at + 28 + <Py_ssize_t>captured)
+        PyList_Append(ticks, <unsigned long long>_word(block + 12, big) << 32 | _word(block + 16, big))
+        PyList_Append(wires, _word(block + 24, big))
+        at += <Py_ssize_t>length
+    return at
+
+
 # Packets.
+
+cdef inline unsigned int _word(Bytes at, bint big) noexcept:
+    return _u32(at) if big else _l32(at)
+
 
 cdef inline unsigned int _l32(Bytes at) noexcept:
     return (<unsigned int>at[3] << 24) | (<unsigned int>at[2] << 16) | (<unsigned int>at[1] << 8) | at[0]

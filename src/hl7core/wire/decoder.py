@@ -29,7 +29,7 @@ from hl7core.wire.dissect import FIN, FRAGMENT, RST, SYN, TCP_PROTOCOL, dissect,
 from hl7core.wire.encrypted import UNREAD, Encrypted
 from hl7core.wire.fragments import Fragments
 from hl7core.wire.framing import Dialect
-from hl7core.wire.native import Unusual
+from hl7core.wire.native import Unusual, UsualSession
 from hl7core.wire.reassembly import LOOSE_BYTES
 from hl7core.wire.streams import Streams
 from hl7core.wire.tls.keylog import KeyLog
@@ -58,6 +58,7 @@ MAX_RECENT: Final = 10_000
 _REPEATED: Final = 1 << 20
 _LOOK_IDLE: Final = 60 * SECOND
 _LINKTYPE_RAW: Final = 101
+_make: Final[Make] = usual_session if UsualSession is None else UsualSession(usual_session)
 
 
 class Decoder:
@@ -69,7 +70,8 @@ class Decoder:
     ``crowded`` (how often something was given up for want of room), ``idle`` (connections let go as idle), ``tls``
     (connections that are encrypted; ``encrypted`` names those that nobody could read, ``keys`` opens them).  With
     ``options.watch_messages`` the messages collect in ``messages`` as they complete; who reads them clears the list.
-    ``make`` makes what ``feed`` returns of a usual exchange; ``share`` is the part of all connections to look at.
+    ``make`` makes what ``feed`` returns of a usual exchange (None: its session); ``share`` is the part of all
+    connections to look at.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Decoder:
         options: DecoderOptions | None = None,
         dialects: Sequence[Dialect] = (),
         *,
-        make: Make = usual_session,
+        make: Make | None = None,
         share: range = ALL,
         keys: KeyLog | None = None,
     ) -> None:
@@ -89,7 +91,7 @@ class Decoder:
             ), 0,
         )  # fmt: skip
         self.now_ns = 0
-        self._streams = Streams(self.options, dialects, self.counters, make, keys)
+        self._streams = Streams(self.options, dialects, self.counters, make or _make, keys)
         self._share = share
         self._shared = share != ALL
         self._passed: set[bytes] = set()  # connections that are left at a glance: others' shares, and encrypted ones

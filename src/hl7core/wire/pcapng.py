@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from hl7core.errors import CaptureFileError
 from hl7core.model.packet import Interface, PacketBatch
+from hl7core.wire.native import blocks
 
 __all__ = ["MAX_CAPTURED", "MAX_TIME", "SECTION_HEADER", "PcapngParser"]
 
@@ -122,6 +123,8 @@ class PcapngParser:
         last = end - 32
         need = 12
         while end - at >= 12:
+            if blocks is not None:  # it does what follows here, and ends where that has to look
+                at = blocks(buffer, at, layout is _BIG, current, starts, ends, ticks, wires)
             add_start, add_end, add_ticks, add_wire = starts.append, ends.append, ticks.append, wires.append
             while at <= last:
                 kind, length, number, high, low, captured, wire = read_words(buffer, at)
