@@ -4,6 +4,7 @@
     python bench/traffic.py b /tmp/b.pcap              2.2 million packets: 100,000 LIS01 sessions, byte by byte
     python bench/traffic.py c /tmp/c.pcap              2 million packets of noise with 0.8 % MLLP among them
     python bench/traffic.py d /tmp/d.pcap              as a, with 18 % of the data segments repeated or out of order
+    python bench/traffic.py o /tmp/o.pcap              10,000 connections, all open at once, each in a message of 1 KiB
 
 OUT.truth.json says what was sent: packets, sessions, messages, and ``sha256`` over the hex sha256 of every message,
 sorted, each with a line feed; so this must print the same:
@@ -163,7 +164,7 @@ class Mllp:
     """Results and their acknowledgements; what varies little is rendered once."""
 
     def __init__(self, rng: random.Random, truth: Truth) -> None:
-        self.rng, self.truth, self.number = rng, truth, 0
+        self.rng, self.truth, self.number, self.clock = rng, truth, 0, ""
         self.observations = [
             [
                 f"OBX|{place}|NM|{code}^{name}^LN||{rng.uniform(1, 150):.1f}|{unit}|{span}|N|||F|||20240108080000\r"
@@ -174,11 +175,24 @@ class Mllp:
 
     def exchange(self, analyzer: int) -> tuple[bytes, bytes]:
         """Return the next result and its acknowledgement, without their framing."""
+        sent = self.request(analyzer)
+        reply = (
+            f"MSH|^~\\&|LIS|HOSPITAL|ANALYZER{analyzer:03}|LAB|{self.clock}||ACK^R01^ACK|A{self.number:08}|P|2.5.1\r"
+            f"MSA|AA|R{self.number:08}\r"
+        )
+        answered = reply.encode()
+        self.truth.sessions += 1
+        self.truth.message(sent)
+        self.truth.message(answered)
+        return sent, answered
+
+    def request(self, analyzer: int) -> bytes:
+        """Return the next result; whoever sends it tells the truth."""
         rng = self.rng
         self.number = number = self.number + 1
         pick = int(rng.random() * 0x1_0000_0000)
         name = f"{_SURNAMES[pick % 12]}^{_GIVEN[pick // 12 % 12]}"
-        clock = f"20240108{8 + number // 3600 % 12:02}{number // 60 % 60:02}{number % 60:02}"
+        clock = self.clock = f"20240108{8 + number // 3600 % 12:02}{number // 60 % 60:02}{number % 60:02}"
         request = (
             f"MSH|^~\\&|ANALYZER{analyzer:03}|LAB|LIS|HOSPITAL|{clock}||ORU^R01^ORU_R01|R{number:08}|P|2.5.1|||AL|NE\r"
             f"PID|1||{pick % 10_000_000:07}^^^HOSPITAL^MR||{name}||19{pick % 90 + 10}0315|{'FM'[pick & 1]}\r"
@@ -187,17 +201,11 @@ class Mllp:
             + "".join([lines[(pick >> place * 3) % 97] for place, lines in enumerate(self.observations)])
             + f"NTE|1|L|Verified by the analyzer in run {pick % 997:03}; reference ranges are those of adults\r"
         )
-        reply = (
-            f"MSH|^~\\&|LIS|HOSPITAL|ANALYZER{analyzer:03}|LAB|{clock}||ACK^R01^ACK|A{number:08}|P|2.5.1\r"
-            f"MSA|AA|R{number:08}\r"
-        )
-        sent, answered = request.encode(), reply.encode()
-        self.truth.sessions += 1
-        self.truth.message(sent)
-        self.truth.message(answered)
-        return sent, answered
+        return request.encode()
 
-    def conversation(self, connection: Connection, analyzer: int, exchanges: int) -> Iterator[bytes]:
+    def conversation(
+        self, connection: Connection, analyzer: int, exchanges: int, *, close: bool = True
+    ) -> Iterator[bytes]:
         rng, packet, client, server = self.rng, connection.packet, connection.client, connection.server
         yield from connection.open()
         for _ in range(exchanges):
@@ -212,7 +220,8 @@ class Mllp:
             yield packet(server, ACK)
             yield packet(server, PSH | ACK, b"\x0b" + reply + b"\x1c\r")
             yield packet(client, ACK)
-        yield from connection.close()
+        if close:
+            yield from connection.close()
 
 
 def disturbed(rng: random.Random, packets: Iterator[bytes]) -> Iterator[bytes]:
@@ -395,11 +404,25 @@ def unruly(rng: random.Random, truth: Truth, scale: float) -> Iterator[bytes]:
     )
 
 
+def left_open(rng: random.Random, truth: Truth, scale: float) -> Iterator[bytes]:
+    """Connections that have had an exchange, and break off a kibibyte into a message, all at the end of the capture."""
+    mllp, count = Mllp(rng, truth), max(1, round(10_000 * scale))
+    connections = [_analyzer(rng, number, 2575) for number in range(count)]
+    for number, connection in enumerate(connections):
+        yield from mllp.conversation(connection, number % 1000, 1, close=False)
+    for number, connection in enumerate(connections):
+        begun = mllp.request(number % 1000)[:1023]
+        truth.message(begun)
+        truth.sessions += 1
+        yield connection.packet(connection.client, ACK, b"\x0b" + begun)
+
+
 KINDS: dict[str, Callable[[random.Random, Truth, float], Iterator[bytes]]] = {
     "a": clean,
     "b": bytewise,
     "c": noisy,
     "d": unruly,
+    "o": left_open,
 }
 
 

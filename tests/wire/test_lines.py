@@ -1,5 +1,6 @@
 """Lines of JSON straight from packets are what a decoder and the writer of JSON give."""
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -23,11 +24,22 @@ def part(number, count):
     return range(cuts[number], cuts[number + 1])
 
 
+def together_of(shares, batches):
+    """What the shares say, each step's in order of their places."""
+    lines = []
+    steps = [[share.placed(batch) for share in shares] for batch in batches]
+    for said in [*steps, *zip(*(share.last_placed() for share in shares), strict=True)]:
+        found = [entry for places, its in said for entry in zip(places, its, strict=True)]
+        lines += [line for _, line in sorted(found, key=lambda entry: entry[0])]
+    return lines
+
+
 @given(captures)
 @settings(max_examples=150, deadline=None)
 def test_a_line_is_the_json_of_the_session(batches):
     decoder = LineDecoder()
-    lines = [*(line for batch in batches for line in decoder.lines(batch)), *decoder.last_lines()]
+    lines = [line for batch in batches for line in decoder.lines(batch)]
+    lines += [line for some in decoder.last_lines() for line in some]
     assert (lines, decoder.counters) == plain(batches)
 
 
@@ -36,14 +48,7 @@ def test_a_line_is_the_json_of_the_session(batches):
 def test_the_shares_put_in_order_by_their_places_are_the_whole(batches, count):
     expected, counters = plain(batches)
     shares = [ShareDecoder(None, part(number, count)) for number in range(count)]
-    lines = []
-    for step in [*batches, None]:
-        found = []
-        for share in shares:
-            places, its = share.last_placed() if step is None else share.placed(step)
-            found += zip(places, its, strict=True)
-        found.sort(key=lambda entry: entry[0])
-        lines += [line for _, line in found]
+    lines = together_of(shares, batches)
     assert sorted(lines) == sorted(expected)  # what one sweep ends may come in another order between connections
     together = {name: sum(share.counters[name] for share in shares) for name in counters}
     together |= {name: shares[0].counters[name] for name in ("packets", "skipped")}
@@ -67,7 +72,8 @@ def test_the_sensor_and_text_that_needs_an_escape_are_written_alike(sensor):
     assert decoder.lines(talk.batch()) == expected
 
 
-def test_the_shares_of_usual_traffic_are_in_the_order_of_the_whole():
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_the_shares_of_usual_traffic_are_in_the_order_of_the_whole(size):
     talks = [TcpTalk((f"10.0.0.{number}", 50_000 + number), time_ns=10**18 + number) for number in range(9)]
     for talk in talks:
         talk.open()
@@ -76,11 +82,19 @@ def test_the_shares_of_usual_traffic_are_in_the_order_of_the_whole():
             talk.acceptor(reply(control_id, b"AA"))
         talk.opener(request(0, b"4", (b"", b"")))
     packets = sorted((p for talk in talks for p in talk.packets), key=lambda packet: packet.time_ns)
-    batches = [PacketBatch.of(packets[:50]), PacketBatch.of(packets[50:])]
+    batches = [PacketBatch.of(packets[at : at + size]) for at in range(0, len(packets), size)]
     expected, _ = plain(batches)
-    shares = [ShareDecoder(None, part(number, 3)) for number in range(3)]
-    lines = []
-    for placed in ([share.placed(batch) for share in shares] for batch in batches):
-        lines += [line for _, line in sorted(e for found in placed for e in zip(*found, strict=True))]
-    lines += [line for _, line in sorted(e for share in shares for e in zip(*share.last_placed(), strict=True))]
-    assert lines == expected
+    assert together_of([ShareDecoder(None, part(number, 3)) for number in range(3)], batches) == expected
+
+
+def test_what_is_open_at_the_end_comes_some_at_a_time():
+    talks = [TcpTalk((f"10.0.{number >> 8}.{number & 255}", 50_000)) for number in range(1200)]
+    for talk in talks:
+        talk.open()
+        talk.opener(request(0, b"1", (b"", b"")))
+    decoder = Decoder()
+    decoder.feed(PacketBatch.of([packet for talk in talks for packet in talk.packets]))
+    parts = [*decoder.ending()]
+    assert max(map(len, parts)) == 500
+    assert sum(map(len, parts)) == decoder.counters["sessions"] == 1200
+    assert not decoder.end()

@@ -64,12 +64,12 @@ def decoded(batches, **options):
 
 def lined(batches):
     decoder = LineDecoder()
-    return [decoder.lines(batch) for batch in batches], decoder.last_lines(), decoder.counters
+    return [decoder.lines(batch) for batch in batches], [*decoder.last_lines()], decoder.counters
 
 
 def placed(batches, share):
     decoder = ShareDecoder(None, share)
-    return [decoder.placed(batch) for batch in batches], decoder.last_placed(), decoder.counters
+    return [decoder.placed(batch) for batch in batches], [*decoder.last_placed()], decoder.counters
 
 
 @given(captures)

@@ -87,7 +87,8 @@ class Lines:
 
     def end(self) -> None:
         """Print what was open."""
-        self._print(self._decoder.last_lines())
+        for lines in self._decoder.last_lines():
+            self._print(lines)
         self._out.flush()
 
     def _print(self, lines: list[bytes]) -> None:
@@ -128,7 +129,8 @@ class Shares:
         """Print what was open; add up the counters."""
         for other in self._others:
             other.expect_end()
-        self._print(*self._decoder.last_placed())
+        for part in self._decoder.last_placed():
+            self._print(*part)
         self._out.flush()
         for other in self._others:
             for name, count in other.counters().items():
@@ -257,7 +259,8 @@ def _work(
 
         read(lambda batch: send(*decoder.placed(batch)))
         write(_FRAME.pack(_END, 0))
-        send(*decoder.last_placed())
+        for part in decoder.last_placed():
+            send(*part)
         counters = json.dumps(decoder.counters).encode()
         write(_FRAME.pack(0, len(counters)) + counters)
         code = 0

@@ -17,7 +17,7 @@ from hl7core.cli.output import FORMATS, Writer, writer_for
 from hl7core.errors import CaptureFileError, SettingsError
 from hl7core.files import CaptureFile
 from hl7core.model.packet import PacketBatch
-from hl7core.model.session import Ending, Session
+from hl7core.model.session import Session
 from hl7core.wire.decoder import Decoder, DecoderOptions
 from hl7core.wire.dissect import LINK_TYPES
 from hl7core.wire.encrypted import Encrypted
@@ -158,7 +158,8 @@ class _Sessions:
         self._say(self._decoder.feed(batch))
 
     def end(self) -> None:
-        self._say(self._decoder.end(Ending.CAPTURE_END))
+        for sessions in self._decoder.ending():
+            self._say(sessions)
         self._writer.close()
 
     def _say(self, sessions: list[Session]) -> None:

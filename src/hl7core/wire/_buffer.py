@@ -68,6 +68,8 @@ class Buffered(ABC):
     frame of an open text.
     """
 
+    __slots__ = ("_buffer", "_dropped", "_dropping", "_head", "_max", "_open", "_seen", "offset")
+
     def __init__(self, max_message: int = MAX_MESSAGE, offset: int = 0) -> None:
         self._max = max(max_message, 1)
         self.offset = offset  # of the first byte held, in its stream

@@ -39,6 +39,8 @@ IGNORED: Final = 2
 _ID_VERSION: Final = b"\x01"
 _MAX_MARKS: Final = 32
 _ORIGIN: Final = Struct(">BI")
+_PLACES: Final = (0, 1)
+_NOTHING: Final = ((), ())
 _VARIANT: Final = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
 _WINDOW: Final = 1 << 26
 """Segments and acknowledgements of a connection lie within 64 MiB of each other: more than any host's buffers."""
@@ -133,7 +135,7 @@ class Half(Stream):
         super().__init__(origin)
         self.side = side
         self.framer: Framer | None = None
-        self.marks: list[tuple[int, int]] = []
+        self.marks: tuple[tuple[int, int], ...] = ()  # most have none
         self.pending = False
         self.last_ns = 0
         self.acked = False  # the receiver has what is missing here
@@ -162,8 +164,8 @@ class Half(Stream):
         """Note that the byte at ``offset`` was captured at ``time_ns`` and waits for the rest of its frame."""
         marks = self.marks
         if len(marks) >= _MAX_MARKS:  # a frame of thousands of segments: when it began, and its latest, are enough
-            del marks[1 : _MAX_MARKS // 2]
-        marks.append((offset, time_ns))
+            marks = (marks[0], *marks[_MAX_MARKS // 2 :])
+        self.marks = (*marks, (offset, time_ns))
 
     def captured_at(self, offset: int) -> int:
         """Return when the byte at ``offset`` was captured (unix nanoseconds)."""
@@ -183,9 +185,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_hash",
-        "_high",
-        "_high_text",
+        "_name",
         "_places",
         "_text",
         "born",
@@ -227,10 +227,10 @@ class Connection:
         self.usual: ShortWay | None = None
         self.unproven: tuple[Half, bytes] | None = None  # no frame has told the dialect: what has come of the first
         self.born = 0
-        self.constant: list[tuple[str, ...]] = [(), ()]
+        self.constant: tuple[tuple[str, ...], tuple[str, ...]] = _NOTHING
         self.protocol = ""
         self.state = UNDECIDED
-        self.waiting: list[tuple[Half, Piece]] = []
+        self.waiting: tuple[tuple[Half, Piece], ...] = ()
         self.waiting_bytes = 0
         self.crowded = False  # it is to be let go for want of room
         self.outer: Connection | None = None  # the one that carries it encrypted
@@ -242,9 +242,8 @@ class Connection:
         self.directions = (Direction.FROM_DEVICE, Direction.FROM_LIS)
         halves[0].connection = halves[1].connection = self
         halves[0].peer, halves[1].peer = halves[1], halves[0]
-        self._places = (0, 1)
-        self._high, self._high_text = -1, ""  # of the last name's time the upper 32 bits
-        self._hash: blake2b | None = None  # most connections have no session, and need no name
+        self._places = _PLACES
+        self._name = b""  # what all names of its sessions are hashed from; most connections have no session
 
     @property
     def text(self) -> str:
@@ -253,25 +252,36 @@ class Connection:
             self._text = f"{self.ends[0]}-{self.ends[1]}"
         return self._text
 
+    def come_apart(self) -> None:
+        """It is over: its halves know nobody any more, so that all of it is freed at once, without a search for cycles.
+
+        Whoever still has a half finds it at rest, in a connection that is ignored.
+        """
+        self.tracker = self.usual = None
+        for half, nobody in zip(self.halves, _NOBODY.halves, strict=True):
+            half.framer = None
+            half.marks = ()
+            half.connection, half.peer = _NOBODY, nobody
+
+    def forget(self) -> None:
+        """Let go of what can be made again: ten thousand idle connections would hold as much."""
+        self._text = ""
+        self.constant = _NOTHING
+
     def session_id(self, half: Half, offset: int, first: bytes, time_ns: int) -> str:
         """Name the session whose first frame ``first`` begins at ``offset`` of ``half``, captured at ``time_ns``.
 
         A UUID of version 7 (RFC 9562): the unix milliseconds and 74 bits of the hash.
         """
-        if self._hash is None:
+        if not self._name:
             packed = [_packed(end) for end in self.ends]
-            self._places = (0, 1) if packed[0] <= packed[1] else (1, 0)
-            self._hash = blake2b(_ID_VERSION + b"".join(sorted(packed)), digest_size=10)
-        hashed = self._hash.copy()
-        hashed.update(_ORIGIN.pack(self._places[half.side], half.origin + offset & 0xFFFFFFFF) + first[:64])
-        digest = hashed.hexdigest()
-        millis = time_ns // 1_000_000 & 0xFFFFFFFFFFFF
-        if millis >> 16 != self._high:
-            self._high = millis >> 16
-            self._high_text = f"{self._high:08x}"
-        return (
-            f"{self._high_text}-{millis & 0xFFFF:04x}-7{digest[:3]}-{_VARIANT[digest[19]]}{digest[3:6]}-{digest[6:18]}"
-        )
+            if packed[0] > packed[1]:
+                self._places = (1, 0)
+            self._name = _ID_VERSION + b"".join(sorted(packed))
+        origin = _ORIGIN.pack(self._places[half.side], half.origin + offset & 0xFFFFFFFF)
+        digest = blake2b(self._name + origin + first[:64], digest_size=10).hexdigest()
+        millis = f"{time_ns // 1_000_000 & 0xFFFFFFFFFFFF:012x}"
+        return f"{millis[:8]}-{millis[8:]}-7{digest[:3]}-{_VARIANT[digest[19]]}{digest[3:6]}-{digest[6:18]}"
 
     def settle_roles(self, device_side: int) -> None:
         """Fix, at the first session, which side is the analyzer: as configured, else ``device_side``, else the opener.
@@ -322,3 +332,7 @@ def _among(address: str, places: tuple[str, ...]) -> bool:
 def _packed(end: Endpoint) -> bytes:
     family = socket.AF_INET6 if ":" in end.address else socket.AF_INET
     return socket.inet_pton(family, end.address) + end.port.to_bytes(2, "big")
+
+
+_NOBODY: Final = Connection((b"", b""), (Endpoint("", 0), Endpoint("", 0)), (Half(0, 0), Half(0, 1)), DecoderOptions())
+_NOBODY.state = IGNORED

@@ -8,10 +8,10 @@ them are bare acknowledgements or other people's traffic.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from hl7core.model.packet import LINKTYPE_ETHERNET, Interface, PacketBatch
@@ -54,7 +54,8 @@ MAX_REMEMBERED: Final = 10_000
 ALL: Final = range(1 << 16)
 """All connections, by a hash of their ends: a part of it is a share of them."""
 MAX_PASSED: Final = 200_000
-MAX_RECENT: Final = 10_000
+MAX_RECENT: Final = 2000
+_SOME: Final = 500
 _REPEATED: Final = 1 << 20
 _LOOK_IDLE: Final = 60 * SECOND
 _LINKTYPE_RAW: Final = 101
@@ -130,6 +131,10 @@ class Decoder:
         trackers = [half.connection.tracker for half in self._halves.values() if half.side == 0]
         found = [session for tracker in trackers if tracker is not None for session in tracker.open_sessions()]
         return sorted(found, key=lambda session: session.start_ns)
+
+    def open_connections(self) -> deque[Connection]:
+        """Return the connections that are open, in the order in which they began."""
+        return deque(half.connection for half in self._halves.values() if half.side == 0)
 
     def feed(self, batch: PacketBatch) -> list[Session]:
         """Take packets; return the sessions that ended, or that a late acknowledgement changed, in that order."""
@@ -290,15 +295,27 @@ class Decoder:
 
     def end(self, ending: Ending = Ending.CAPTURE_END) -> list[Session]:
         """End everything; return the sessions that were open.  The decoder is as new, save for its counters."""
+        return [session for sessions in self.ending(ending) for session in sessions]
+
+    def ending(self, ending: Ending = Ending.CAPTURE_END) -> Iterator[list[Session]]:
+        """End everything as ``end`` does, some connections at a time: there may be many, each with a session."""
         out: list[Session] = []
-        for half in list(self._halves.values()):
-            if half.side == 0:
-                self._close(half.connection, ending, out)
+        open_ones = self.open_connections()
+        while open_ones:
+            self._close(open_ones.popleft(), ending, out)
+            if len(out) >= _SOME:
+                yield self._counted(out)
+                out = []
         self._syns.clear()
         self._remembered.clear()
         self._resets.clear()
         self._fragments = Fragments()
         self._streams.timers.clear()
+        yield self._counted(out)
+
+    def _counted(self, out: list[Any]) -> list[Any]:
+        """Return what ended with connections, which nothing can join any more."""
+        self._streams.forget_recent()
         self.counters["sessions"] += len(out)
         return out
 
@@ -453,8 +470,8 @@ class Decoder:
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
             self._remembered[key] = (half.origin, half.next_seq, connection.last_ns)
-        connection.tracker = None
         self._resets.pop(connection, None)
+        connection.come_apart()
 
     def _evict(self, out: list[Session]) -> None:
         """Make room: let go the tenth of the connections that have been idle for longest."""

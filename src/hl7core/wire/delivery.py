@@ -105,7 +105,7 @@ class Delivery:
             if last.offset + len(last.raw) + last.missing == half.offset:
                 if pending:
                     half.pending = False
-                    half.marks.clear()
+                    half.marks = ()
             else:
                 self.still_pending(half, last.offset + len(last.raw) + last.missing, now)
             if not connection.timer_ns:
@@ -132,7 +132,7 @@ class Delivery:
         if isinstance(framer, MllpFramer):
             framer.ended(size)
         half.pending = False
-        half.marks.clear()
+        half.marks = ()
         self._weigh(half)
 
     def still_pending(self, half: Half, since: int, now: int) -> None:
@@ -140,9 +140,8 @@ class Delivery:
         half.pending = True
         marks = half.marks
         while len(marks) > 1 and marks[1][0] <= since:
-            del marks[0]
-        if not marks:
-            marks.append((since, now))
+            marks = marks[1:]
+        half.marks = marks or ((since, now),)
 
     def settle(self, half: Half, out: list[Session]) -> None:
         """Tell a framer that the other side spoke, or that silence fell."""
@@ -154,7 +153,7 @@ class Delivery:
             out.extend(tracker.take(half, frames))
             half.pending = half.framer.pending > 0
             if not half.pending:
-                half.marks.clear()
+                half.marks = ()
             self._weigh(half)
 
     def gap(self, half: Half, missing: int, now: int, out: list[Session]) -> None:
@@ -168,7 +167,7 @@ class Delivery:
         half.last_ns = max(half.last_ns, half.marks[-1][1] if half.marks else 0) or now
         out.extend(connection.tracker.take(half, half.framer.skip(missing)))
         half.pending = False
-        half.marks.clear()
+        half.marks = ()
         half.last_ns = now
         self._weigh(half)
 
@@ -233,7 +232,7 @@ class Delivery:
         if connection.state == IGNORED:
             return
         size = len(piece.data)
-        connection.waiting.append((half, piece))
+        connection.waiting += ((half, piece),)
         connection.waiting_bytes += size + _PER_WAITING
         self._undecided[connection] = self._undecided.get(connection, 0) + size + PER_PIECE
         self._undecided_weight += size + PER_PIECE
@@ -250,7 +249,7 @@ class Delivery:
         if verdict is WAIT and not final:
             return
         self._undecided_weight -= self._undecided.pop(connection, 0)
-        waiting, connection.waiting, connection.waiting_bytes = connection.waiting, [], 0
+        waiting, connection.waiting, connection.waiting_bytes = connection.waiting, (), 0
         if verdict is TLS:
             self.counters["tls"] += 1
             connection.protocol = "tls"

@@ -10,6 +10,7 @@ IEEE 802.1Q.
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -94,10 +95,13 @@ def reverse(key: bytes) -> bytes:
 def endpoints(key: bytes) -> tuple[Endpoint, Endpoint]:
     """Return source and destination of a direction's key."""
     width = (len(key) - 4) // 2
-    family = socket.AF_INET if width == 4 else socket.AF_INET6
-    source = Endpoint(socket.inet_ntop(family, key[:width]), _U16.unpack_from(key, 2 * width)[0])
-    target = Endpoint(socket.inet_ntop(family, key[width : 2 * width]), _U16.unpack_from(key, 2 * width + 2)[0])
-    return source, target
+    return _endpoint(key[:width], key[-4:-2]), _endpoint(key[width : 2 * width], key[-2:])
+
+
+@lru_cache(1000)  # a server is the end of thousands of connections
+def _endpoint(address: bytes, port: bytes) -> Endpoint:
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    return Endpoint(socket.inet_ntop(family, address), _U16.unpack(port)[0])
 
 
 def dissect(buffer: bytes, start: int, end: int, link_type: int) -> TcpSegment | None:

@@ -11,7 +11,7 @@ Frames come in here.  Blocks make exchanges, which :mod:`hl7core.wire.waiting` k
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from hl7core.model.frame import Fault, Frame, FrameKind
 from hl7core.model.session import Element, ElementType, Ending, Message, OpenSession, Session
@@ -22,7 +22,7 @@ from hl7core.wire.ended import Ended
 from hl7core.wire.exchange import POSITIVE, Exchange, end_of
 from hl7core.wire.peek import batch_ids, glance, split_batch
 from hl7core.wire.scales import ELEMENT, Load, Scales
-from hl7core.wire.usual import Make, Usual, usual_session
+from hl7core.wire.usual import Make, Usual, side_of_device, usual_session
 from hl7core.wire.waiting import MAX_REVISIONS, Waiting
 
 __all__ = ["Exchanges"]
@@ -38,12 +38,20 @@ _new = tuple.__new__  # the constructors of named tuples take the arguments apar
 _COMPLETE: Final = Ending.COMPLETE
 _EVICTED: Final = Ending.EVICTED
 _BATCH_OPENS: Final = frozenset(b"FB")
-_FROM_DEVICE: Final = ("ORU", "OUL", "QRY", "QBP", "SSU")
-_TO_DEVICE: Final = ("ORM", "OML", "OMG")
+
+
+class _LongWay(NamedTuple):
+    """What a connection has beside the short way, while it needs it: most never do, and it would be half of them."""
+
+    waiting: Waiting
+    ended: Ended
+    beside: Beside
 
 
 class Exchanges:
     """The MLLP sessions of one connection."""
+
+    __slots__ = ("_connection", "_load", "_long", "_seen", "usual")
 
     def __init__(
         self,
@@ -56,10 +64,26 @@ class Exchanges:
         self._connection = connection
         self._seen = seen
         self._load = Load(scales, connection)
-        self.usual = usual = Usual(connection, [] if recent is None else recent, make, self._load)
-        self._waiting = waiting = Waiting(self._load)
-        self._ended = ended = Ended(connection, usual)
-        self._beside = Beside(connection, waiting, ended, self._load)
+        self.usual = Usual(connection, [] if recent is None else recent, make, self._load)
+        self._long: _LongWay | None = None
+
+    def _on_the_long_way(self) -> _LongWay:
+        if self._long is None:
+            waiting, ended = Waiting(self._load), Ended(self._connection, self.usual)
+            self._long = _LongWay(waiting, ended, Beside(self._connection, waiting, ended, self._load))
+        return self._long
+
+    @property
+    def _waiting(self) -> Waiting:
+        return self._on_the_long_way().waiting
+
+    @property
+    def _ended(self) -> Ended:
+        return self._on_the_long_way().ended
+
+    @property
+    def _beside(self) -> Beside:
+        return self._on_the_long_way().beside
 
     def take(self, half: Half, frames: list[Frame]) -> list[Session]:
         """Take the next frames of one direction; return the sessions that ended or changed."""
@@ -96,6 +120,8 @@ class Exchanges:
     def expire(self, now_ns: int) -> list[Session]:
         """End the exchanges that nobody has answered for as long as the settings allow."""
         self._give_back()
+        if self._long is None:
+            return []
         options = self._connection.options
         for exchange in self._waiting.overdue(now_ns - options.ack_timeout_ns):
             self._close(exchange, _COMPLETE if exchange.complete else Ending.SILENT)
@@ -105,7 +131,7 @@ class Exchanges:
     def due(self) -> int:
         """Return when ``expire`` is next worth calling, 0 for not at all."""
         options = self._connection.options
-        due = self._waiting.due(options.ack_timeout_ns, options.late_ns)
+        due = 0 if self._long is None else self._waiting.due(options.ack_timeout_ns, options.late_ns)
         if self.usual.half is None:
             return due
         own = self.usual.end_ns + options.ack_timeout_ns
@@ -114,6 +140,8 @@ class Exchanges:
     def end(self, ending: Ending) -> list[Session]:
         """End every open exchange; bytes outside any block that found no session become one of their own."""
         self._give_back()
+        if self._long is None:
+            return []
         for exchange in self._waiting.open():
             self._close(exchange, _COMPLETE if exchange.complete else ending)
         for half in self._connection.halves:
@@ -124,12 +152,16 @@ class Exchanges:
     def let_go(self, upto: int) -> list[Session]:
         """Give up the oldest that waits, until no more than ``upto`` bytes are held; return what that ended."""
         self._give_back()
+        if self._long is None:
+            return []
         self._shed(upto)
         return self._weighed()
 
     def open_sessions(self) -> list[OpenSession]:
         """Summarise the exchanges that wait for an answer."""
         self._give_back()
+        if self._long is None:
+            return []
         connection = self._connection
         return [
             OpenSession(
@@ -165,7 +197,7 @@ class Exchanges:
         connection, waiting, beside = self._connection, self._waiting, self._beside
         side = half.side
         if connection.device_side < 0:
-            connection.settle_roles(_device_side(side, message_type))
+            connection.settle_roles(side_of_device(side, message_type))
         late = False
         if reply_to is None:
             kind = _MESSAGE
@@ -344,12 +376,15 @@ class Exchanges:
 
     def _told(self) -> list[Session]:
         """Return the sessions that are done, and open the short way if nothing waits."""
-        beside, ended = self._beside, self._ended
-        self.usual.ready = not (self._waiting.count or beside.holds or beside.confirms)
+        waiting, ended, beside = self._on_the_long_way()
+        self.usual.ready = ready = not (waiting.count or beside.holds or beside.confirms)
         if not ended.exchanges and not ended.added:
             return []
         beside.release()
-        return ended.sessions()
+        told = ended.sessions()
+        if ready and not waiting.has_late:
+            self._long = None
+        return told
 
     def _within_bounds(self) -> list[Session]:
         """Weigh what waits, let go of what is too much, here and over all connections; return what has ended."""
@@ -369,10 +404,3 @@ def _mark(exchange: Exchange) -> None:
     """Note on its last element where an exchange was let go."""
     element = exchange.elements[-1]
     exchange.elements[-1] = element._replace(faults=(*element.faults, Fault("evicted", end_of(element))))
-
-
-def _device_side(side: int, message_type: str) -> int:
-    """Return which side is the analyzer, as the first message's type tells, or -1."""
-    if message_type.startswith(_FROM_DEVICE):
-        return side
-    return 1 - side if message_type.startswith(_TO_DEVICE) else -1

@@ -24,6 +24,8 @@ from hl7core.wire.usual import Make, Told, usual_session
 __all__ = ["LineDecoder", "ShareDecoder", "usual_line"]
 
 _PLACE_BITS: Final = 40
+_TOGETHER: Final = 2
+"""What was open of so many batches ends together."""
 # What JSON escapes in plain ASCII text: to replace these three beats to look at each character.
 _B: Final = b"\\"
 _BB: Final = b"\\\\"
@@ -45,9 +47,9 @@ class LineDecoder(Decoder):
         """Take packets; return the lines (no end of line) of the sessions that ended or changed, in that order."""
         return _lines(self.feed(batch))
 
-    def last_lines(self, ending: Ending = Ending.CAPTURE_END) -> list[bytes]:
-        """End everything; return the lines of the sessions that were open."""
-        return _lines(self.end(ending))
+    def last_lines(self, ending: Ending = Ending.CAPTURE_END) -> Iterator[list[bytes]]:
+        """End everything; yield the lines of the sessions that were open, some at a time."""
+        return map(_lines, self.ending(ending))
 
 
 class ShareDecoder(LineDecoder):
@@ -70,17 +72,21 @@ class ShareDecoder(LineDecoder):
         self._feed(batch, self._watched(self._packets(batch, out, places, base), base, out, places), out)
         return places, _lines(out)
 
-    def last_placed(self, ending: Ending = Ending.CAPTURE_END) -> tuple[list[int], list[bytes]]:
-        """End everything; return the lines of the sessions that were open, and their places."""
-        out: list[Any] = []
-        places: list[int] = []
-        for half in list(self._halves.values()):
-            if half.side == 0:
-                self._close(half.connection, ending, out)
-                places += [half.connection.born] * (len(out) - len(places))
+    def last_placed(self, ending: Ending = Ending.CAPTURE_END) -> Iterator[tuple[list[int], list[bytes]]]:
+        """End everything; yield the lines of the sessions that were open, and their places, some at a time.
+
+        As many times as any other share that has taken the same batches, each time those of the same part of them.
+        """
+        open_ones = self.open_connections()
+        for upto in range(_TOGETHER, self._batches + _TOGETHER, _TOGETHER):
+            out: list[Any] = []
+            places: list[int] = []
+            while open_ones and open_ones[0].born >> _PLACE_BITS <= upto:
+                connection = open_ones.popleft()
+                self._close(connection, ending, out)
+                places += [connection.born] * (len(out) - len(places))
+            yield places, _lines(self._counted(out))
         self.end(ending)
-        self.counters["sessions"] += len(out)
-        return places, _lines(out)
 
     def _watched(
         self, packets: Iterable[tuple[int, int, int]], base: int, out: list[Any], places: list[int]
@@ -117,7 +123,9 @@ def usual_line(told: Told) -> bytes:
         return session_to_json(usual_session(told), saved=False)
     constant = connection.constant[asking.side]
     if not constant:
-        constant = connection.constant[asking.side] = _constant(connection, asking, half)
+        constant = _constant(connection, asking, half)
+        first, second = connection.constant
+        connection.constant = (first, constant) if asking.side else (constant, second)
     head, there, back, info, own_info = constant
     start_ms, micros = divmod(asked_ns // 1000, 1000)
     moment = f"{start_ms}{DECIMALS[micros]}"

@@ -174,6 +174,8 @@ def diagram() -> str:
 class Lis01Framer(Buffered):
     """Reads one direction of a LIS01 connection."""
 
+    __slots__ = ("_mark", "_shedding", "_state")
+
     name: ClassVar[str] = "lis01"
 
     def __init__(self, max_message: int = MAX_MESSAGE, offset: int = 0) -> None:

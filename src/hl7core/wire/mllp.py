@@ -36,12 +36,14 @@ _NEXT: Final = re.compile(
 class MllpFramer(Buffered):
     """Reads one direction of an MLLP connection."""
 
+    __slots__ = ("_framed", "_noted", "_run", "_run_end")
+
     name: ClassVar[str] = "mllp"
 
     def __init__(self, max_message: int = MAX_MESSAGE, offset: int = 0) -> None:
         super().__init__(max_message, offset)
         self._framed = True  # the open block began with VT
-        self._noted: list[Fault] = []  # in the open text, of each code the first
+        self._noted: tuple[Fault, ...] = ()  # in the open text, of each code the first
         self._run = 0  # so many pieces of stray bytes
         self._run_end = -1  # end here
 
@@ -255,7 +257,7 @@ class MllpFramer(Buffered):
 
     def _note(self, code: str, at: int) -> None:
         if not self._dropping and all(fault.code != code for fault in self._noted):
-            self._noted.append(Fault(code, self.offset + at))
+            self._noted += (Fault(code, self.offset + at),)
 
     def _frame(self, raw: bytes, offset: int, tail: int, faults: list[Fault], *, complete: bool) -> Frame:
         if raw[:2] == b"\x0bM" and tail == 2 and not faults and not self._noted and _LF not in raw:
@@ -270,7 +272,7 @@ class MllpFramer(Buffered):
         if text or complete:
             found += text_faults(text, offset + head)
         found += [fault for fault in self._noted if fault.offset < offset + end]
-        self._noted = []
+        self._noted = ()
         return Frame(_BLOCK, offset, raw, head, tail, (*found, *faults), complete=complete)
 
 

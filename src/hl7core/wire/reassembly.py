@@ -29,6 +29,8 @@ _BEFORE: Final = 64 * 1024
 
 Held = tuple[int, bytes, int, int]
 """A segment that waits: offset, bytes, time, acknowledgement number (-1: none)."""
+_NOTHING: Final[list[Held]] = []
+"""What waits in most streams.  It stays empty: a stream in which something waits has a list of its own."""
 
 
 class Piece(NamedTuple):
@@ -52,7 +54,7 @@ class Stream:
         self.origin = origin
         self.next_seq = origin
         self.offset = 0
-        self.held: list[Held] = []  # sorted, never overlapping
+        self.held = _NOTHING  # sorted, never overlapping
         self.held_bytes = 0
         self.hole_since = 0
         self.fin_offset = -1
@@ -157,6 +159,7 @@ class Stream:
         held = self.held
         if not held:
             self.hole_since = time_ns
+            held = self.held = []
         end = start + len(data)
         if not held or start >= held[-1][0] + len(held[-1][1]):  # the usual case: behind everything that waits
             held.append((start, data, time_ns, ack))

@@ -70,7 +70,7 @@ class Recognition:
         """Say whether the user says what is spoken at one of the connection's places."""
         return bool(connection.options.protocols) and bool(pinned(connection.options.protocols, connection.ends))
 
-    def is_told(self, connection: Connection, waiting: list[tuple[Half, Piece]]) -> bool:
+    def is_told(self, connection: Connection, waiting: Sequence[tuple[Half, Piece]]) -> bool:
         """Say whether what waited of a connection holds the beginning of a frame, or the user says what it speaks."""
         return self.is_pinned(connection) or any(_STX in piece.data for _, piece in waiting)
 

@@ -7,6 +7,7 @@ that hold most give up their oldest, each marked and counted.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from hl7core.model.session import Session
@@ -109,6 +110,7 @@ class Load:
         self._scales.counters["crowded"] += 1
 
 
+@lru_cache(4)
 def share(options: DecoderOptions) -> int:
     """Return how many bytes of sessions that go on a connection may hold."""
     return max(options.reassembly_bytes // 4, options.max_message + EXCHANGE + ELEMENT)

@@ -26,6 +26,8 @@ _RESTRICTED: Final = RESTRICTED.replace(b"\n", b"")
 class PlainFramer(Buffered):
     """Reads one direction of a connection that speaks the plain variant."""
 
+    __slots__ = ("_controls", "_follows", "_not_stray")
+
     name: ClassVar[str] = "plain"
 
     def __init__(

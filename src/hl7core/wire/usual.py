@@ -17,17 +17,20 @@ from hl7core.wire.exchange import ASKED, NEVER, POSITIVE
 from hl7core.wire.peek import NO_REPLY
 from hl7core.wire.scales import LIGHT, Load
 
-__all__ = ["Answer", "Asked", "Make", "Told", "Usual", "usual_session"]
+__all__ = ["Answer", "Asked", "Make", "Told", "Usual", "side_of_device", "usual_session"]
 
 _HEAD: Final = b"\x0bMSH|^~\\&|"
 _HEADER: Final = 200
-_ANSWERED: Final = 64
+_ANSWERED: Final = 4000
+_BETWEEN: Final = "\r"  # no field of a message holds one
 _VT: Final = b"\x0b"
 _END: Final = b"\x1c\r"
 _MESSAGE: Final = ElementType.MESSAGE
 _ACK: Final = ElementType.ACK
 _NAK: Final = ElementType.NAK
 _COMPLETE: Final = Ending.COMPLETE
+_FROM_DEVICE: Final = ("ORU", "OUL", "QRY", "QBP", "SSU")
+_TO_DEVICE: Final = ("ORM", "OML", "OMG")
 _new = tuple.__new__  # the constructors of named tuples take the arguments apart and put them together again
 
 
@@ -88,7 +91,7 @@ class Usual:
         self._recent = recent
         self._make = make
         self._fresh = False
-        self._answered: list[str] = []  # by turns MSA-2 and MSH-10 of the acknowledgements that came
+        self._answered = ""  # MSA-2 and MSH-10 of the acknowledgements that came, each with a _BETWEEN behind it
         self._told: Told | None = None  # the exchange that was told last, as it was taken
         self._last: Session | None = None  # the session that was told last, where it is made already
         self.longest = connection.options.max_message + 3
@@ -143,13 +146,15 @@ class Usual:
         terms = TERMS.get(rest) or terms_of(rest)
         asked = self.asked
         if asked is None:
-            if terms[0] or raw[end + 1 : end + 4] not in NO_REPLY or self._connection.device_side < 0:
+            if terms[0] or raw[end + 1 : end + 4] not in NO_REPLY:
                 return False
             if len(raw) > LIGHT:
                 if not self._load.has_room(len(raw)):
                     return False
                 self._weight = len(raw)
                 self._load.add(self._weight)
+            if self._connection.device_side < 0:
+                self._connection.settle_roles(side_of_device(half.side, fields[6]))
             self.terms = terms
             self.asked = (half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms[3], plain)
             return True
@@ -182,10 +187,7 @@ class Usual:
         if self._weight:
             self._unload()
         self._told, self._last = told, None
-        known = self._answered
-        known += (told[1][5], told[2][5])
-        if len(known) > _ANSWERED:
-            del known[: _ANSWERED // 2]
+        self.note(told[1][5], told[2][5])
         if not self._fresh:
             self._fresh = True
             self._recent.append(self)
@@ -213,18 +215,24 @@ class Usual:
         """Let the last session go: ten thousand idle connections would hold as many."""
         self._last = self._told = None
         self._fresh = False
+        self._connection.forget()
 
     def note(self, request: str, reply: str) -> None:
         """Note that ``reply`` (MSH-10) has answered ``request`` (MSA-2)."""
-        self._answered += (request, reply)
-        if len(self._answered) > _ANSWERED:
-            del self._answered[: _ANSWERED // 2]
+        known = f"{self._answered}{request}\r{reply}\r"
+        if len(known) > _ANSWERED:
+            ids = known.split(_BETWEEN)
+            known = _BETWEEN.join(ids[len(ids) // 4 * 2 :])
+        self._answered = known
 
     def known(self, control_id: str) -> str:
         """Return what is wrong with an acknowledgement of ``control_id``, which nothing waits for; "": unknown."""
-        if control_id and control_id in self._answered[::2]:
+        if not control_id or control_id not in self._answered:
+            return ""
+        ids = self._answered.split(_BETWEEN)
+        if control_id in ids[::2]:
             return "duplicate-acknowledgement"
-        return "acknowledged-acknowledgement" if control_id and control_id in self._answered[1::2] else ""
+        return "acknowledged-acknowledgement" if control_id in ids[1::2] else ""
 
     def give_back(self) -> tuple[Half, bytes, int, int, int]:
         """Let go of the request that waits: return what ``block`` was given of it."""
@@ -233,6 +241,13 @@ class Usual:
         self.asked = None
         self._unload()
         return asked[:5]
+
+
+def side_of_device(side: int, message_type: str) -> int:
+    """Return which side is the analyzer, as the first message's type tells, or -1."""
+    if message_type.startswith(_FROM_DEVICE):
+        return side
+    return 1 - side if message_type.startswith(_TO_DEVICE) else -1
 
 
 def usual_session(told: Told) -> Session:

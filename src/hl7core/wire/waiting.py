@@ -108,6 +108,11 @@ class Waiting:
         """Return the exchange that a late acknowledgement by ``side`` belongs to, and whether that waits for it."""
         return (None, False) if self._late_by_id is None else self._late_by_id.find(side, control_id, code)
 
+    @property
+    def has_late(self) -> bool:
+        """Whether any is late."""
+        return bool(self._late)
+
     def late(self, session_id: str) -> Exchange | None:
         """Return the exchange of that id if it is late."""
         return self._late.get(session_id)
