@@ -83,6 +83,13 @@ def test_the_searches_are_measured_and_find_what_they_should(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_hooks_add_is_measured():
+    said = bench("hooks.py", "--scale", "0.002", "--runs", "1")
+    for way in ("the decoder alone", "the engine's way", "pluggy, a call a packet", "one plugin wants them"):
+        assert way in said
+    assert "hooks that nobody implements" in said
+
+
 @pytest.fixture
 def bench_rooms(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))

@@ -3,6 +3,7 @@
 from hypothesis import given, settings
 
 from hl7core.model.session import ElementType, Ending
+from hl7core.wire import _buffer, reassembly
 from hl7core.wire.decoder import Decoder, DecoderOptions
 from hl7core.wire.talk import TcpTalk
 from hl7core.wire.usual import usual_session
@@ -13,6 +14,14 @@ from .conversations import captures, reply, request
 def decode(batches, **options):
     decoder = Decoder(DecoderOptions(**options))
     return [[*map(decoder.feed, batches), decoder.end()], decoder.counters]
+
+
+@given(captures)
+@settings(max_examples=100, deadline=None)
+def test_what_all_connections_share_while_they_hold_nothing_stays_empty(batches):
+    decode(batches, watch_messages=True)
+    assert not _buffer._NOTHING
+    assert not reassembly._NOTHING
 
 
 @given(captures)

@@ -173,7 +173,7 @@ class _Other:
             os.close(source)
             _work(sink, options, share, read)
         os.close(sink)
-        self._pipe = os.fdopen(source, "rb", buffering=_PIPE)
+        self._pipe = os.fdopen(source, "rb", buffering=_PIPE // 4)
         self._done = False
 
     def next(self) -> list[tuple[int, bytes]]:

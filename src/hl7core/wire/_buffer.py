@@ -25,6 +25,8 @@ YES: Final = 1
 UNKNOWN: Final = -1
 
 _PIECE: Final = 4 * 1024
+_NOTHING: Final = bytearray()
+"""What is held between frames.  It stays empty: what holds something has a buffer of its own."""
 
 CONTEXT: Final = 3
 """Stray bytes kept behind a reported piece, so that a BOM or line end before a message is still seen."""
@@ -73,7 +75,7 @@ class Buffered(ABC):
     def __init__(self, max_message: int = MAX_MESSAGE, offset: int = 0) -> None:
         self._max = max(max_message, 1)
         self.offset = offset  # of the first byte held, in its stream
-        self._buffer = bytearray()
+        self._buffer = _NOTHING
         self._seen = 0  # so many of the bytes held need no second look
         self._open = False  # the buffer begins with an open frame (else with stray bytes)
         self._head = 0  # the bytes of the open frame that stand before its text
@@ -107,14 +109,21 @@ class Buffered(ABC):
         self._give_up(frames, "truncated")
         return frames
 
+    def _keep(self, data: bytes) -> None:
+        """Hold ``data`` behind what is held."""
+        if self._buffer:
+            self._buffer += data
+        else:
+            self._buffer = bytearray(data)
+
     def _pour(self, frames: list[Frame], data: bytes) -> None:
         """Hold the next bytes and read them; piece by piece, so that no search runs far ahead of what is decided."""
         if len(data) <= _PIECE:
-            self._buffer += data
+            self._keep(data)
             self._read(frames, settled=False)
             return
         for at in range(0, len(data), _PIECE):
-            self._buffer += data[at : at + _PIECE]
+            self._keep(data[at : at + _PIECE])
             self._read(frames, settled=False)
 
     @abstractmethod

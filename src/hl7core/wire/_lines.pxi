@@ -1,6 +1,6 @@
 # Lines: JSON as hl7core.wire.lines writes it.
 
-from hashlib import blake2b as _blake2b, sha256 as _sha256
+from hashlib import sha256 as _sha256
 
 from hl7core.wire.exchange import POSITIVE
 
@@ -9,12 +9,11 @@ cdef frozenset _POSITIVE = frozenset(POSITIVE)
 cdef enum:
     _AROUND = 4096      # room for what stands around the texts of a line; a longer line is written slowly
     _SMALL = 16384      # a line of so much room is written on the stack
-    _PREFIX = 64        # what a connection's names are hashed from is shorter
 
 
 cdef int _put_name(_Line* line, connection, half, long long offset, bytes first, long long time_ns) except -1:
     """The id of a session, as ``Connection.session_id`` makes it."""
-    cdef char hashed[_PREFIX + 69]
+    cdef char hashed[69]
     cdef char name[36]
     cdef const char* hexits = b"0123456789abcdef"
     cdef const char* digest
@@ -22,17 +21,17 @@ cdef int _put_name(_Line* line, connection, half, long long offset, bytes first,
     cdef unsigned long long millis = <unsigned long long>(time_ns // 1000000)
     cdef unsigned int seq
     cdef int at
-    cdef bytes prefix = connection._name
-    length = PyBytes_GET_SIZE(prefix)
-    if not length or length > _PREFIX:
+    state = connection._hash
+    if state is None:
         return _put_text(line, connection.session_id(half, offset, first, time_ns))
     seq = <unsigned int>((<long long>half.origin + offset) & 0xFFFFFFFF)
-    memcpy(hashed, PyBytes_AS_STRING(prefix), length)
-    hashed[length] = <char><int>connection._places[half.side]
+    hashed[0] = <char><int>connection._places[half.side]
     for at in range(4):
-        hashed[length + 1 + at] = <char>(seq >> (24 - 8 * at) & 0xFF)
-    memcpy(hashed + length + 5, PyBytes_AS_STRING(first), size)
-    text = _blake2b(PyBytes_FromStringAndSize(hashed, length + 5 + size), digest_size=10).hexdigest()
+        hashed[1 + at] = <char>(seq >> (24 - 8 * at) & 0xFF)
+    memcpy(hashed + 5, PyBytes_AS_STRING(first), size)
+    state = state.copy()
+    state.update(PyBytes_FromStringAndSize(hashed, 5 + size))
+    text = state.hexdigest()
     digest = PyUnicode_AsUTF8AndSize(text, &length)
     if length != 20:
         raise ValueError("a session is named by a hash of 10 bytes")

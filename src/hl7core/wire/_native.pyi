@@ -45,6 +45,7 @@ class Unusual(Iterator[tuple[int, int, int]]):
         out: list[Any],
         places: list[int] | None,
         base: int,
+        share: range | None,
     ) -> None: ...
     def __next__(self) -> tuple[int, int, int]: ...
 

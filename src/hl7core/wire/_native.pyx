@@ -28,7 +28,7 @@ cdef extern from *:
     #ifdef __GLIBC__
     #include <malloc.h>
     static void hl7core_keep_memory(void) {
-        mallopt(M_TRIM_THRESHOLD, 2 << 20);
+        mallopt(M_TRIM_THRESHOLD, 1 << 20);
         mallopt(M_MMAP_THRESHOLD, 1 << 20);
     }
     #else
@@ -42,7 +42,7 @@ SOURCE = (<bytes>HL7CORE_SOURCE).decode()
 
 
 def keep_memory():
-    """Have glibc keep up to 2 MiB that were freed, for the next batch, instead of giving them back after each.
+    """Have glibc keep up to 1 MiB that were freed, for the next batch, instead of giving them back after each.
 
     Else half of what the kernel does for ``read`` is to take pages and give them out again.  Elsewhere: nothing.
     """

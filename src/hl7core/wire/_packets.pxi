@@ -162,6 +162,16 @@ cdef inline bint _is_plain(Bytes text, Py_ssize_t size) noexcept:
     return not wrong
 
 
+cdef unsigned int _crcs[256]  # what CRC-32 makes of each byte (RFC 1952, section 8)
+
+cdef unsigned int _crc
+for _byte in range(256):
+    _crc = _byte
+    for _ in range(8):
+        _crc = _crc >> 1 ^ (0xEDB88320 if _crc & 1 else 0)
+    _crcs[_byte] = _crc
+
+
 cdef class Unusual:
     """Iterates over the packets of a batch that the decoder must look at: ``(start, end, time)`` of each.
 
@@ -176,10 +186,15 @@ cdef class Unusual:
     cdef list _out, _places
     cdef long long _base
     cdef Py_ssize_t _at, _count
+    cdef bint _shared
+    cdef unsigned int _share, _share_end
 
     def __init__(
-        self, decoder, streams, batch, dict halves, set passed, list out, list places, long long base
+        self, decoder, streams, batch, dict halves, set passed, list out, list places, long long base, share
     ):
+        self._shared = share is not None
+        if self._shared:
+            self._share, self._share_end = share.start, share.stop
         self._decoder, self._deliver, self._begin = decoder, decoder.deliver, decoder.begin
         self._arm, self._ended = streams.arm, streams.ended
         self._buffer = batch.buffer
@@ -237,7 +252,7 @@ cdef class Unusual:
         key = PyBytes_FromStringAndSize(<char*>packet + 26, 12)
         half = self._halves.get(key)
         if half is None:
-            return key in self._passed
+            return self._shared and self._is_others(packet) or key in self._passed
         if type(half) is not _Half:
             return False
         data = packet + 14 + total - size
@@ -271,6 +286,23 @@ cdef class Unusual:
             for _ in range(len(self._out) - len(self._places)):
                 self._places.append(self._base + start)
         return True
+
+    cdef bint _is_others(self, Bytes packet) noexcept:
+        """As ``Decoder._is_others``."""
+        cdef Bytes ends = packet + 26
+        cdef unsigned char key[12]
+        cdef unsigned int crc = 0xFFFFFFFF
+        cdef int at
+        memcpy(key, ends + 4, 4)
+        memcpy(key + 4, ends, 4)
+        memcpy(key + 8, ends + 10, 2)
+        memcpy(key + 10, ends + 8, 2)
+        if memcmp(ends, key, 12) < 0:
+            memcpy(key, ends, 12)
+        for at in range(12):
+            crc = crc >> 8 ^ _crcs[(crc ^ key[at]) & 0xFF]
+        crc = ~crc & 0xFFFF
+        return crc < self._share or crc >= self._share_end
 
     cdef bint _waits_for_nothing(self, Bytes packet) except -1:
         """Say whether nothing waits on the connection of a packet, so that it matters to none what it acknowledges."""
@@ -310,7 +342,7 @@ cdef class Unusual:
         if not self._block(usual, half, raw, offset, start_ns, now):
             return False
         _set(half, _OFFSET, <long long>_get(half, _OFFSET) + size)
-        _set(half, _LAST_NS, now)
+        _set(half, _LAST_NS, _get(connection, _CONNECTION_LAST_NS))  # which is now
         if held:
             self._ended(half, held + size)
         else:

@@ -28,7 +28,7 @@ cdef object _NAK = ElementType.NAK
 cdef object _COMPLETE = Ending.COMPLETE
 cdef bytes _VT = b"\x0b"
 cdef bytes _FS_CR = b"\x1c\r"
-cdef Py_ssize_t _ENDS = _slot(Connection, "ends")
+cdef Py_ssize_t _ENDS = _slot(Connection, "_ends")
 cdef Py_ssize_t _DEVICE_SIDE = _slot(Connection, "device_side")
 cdef Py_ssize_t _DIRECTIONS = _slot(Connection, "directions")
 cdef Py_ssize_t _PROTOCOL = _slot(Connection, "protocol")
@@ -58,7 +58,7 @@ cdef class UsualSession:
         cdef _Line line
         cdef char name[36]
         cdef bytes asked, raw, question, answer
-        cdef tuple directions = _get(connection, _DIRECTIONS), ends = _get(connection, _ENDS)
+        cdef tuple directions = _get(connection, _DIRECTIONS), ends = _get(connection, _ENDS) or connection.ends
         cdef Py_ssize_t side = _get(connection, _DEVICE_SIDE)
         asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, _ = request
         half, raw, offset, start_ns, end_ns, own_id, own_type, charset, _, code = reply

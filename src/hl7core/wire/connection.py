@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol
 from hl7core.model.frame import Frame
 from hl7core.model.packet import Endpoint
 from hl7core.model.session import Direction, Ending, Message, OpenSession, Session
+from hl7core.wire.dissect import endpoints
 from hl7core.wire.framing import Framer
 from hl7core.wire.pins import Pin
 from hl7core.wire.reassembly import Piece, Stream
@@ -185,7 +186,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_name",
+        "_ends",
+        "_hash",
         "_places",
         "_text",
         "born",
@@ -193,7 +195,6 @@ class Connection:
         "crowded",
         "device_side",
         "directions",
-        "ends",
         "halves",
         "keys",
         "last_ns",
@@ -214,12 +215,11 @@ class Connection:
     def __init__(
         self,
         keys: tuple[bytes, bytes],
-        ends: tuple[Endpoint, Endpoint],
         halves: tuple[Half, Half],
         options: DecoderOptions,
     ) -> None:
         self.keys = keys
-        self.ends = ends
+        self._ends: tuple[Endpoint, Endpoint] | None = None
         self.halves = halves
         self.options = options
         self._text = ""
@@ -243,7 +243,14 @@ class Connection:
         halves[0].connection = halves[1].connection = self
         halves[0].peer, halves[1].peer = halves[1], halves[0]
         self._places = _PLACES
-        self._name = b""  # what all names of its sessions are hashed from; most connections have no session
+        self._hash: blake2b | None = None  # of what all names of its sessions are hashed from
+
+    @property
+    def ends(self) -> tuple[Endpoint, Endpoint]:
+        """The opener's end and the acceptor's."""
+        if self._ends is None:
+            self._ends = endpoints(self.keys[0])
+        return self._ends
 
     @property
     def text(self) -> str:
@@ -265,6 +272,8 @@ class Connection:
 
     def forget(self) -> None:
         """Let go of what can be made again: ten thousand idle connections would hold as much."""
+        self._ends = None
+        self._hash = None
         self._text = ""
         self.constant = _NOTHING
 
@@ -273,13 +282,14 @@ class Connection:
 
         A UUID of version 7 (RFC 9562): the unix milliseconds and 74 bits of the hash.
         """
-        if not self._name:
+        if self._hash is None:
             packed = [_packed(end) for end in self.ends]
             if packed[0] > packed[1]:
                 self._places = (1, 0)
-            self._name = _ID_VERSION + b"".join(sorted(packed))
-        origin = _ORIGIN.pack(self._places[half.side], half.origin + offset & 0xFFFFFFFF)
-        digest = blake2b(self._name + origin + first[:64], digest_size=10).hexdigest()
+            self._hash = blake2b(_ID_VERSION + b"".join(sorted(packed)), digest_size=10)
+        hashed = self._hash.copy()
+        hashed.update(_ORIGIN.pack(self._places[half.side], half.origin + offset & 0xFFFFFFFF) + first[:64])
+        digest = hashed.hexdigest()
         millis = f"{time_ns // 1_000_000 & 0xFFFFFFFFFFFF:012x}"
         return f"{millis[:8]}-{millis[8:]}-7{digest[:3]}-{_VARIANT[digest[19]]}{digest[3:6]}-{digest[6:18]}"
 
@@ -334,5 +344,5 @@ def _packed(end: Endpoint) -> bytes:
     return socket.inet_pton(family, end.address) + end.port.to_bytes(2, "big")
 
 
-_NOBODY: Final = Connection((b"", b""), (Endpoint("", 0), Endpoint("", 0)), (Half(0, 0), Half(0, 1)), DecoderOptions())
+_NOBODY: Final = Connection((b"", b""), (Half(0, 0), Half(0, 1)), DecoderOptions())
 _NOBODY.state = IGNORED

@@ -25,7 +25,7 @@ from hl7core.wire.connection import (
     Half,
     MessageSeen,
 )
-from hl7core.wire.dissect import FIN, FRAGMENT, RST, SYN, TCP_PROTOCOL, dissect, endpoints, reverse
+from hl7core.wire.dissect import FIN, FRAGMENT, RST, SYN, TCP_PROTOCOL, dissect, reverse
 from hl7core.wire.encrypted import UNREAD, Encrypted
 from hl7core.wire.fragments import Fragments
 from hl7core.wire.framing import Dialect
@@ -54,7 +54,7 @@ MAX_REMEMBERED: Final = 10_000
 ALL: Final = range(1 << 16)
 """All connections, by a hash of their ends: a part of it is a share of them."""
 MAX_PASSED: Final = 200_000
-MAX_RECENT: Final = 2000
+MAX_RECENT: Final = 500
 _SOME: Final = 500
 _REPEATED: Final = 1 << 20
 _LOOK_IDLE: Final = 60 * SECOND
@@ -95,7 +95,7 @@ class Decoder:
         self._streams = Streams(self.options, dialects, self.counters, make or _make, keys)
         self._share = share
         self._shared = share != ALL
-        self._passed: set[bytes] = set()  # connections that are left at a glance: others' shares, and encrypted ones
+        self._passed: set[bytes] = set()  # encrypted connections, which are left at a glance
         self._halves: dict[bytes, Half] = {}
         # Of these two the oldest goes where they are full: at once, which a dict would have to look for.
         self._syns: OrderedDict[bytes, int] = OrderedDict()
@@ -151,7 +151,8 @@ class Decoder:
         """
         if Unusual is None or batch.interface.link_type != LINKTYPE_ETHERNET or batch.buffer.__class__ is not bytes:
             return zip(batch.starts, batch.ends, batch.times, strict=True)
-        return Unusual(self, self._streams, batch, self._halves, self._passed, out, places, base)
+        share = self._share if self._shared else None
+        return Unusual(self, self._streams, batch, self._halves, self._passed, out, places, base, share)
 
     def _feed(self, batch: PacketBatch, packets: Iterable[tuple[int, int, int]], out: list[Session]) -> None:
         buffer = batch.buffer
@@ -209,7 +210,7 @@ class Decoder:
                 continue
             half = get(key)
             if half is None:
-                if shared and (key in passed or self._is_others(key)):
+                if shared and self._is_others(key):
                     continue
                 if 0x14 <= buffer[begin] <= 0x17 and streams.is_encrypted(buffer[begin:stop]):
                     self._leave_encrypted(key)
@@ -314,8 +315,9 @@ class Decoder:
         yield self._counted(out)
 
     def _counted(self, out: list[Any]) -> list[Any]:
-        """Return what ended with connections, which nothing can join any more."""
+        """Return what ended with connections, behind which nothing comes."""
         self._streams.forget_recent()
+        self._remembered.clear()
         self.counters["sessions"] += len(out)
         return out
 
@@ -335,11 +337,7 @@ class Decoder:
 
     def _is_others(self, key: bytes) -> bool:
         """Say whether a connection belongs to another share: the same of both directions."""
-        peer = reverse(key)
-        if crc32(min(key, peer)) % len(ALL) in self._share:
-            return False
-        self._pass_by((key, peer))
-        return True
+        return crc32(min(key, reverse(key))) % len(ALL) not in self._share
 
     def _pass_by(self, keys: Iterable[bytes]) -> None:
         """Leave a connection at a glance from now on, until it closes."""
@@ -359,7 +357,6 @@ class Decoder:
                     return None
         if len(self._halves) >= 2 * self.options.max_connections:
             self._evict(out)
-        source, target = endpoints(key)
         opens = _opens(key, own_isn, peer_isn)
         origin = own_isn & _MASK if own_isn >= 0 else seq
         own = Half(origin, 0 if opens else 1)
@@ -367,10 +364,8 @@ class Decoder:
         peer = Half(peer_isn & _MASK if peer_isn >= 0 else 0, 1 if opens else 0)
         if peer_isn < 0:
             peer.origin = peer.next_seq = -1  # its first data will tell
-        halves, keys, ends = ((own, peer), (key, peer_key), (source, target))
-        if not opens:
-            halves, keys, ends = ((peer, own), (peer_key, key), (target, source))
-        connection = Connection(keys, ends, halves, self.options)
+        halves, keys = ((own, peer), (key, peer_key)) if opens else ((peer, own), (peer_key, key))
+        connection = Connection(keys, halves, self.options)
         connection.last_ns = now
         connection.midway = own_isn < 0 and peer_isn < 0
         self._halves[key], self._halves[peer_key] = own, peer

@@ -73,7 +73,7 @@ class MllpFramer(Buffered):
             if start == size:
                 return frames
             if data[start] == _VT:
-                self._buffer.append(_VT)
+                self._keep(data[start : start + 1])
                 self._begin(1)
                 self._framed = True
                 start += 1
@@ -89,7 +89,7 @@ class MllpFramer(Buffered):
 
         That is VT and M, no other VT, FS or FF, and no more than the largest text.
         """
-        self._buffer += data
+        self._keep(data)
         self._begin(1)
         self._framed = True
         self._seen = len(data) - (data[-1] == _CR)  # FF may follow
@@ -116,7 +116,7 @@ class MllpFramer(Buffered):
             return False
         end = data.find(_FS)
         if end < 0:
-            self._buffer += data
+            self._keep(data)
             self._seen = held + len(data) - (data[-1:] == b"\r")  # FF may follow
             return True
         if end != len(data) - 2 or data[-1] != _CR:
@@ -129,7 +129,7 @@ class MllpFramer(Buffered):
             self._open = False
             self._seen = 0
             return True
-        self._buffer += data
+        self._keep(data)
         self._end(frames, held + end, 2, [])
         return True
 

@@ -21,7 +21,7 @@ __all__ = ["Answer", "Asked", "Make", "Told", "Usual", "side_of_device", "usual_
 
 _HEAD: Final = b"\x0bMSH|^~\\&|"
 _HEADER: Final = 200
-_ANSWERED: Final = 4000
+_ANSWERED: Final = 1300
 _BETWEEN: Final = "\r"  # no field of a message holds one
 _VT: Final = b"\x0b"
 _END: Final = b"\x1c\r"

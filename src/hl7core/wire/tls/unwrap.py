@@ -59,7 +59,7 @@ class Unwrapped:
         self._version = 0
         self._over = False
         first, second = (Half(half.origin, half.side) for half in connection.halves)
-        self._inner = Connection(connection.keys, connection.ends, (first, second), connection.options)
+        self._inner = Connection(connection.keys, (first, second), connection.options)
         self._inner.outer = connection
         self._out: list[Session] = []
 
