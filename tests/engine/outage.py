@@ -5,6 +5,7 @@ of a session what changes, and the keeper's part, saving what is dirty, is done 
 """
 
 import asyncio
+import threading
 from bisect import bisect_right, insort
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -25,8 +26,13 @@ from hl7core.model.delivery import DeliveryStatus, Receipt
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 
 
+def at_work():
+    """Whether a thread does something that somebody waits for: no time passes meanwhile, however long it takes."""
+    return any(": " in thread.name or thread.name.startswith("hl7core-submit-") for thread in threading.enumerate())
+
+
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """Nobody waits: when nothing is left to do, it is later."""
+    """Nobody waits: when nothing is left to do, here or on a thread, it is later."""
 
     def __init__(self):
         super().__init__()
@@ -35,6 +41,8 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
         def jump(timeout):
             found = select(0)
+            while not found and timeout != 0 and at_work():
+                found = select(0.01)
             if not found and timeout is None:
                 raise RuntimeError("nothing will ever happen again")
             if not found:
