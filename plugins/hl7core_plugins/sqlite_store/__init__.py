@@ -151,10 +151,11 @@ class SqliteStore:
                 database = self._started()
             except StoreError as error:
                 return [error for _ in sessions]
+            path = str(database.terms.path)
             for index, session in enumerate(sessions):
                 try:
                     rows.append((index, session.id, row_of(session)))
-                    outcomes.append(f"{database.terms.path}#{session.id}")
+                    outcomes.append(f"{path}#{session.id}")
                 except (SessionRefused, AttributeError) as error:
                     outcomes.append(error if isinstance(error, SessionRefused) else SessionRefused("it is no session"))
             if not rows:

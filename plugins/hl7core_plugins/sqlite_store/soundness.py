@@ -49,29 +49,31 @@ def is_sound(session: Session) -> bool:
             and _are_tuples(session.messages, session.elements, session.findings, session.deliveries)
             and _are_messages(session.messages)
             and _are_elements(session.elements, session.messages)
-            and all(_is_finding(finding) for finding in session.findings)
-            and all(_is_delivery(delivery) for delivery in session.deliveries)
-            and len({delivery.name for delivery in session.deliveries}) == len(session.deliveries)
-            and _are_counts((session.revision, 0 if session.retention_days is None else session.retention_days))
+            and (not session.findings or all(_is_finding(finding) for finding in session.findings))
+            and (not session.deliveries or _are_deliveries(session.deliveries))
+            and _is_count(session.revision)
+            and (session.retention_days is None or _is_count(session.retention_days))
             and type(session.start_ns) is type(session.end_ns) is int
             and 0 <= session.start_ns <= _LATEST_NS
             and 0 <= session.end_ns <= _LATEST_NS
-            and _are_moments((session.first_saved_at, session.saved_at, session.persisted_until))
+            and _is_moment(session.first_saved_at)
+            and _is_moment(session.saved_at)
+            and _is_moment(session.persisted_until)
         )
     except (AttributeError, TypeError, ValueError):  # what looks like one of ours has values of the wrong kind in it
         return False
 
 
 def _are_tuples(*values: object) -> bool:
-    return all(type(value) is tuple for value in values)
+    return set(map(type, values)) == {tuple}
 
 
-def _are_counts(values: Iterable[int]) -> bool:
-    return all(type(value) is int and 0 <= value < _COUNT for value in values)
+def _is_count(value: int) -> bool:
+    return type(value) is int and 0 <= value < _COUNT
 
 
-def _are_moments(values: Iterable[datetime | None]) -> bool:
-    return all(value is None or (type(value) is datetime and value >= _EPOCH) for value in values)
+def _is_moment(value: datetime | None) -> bool:
+    return value is None or (type(value) is datetime and value >= _EPOCH)
 
 
 def _is_end(end: Endpoint) -> bool:
@@ -114,7 +116,7 @@ def _are_elements(elements: Iterable[Element], messages: tuple[Message, ...]) ->
 
 
 def _is_fault(fault: Fault) -> bool:
-    return type(fault) is Fault and type(fault.code) is str and _are_counts((fault.offset,))
+    return type(fault) is Fault and type(fault.code) is str and _is_count(fault.offset)
 
 
 def _are_messages(messages: Iterable[Message]) -> bool:
@@ -140,9 +142,13 @@ def _is_finding(finding: Finding) -> bool:
         type(finding) is Finding
         and type(finding.severity) is Severity
         and type(finding.code) is type(finding.text) is str
-        and (finding.element is None or _are_counts((finding.element,)))
-        and (finding.offset is None or _are_counts((finding.offset,)))
+        and (finding.element is None or _is_count(finding.element))
+        and (finding.offset is None or _is_count(finding.offset))
     )
+
+
+def _are_deliveries(deliveries: tuple[Delivery, ...]) -> bool:
+    return all(map(_is_delivery, deliveries)) and len({delivery.name for delivery in deliveries}) == len(deliveries)
 
 
 def _is_delivery(delivery: Delivery) -> bool:
@@ -150,6 +156,7 @@ def _is_delivery(delivery: Delivery) -> bool:
         type(delivery) is Delivery
         and type(delivery.status) is DeliveryStatus
         and type(delivery.name) is type(delivery.error) is str
-        and _are_counts((delivery.attempts,))
-        and _are_moments((delivery.next_at, delivery.submitted_at))
+        and _is_count(delivery.attempts)
+        and _is_moment(delivery.next_at)
+        and _is_moment(delivery.submitted_at)
     )
