@@ -10,7 +10,7 @@ from hl7core.wire.decoder import ALL, Decoder, DecoderOptions
 from hl7core.wire.lines import LineDecoder, ShareDecoder
 from hl7core.wire.talk import TcpTalk
 
-from .conversations import captures, reply, request
+from .conversations import _batches, captures, reply, request
 
 
 def plain(batches, options=None):
@@ -43,6 +43,12 @@ def test_a_line_is_the_json_of_the_session(batches):
     assert (lines, decoder.counters) == plain(batches)
 
 
+EXCHANGE = ("exchange", 0, b"1", (b"", b""), b"AA")
+QUIET = ([], 1460, "close", 0)
+STRAY_AT_THE_END = ([EXCHANGE, EXCHANGE, ("lose", True), ("stray", b"\r\n", True)], 1460, "close", 0)
+
+
+@example(_batches(([QUIET, QUIET, STRAY_AT_THE_END], 5)), 2)  # it joins the session before it, whoever ended first
 @given(captures, st.integers(2, 5))
 @settings(max_examples=150, deadline=None)
 def test_the_shares_put_in_order_by_their_places_are_the_whole(batches, count):
@@ -98,3 +104,20 @@ def test_what_is_open_at_the_end_comes_some_at_a_time():
     assert max(map(len, parts)) == 500
     assert sum(map(len, parts)) == decoder.counters["sessions"] == 1200
     assert not decoder.end()
+
+
+@pytest.mark.parametrize("ends", [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")])
+def test_a_connection_that_is_encrypted_counts_once_whoever_looks_at_it(ends):
+    device, lis = ends
+    talk = TcpTalk((device, 50_000), (lis, 443))
+    talk.open()
+    talk.opener(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(506))
+    for _ in range(5):
+        talk.acceptor(b"\x17\x03\x03\x00\x64" + bytes(100))
+        talk.opener(b"\x17\x03\x03\x00\x64" + bytes(100))
+    whole, *shares = Decoder(), *(ShareDecoder(None, part(number, 2)) for number in range(2))
+    whole.feed(talk.batch())
+    for share in shares:
+        share.placed(talk.batch())
+    for name in ("tls", "connections"):
+        assert whole.counters[name] == sum(share.counters[name] for share in shares) == 1

@@ -123,6 +123,9 @@ class ShortWay(Protocol):
     def segment(self, half: Half, data: bytes, now: int, out: list[Session]) -> bool:
         """Take a segment's bytes, with the session that they complete in ``out``; False: they must go the long way."""
 
+    def forget(self) -> None:
+        """Let the last session go: nothing joins it any more."""
+
 
 class Half(Stream):
     """One direction of a connection: its stream, its framer, and when which byte was captured."""

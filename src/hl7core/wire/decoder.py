@@ -210,7 +210,7 @@ class Decoder:
                 continue
             half = get(key)
             if half is None:
-                if shared and self._is_others(key):
+                if (key in passed and not flags & SYN) or (shared and self._is_others(key)):
                     continue
                 if 0x14 <= buffer[begin] <= 0x17 and streams.is_encrypted(buffer[begin:stop]):
                     self._leave_encrypted(key)
@@ -316,7 +316,7 @@ class Decoder:
 
     def _counted(self, out: list[Any]) -> list[Any]:
         """Return what ended with connections, behind which nothing comes."""
-        self._streams.forget_recent()
+        self._streams.drop_recent()
         self._remembered.clear()
         self.counters["sessions"] += len(out)
         return out

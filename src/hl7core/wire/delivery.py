@@ -186,6 +186,8 @@ class Delivery:
                     if frames:
                         out.extend(connection.tracker.take(half, frames))
             out.extend(connection.tracker.end(ending))
+            if connection.usual is not None:
+                connection.usual.forget()
         for half in connection.halves:
             if half in self._open.of:
                 self._open.put(half, 0)
@@ -217,6 +219,10 @@ class Delivery:
         heapq.heappush(self.timers, (due, connection.keys[0]))
         if len(self.timers) > 2 * len(self._armed) + _MANY_TIMERS:  # most are of connections that are gone
             self.timers[:] = sorted([(due, key) for key, due in self._armed.items()])
+
+    def drop_recent(self) -> None:
+        """Let those go that hold no session at hand any more."""
+        self.recent[:] = [usual for usual in self.recent if usual.fresh]
 
     def forget_recent(self) -> None:
         """Let the sessions go that were told last."""

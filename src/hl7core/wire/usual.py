@@ -76,12 +76,13 @@ class Usual:
     """The short way of one connection.
 
     ``ready`` says that nothing else of the connection waits: no exchange, no bytes outside of blocks.  ``asked`` is the
-    request that waits for its acknowledgement here, or None; ``longest`` how long a block may be, in bytes.
+    request that waits for its acknowledgement here, or None; ``longest`` how long a block may be, in bytes; ``fresh``
+    that the last session is at hand.
     """
 
     __slots__ = (
-        "_answered", "_connection", "_fresh", "_last", "_load", "_make", "_recent", "_told",
-        "_weight", "asked", "longest", "ready", "terms",
+        "_answered", "_connection", "_last", "_load", "_make", "_recent", "_told",
+        "_weight", "asked", "fresh", "longest", "ready", "terms",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, recent: list[Usual], make: Make, load: Load) -> None:
@@ -90,7 +91,7 @@ class Usual:
         self._weight = 0  # of the request that waits, if it is heavy
         self._recent = recent
         self._make = make
-        self._fresh = False
+        self.fresh = False
         self._answered = ""  # MSA-2 and MSH-10 of the acknowledgements that came, each with a _BETWEEN behind it
         self._told: Told | None = None  # the exchange that was told last, as it was taken
         self._last: Session | None = None  # the session that was told last, where it is made already
@@ -188,8 +189,8 @@ class Usual:
             self._unload()
         self._told, self._last = told, None
         self.note(told[1][5], told[2][5])
-        if not self._fresh:
-            self._fresh = True
+        if not self.fresh:
+            self.fresh = True
             self._recent.append(self)
         out.append(self._make(told))
 
@@ -200,8 +201,8 @@ class Usual:
     def keep(self, session: Session) -> None:
         """Keep the session that was told last at hand, until ``forget``: what belongs to it may yet come."""
         self._last, self._told = session, None
-        if not self._fresh:
-            self._fresh = True
+        if not self.fresh:
+            self.fresh = True
             self._recent.append(self)
 
     @property
@@ -214,7 +215,7 @@ class Usual:
     def forget(self) -> None:
         """Let the last session go: ten thousand idle connections would hold as many."""
         self._last = self._told = None
-        self._fresh = False
+        self.fresh = False
         self._connection.forget()
 
     def note(self, request: str, reply: str) -> None:
