@@ -27,11 +27,12 @@ from pathlib import Path
 import traffic
 from run import Goal
 
-from hl7core import hookimpl, settings
-from hl7core.dispatch import Dispatch
+from hl7core import hookimpl
 from hl7core.files import CaptureFile
 from hl7core.model.packet import Packet, PacketBatch
-from hl7core.registry import Registry
+from hl7core.plugin_host.dispatch import Dispatch
+from hl7core.plugin_host.registry import Registry
+from hl7core.settings import reading as settings
 from hl7core.testing import FakeRuntime
 from hl7core.wire.decoder import Decoder
 

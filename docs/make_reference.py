@@ -11,11 +11,11 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from hl7core import hookspecs
-from hl7core.cli.settings import shipped
-from hl7core.registry import Registry
-from hl7core.settings import Settings
-from hl7core.settings_model import CoreSettings
-from hl7core.wire.lis01 import diagram
+from hl7core.cli.commands.settings import shipped
+from hl7core.plugin_host.registry import Registry
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.reading import Settings
+from hl7core.wire.framing.lis01 import diagram
 
 DOCS = Path(__file__).parent
 

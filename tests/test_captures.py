@@ -19,9 +19,9 @@ from hl7core.files import CaptureFile
 from hl7core.model.packet import PacketBatch
 from hl7core.model.session import Direction, Session
 from hl7core.wire.decoder import Decoder
-from hl7core.wire.dissect import FRAGMENT, SYN, dissect, endpoints
-from hl7core.wire.fragments import Fragments
-from hl7core.wire.reassembly import Stream
+from hl7core.wire.tcp.dissect import FRAGMENT, SYN, dissect, endpoints
+from hl7core.wire.tcp.fragments import Fragments
+from hl7core.wire.tcp.reassembly import Stream
 
 CAPTURES = Path(__file__).parent / "captures"
 _spec = importlib.util.spec_from_file_location("make", CAPTURES / "make.py")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from hl7core.cli.version import is_compiled
+from hl7core.cli.commands.version import is_compiled
 
 ROOT = Path(__file__).parent.parent
 LEFT = {**dict.fromkeys(("CC", "HL7CORE_COMPILE", "HL7CORE_PURE"))}

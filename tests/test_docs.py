@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hl7core import errors, hookspecs
+from hl7core.cli.commands.settings import shipped
 from hl7core.cli.main import _COMMANDS
-from hl7core.cli.settings import shipped
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -90,8 +90,8 @@ def test_commands_in_the_documentation_exist(page):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
 def test_the_library_example_runs(page, tmp_path, monkeypatch, capsys):
-    from hl7core.wire.pcap_write import pcap_header, pcap_record
-    from hl7core.wire.talk import TcpTalk
+    from hl7core.wire.pcap.synthetic_tcp import TcpTalk
+    from hl7core.wire.pcap.writer import pcap_header, pcap_record
 
     talk = TcpTalk()
     talk.open()

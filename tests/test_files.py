@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hl7core.errors import CaptureFileError
 from hl7core.files import CaptureFile
 from hl7core.model.packet import Interface
-from hl7core.wire.pcap import PcapngWriter, pcap_header, pcap_record
+from hl7core.wire.pcap.reader import PcapngWriter, pcap_header, pcap_record
 
 NOON = 1_700_000_000_000_000_000
 PACKETS = [f"packet {number} ".encode() * 9 for number in range(200)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hl7core.engine.client import ControlClient
+from hl7core.engine.control.client import ControlClient
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="live capture on the loopback interface needs root on Linux"

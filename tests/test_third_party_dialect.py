@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hl7core.testing import TcpTalk
-from hl7core.wire.pcap_write import pcap_header, pcap_record
+from hl7core.wire.pcap.writer import pcap_header, pcap_record
 from shell import ENV
 from third_party import EXAMPLES, Running, distribution, feeder, hl7core, install, running_with
 

@@ -6,7 +6,7 @@ import ssl
 import subprocess
 from pathlib import Path
 
-from hl7core.wire.talk import TcpTalk
+from hl7core.wire.pcap.synthetic_tcp import TcpTalk
 
 
 def certificate(folder: Path) -> Path:

@@ -125,11 +125,11 @@ if TYPE_CHECKING:
         Decoder,
         DecoderOptions,
     )
-    from hl7core.wire.framing import (
+    from hl7core.wire.framing.framer import (
         Dialect,
         Framer,
     )
-    from hl7core.wire.pcap import (
+    from hl7core.wire.pcap.reader import (
         CaptureReader,
         PcapngWriter,
     )
@@ -335,11 +335,11 @@ _ROOMS = {
         "Decoder",
         "DecoderOptions",
     ),
-    "hl7core.wire.framing": (
+    "hl7core.wire.framing.framer": (
         "Dialect",
         "Framer",
     ),
-    "hl7core.wire.pcap": (
+    "hl7core.wire.pcap.reader": (
         "CaptureReader",
         "PcapngWriter",
     ),

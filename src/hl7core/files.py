@@ -1,4 +1,4 @@
-"""Capture files on disk, in a pipe, on standard input: opened here, read by :mod:`hl7core.wire.pcap`.
+"""Capture files on disk, in a pipe, on standard input: opened here, read by :mod:`hl7core.wire.pcap.reader`.
 
 The law: memory stays flat, whatever the size.  A file is read a mebibyte at a time, never mapped and never whole; what
 is compressed gives a mebibyte at a time too, however small it was; a pipe gives what it has at once, so that a live
@@ -20,7 +20,7 @@ from typing import Self
 
 from hl7core.errors import CaptureFileError
 from hl7core.model.packet import PacketBatch
-from hl7core.wire.pcap import CaptureReader
+from hl7core.wire.pcap.reader import CaptureReader
 
 __all__ = ["CaptureFile"]
 

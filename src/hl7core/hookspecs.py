@@ -20,7 +20,7 @@ from hl7core.model.events import Event
 from hl7core.model.finding import Finding
 from hl7core.model.packet import Interface, Packet
 from hl7core.model.session import Session, SessionQuery
-from hl7core.wire.framing import Dialect
+from hl7core.wire.framing.framer import Dialect
 
 __all__ = ["HOOK_API", "PROJECT", "hookimpl", "hookspec"]
 

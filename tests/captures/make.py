@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from hl7core.model.packet import Interface, Packet
-from hl7core.wire.pcap_write import PcapngWriter, pcap_header, pcap_record
-from hl7core.wire.talk import TcpTalk
+from hl7core.wire.pcap.synthetic_tcp import TcpTalk
+from hl7core.wire.pcap.writer import PcapngWriter, pcap_header, pcap_record
 
 HERE = Path(__file__).parent
 DEVICE, LIS = 0, 1

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from engine.parts import exchange
-from hl7core.wire.pcap import PcapngWriter
+from hl7core.wire.pcap.reader import PcapngWriter
 from shell import ENV, command
 
 ROOT_ON_LINUX = sys.platform == "linux" and os.geteuid() == 0

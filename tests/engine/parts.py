@@ -14,7 +14,7 @@ from hl7core.hookspecs import hookimpl
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.packet import Endpoint, Interface, Packet, PacketBatch
 from hl7core.model.session import Direction, Element, ElementType, Ending, Message, Session
-from hl7core.wire.talk import START_NS, TcpTalk
+from hl7core.wire.pcap.synthetic_tcp import START_NS, TcpTalk
 
 _ports = itertools.count(20_000)
 

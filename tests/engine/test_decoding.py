@@ -7,7 +7,7 @@ from hl7core.engine.decoding import Decoding
 from hl7core.engine.intake import Intake
 from hl7core.model.session import Ending
 from hl7core.wire.decoder import DecoderOptions
-from hl7core.wire.talk import TcpTalk
+from hl7core.wire.pcap.synthetic_tcp import TcpTalk
 
 
 class Clock:

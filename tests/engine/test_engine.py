@@ -13,7 +13,7 @@ import pytest
 
 from engine.parts import Listener, Store, exchange, noise, poll, session
 from hl7core.contract import SourceRequest
-from hl7core.engine.client import ControlClient
+from hl7core.engine.control.client import ControlClient
 from hl7core.engine.engine import Engine
 from hl7core.engine.sources import default_bpf
 from hl7core.errors import (
@@ -37,7 +37,7 @@ from hl7core.model.events import (
     SettingsChanged,
 )
 from hl7core.model.session import Ending, SessionQuery
-from hl7core.settings import CoreSettings, Settings
+from hl7core.settings.reading import CoreSettings, Settings
 from hl7core.testing.harness import EngineHarness, FakeSource
 
 FILES = SourceRequest(files=("day.pcap",), configured=False)
@@ -502,7 +502,7 @@ def test_no_message_content_reaches_the_log(parts, caplog):
 ENGINE = """
 import asyncio, signal, sys
 from pathlib import Path
-from hl7core import settings
+from hl7core.settings import reading as settings
 from hl7core.engine.engine import Engine
 
 async def main():

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from engine.parts import Store, poll
-from hl7core.engine.client import ControlClient
+from hl7core.engine.control.client import ControlClient
 from hl7core.engine.imports import Imports
 from hl7core.errors import EngineError, PluginError, StoreError
 from hl7core.hookspecs import hookimpl

@@ -11,9 +11,9 @@ from hl7core.engine.books import Limits
 from hl7core.engine.keeper import Keeper, Policy
 from hl7core.engine.ledger import Ledger
 from hl7core.engine.news import News
-from hl7core.engine.shelf import Shelf
-from hl7core.engine.standing import ignore
+from hl7core.engine.session_state import ignore
 from hl7core.engine.store_jobs import FAIR
+from hl7core.engine.stores import Shelf
 from hl7core.errors import EngineError, StoreError
 from hl7core.model.delivery import Delivery
 from hl7core.model.events import NoticeRaised, SessionSaved, SessionUnsaved

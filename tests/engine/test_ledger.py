@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from engine.parts import session
 from hl7core.engine.books import Limits
 from hl7core.engine.ledger import Ledger
-from hl7core.engine.standing import ignore, retry, unignore
+from hl7core.engine.session_state import ignore, retry, unignore
 from hl7core.model.delivery import Delivery, DeliveryStatus
 from hl7core.model.finding import Finding, Severity
 from hl7core.model.session import SessionQuery

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from hl7core import settings as settings_room
 from hl7core.engine.reloader import Reloader
+from hl7core.settings import reading as settings_room
 
 
 class Watched:

@@ -13,8 +13,7 @@ from hl7core.model.frame import Fault
 from hl7core.model.packet import Endpoint
 from hl7core.model.session import Element, Message, Session
 from hl7core.testing import make_session
-
-from .values import sessions
+from model.values import sessions
 
 pytestmark = pytest.mark.skipif(native.SessionLine is None, reason="this installation has no machine code")
 

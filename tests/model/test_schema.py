@@ -26,8 +26,7 @@ from hl7core.model.schema import (
 from hl7core.model.session import SESSION_ID, Direction, Element, ElementType, Ending
 from hl7core.model.stored_shape import StoredModel, StoredSession
 from hl7core.testing import make_message, make_session
-
-from .values import sessions, words
+from model.values import sessions, words
 
 DATA = Path(__file__).parent.parent / "data" / "sessions"
 NOW = datetime(2026, 1, 3, 12, tzinfo=UTC)

@@ -22,16 +22,16 @@ with atheris.instrument_imports(include=["hl7core.wire", "hl7core.model"]):
     from hl7core.model.frame import Frame
     from hl7core.model.packet import Interface, PacketBatch
     from hl7core.wire.decoder import Decoder, DecoderOptions
-    from hl7core.wire.dissect import dissect
-    from hl7core.wire.fragments import Fragments
-    from hl7core.wire.framing import Framer
-    from hl7core.wire.lis01 import Lis01Framer, checksum
-    from hl7core.wire.mllp import MllpFramer
-    from hl7core.wire.pcap import CaptureReader
+    from hl7core.wire.framing.framer import Framer
+    from hl7core.wire.framing.lis01 import Lis01Framer, checksum
+    from hl7core.wire.framing.mllp import MllpFramer
+    from hl7core.wire.framing.plain import PlainFramer
+    from hl7core.wire.pcap.reader import CaptureReader
+    from hl7core.wire.pcap.synthetic_tcp import TcpTalk
     from hl7core.wire.peek import batch_counts, batch_ids, glance, split_batch
-    from hl7core.wire.reassembly import Stream
-    from hl7core.wire.stx import PlainFramer
-    from hl7core.wire.talk import TcpTalk
+    from hl7core.wire.tcp.dissect import dissect
+    from hl7core.wire.tcp.fragments import Fragments
+    from hl7core.wire.tcp.reassembly import Stream
 
 SLOW_SECONDS = 0.1
 _CAPTURES = (b"\xa1\xb2", b"\x4d\x3c\xb2\xa1", b"\xd4\xc3\xb2\xa1", b"\x0a\x0d\x0d\x0a")

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from hl7core.model.packet import PacketBatch
-from hl7core.wire.talk import START_NS, TcpTalk
+from hl7core.wire.pcap.synthetic_tcp import START_NS, TcpTalk
 
 REQUESTS = (
     b"MSH|^~\\&|AN|LAB|LIS|LAB|20260101||ORU^R01^ORU_R01|%b|P|2.5.1|||%b|%b\rPID|1||X1\rOBX|1|NM|GLU||5\r",

@@ -7,11 +7,11 @@ import pytest
 
 from hl7core.model.packet import PacketBatch
 from hl7core.model.session import Ending
-from hl7core.settings import CoreSettings
+from hl7core.settings.reading import CoreSettings
 from hl7core.wire.decoder import Decoder, DecoderOptions
-from hl7core.wire.reassembly import MAX_HELD_PIECES
+from hl7core.wire.pcap.synthetic_tcp import START_NS, TcpTalk
 from hl7core.wire.streams import HELD_PER_STREAM
-from hl7core.wire.talk import START_NS, TcpTalk
+from hl7core.wire.tcp.reassembly import MAX_HELD_PIECES
 
 ORU = b"MSH|^~\\&|AN|LAB|LIS|LAB|20260101||ORU^R01|M1|P|2.5\r"
 ACK = b"MSH|^~\\&|LIS|LAB|AN|LAB|20260101||ACK^R01|A1|P|2.5\rMSA|AA|M1\r"
@@ -223,7 +223,7 @@ def test_connections_over_max_connections_are_let_go_counted_and_their_sessions_
 FLOOD = """
 import resource, sys
 from hl7core.wire.decoder import Decoder, DecoderOptions
-from hl7core.wire.talk import tcp_packet
+from hl7core.wire.pcap.synthetic_tcp import tcp_packet
 from hl7core.model.packet import Endpoint, Interface, Packet, PacketBatch
 
 kind, count = sys.argv[1], int(sys.argv[2])

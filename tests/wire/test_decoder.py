@@ -5,7 +5,7 @@ import pytest
 from hl7core.model.packet import Packet, PacketBatch
 from hl7core.model.session import Direction, ElementType, Ending
 from hl7core.wire.decoder import Decoder, DecoderOptions
-from hl7core.wire.talk import START_NS, TcpTalk
+from hl7core.wire.pcap.synthetic_tcp import START_NS, TcpTalk
 
 ORU = b"MSH|^~\\&|AN|LAB|LIS|LAB|20260101||ORU^R01|M1|P|2.5\rPID|1||X1\rOBX|1|NM|GLU||5\r"
 ACK = b"MSH|^~\\&|LIS|LAB|AN|LAB|20260101||ACK^R01|A1|P|2.5\rMSA|AA|M1\r"

@@ -9,10 +9,10 @@ from hl7core.testing.framer_contract import FramerContract
 from hl7core.wire.connection import DecoderOptions
 from hl7core.wire.decoder import Decoder
 from hl7core.wire.detect import HELD_BYTES, TLS, UNKNOWN, WAIT, builtin, choose
-from hl7core.wire.framing import Dialect
-from hl7core.wire.lis01 import Lis01Framer
+from hl7core.wire.framing.framer import Dialect
+from hl7core.wire.framing.lis01 import Lis01Framer
+from hl7core.wire.pcap.synthetic_tcp import TcpTalk
 from hl7core.wire.pins import Pin
-from hl7core.wire.talk import TcpTalk
 
 OPTIONS = DecoderOptions()
 DIALECTS = builtin(OPTIONS)

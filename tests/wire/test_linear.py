@@ -15,11 +15,11 @@ from hl7core.model.packet import Endpoint, Interface, Packet, PacketBatch
 from hl7core.wire.connection import DecoderOptions
 from hl7core.wire.decoder import Decoder
 from hl7core.wire.detect import HELD_BYTES, builtin, choose
-from hl7core.wire.lis01 import Lis01Framer
-from hl7core.wire.mllp import MllpFramer
+from hl7core.wire.framing.lis01 import Lis01Framer
+from hl7core.wire.framing.mllp import MllpFramer
+from hl7core.wire.framing.plain import PlainFramer
+from hl7core.wire.pcap.synthetic_tcp import START_NS, TcpTalk, tcp_packet
 from hl7core.wire.peek import batch_counts, glance, split_batch
-from hl7core.wire.stx import PlainFramer
-from hl7core.wire.talk import START_NS, TcpTalk, tcp_packet
 
 PATTERNS = {
     "FS": b"\x1c", "VT": b"\x0b", "CR FF": b"\r\x0c", "CR": b"\r", "LF": b"\n", "FS CR": b"\x1c\r", "VT FS CR": b"\x0b\x1c\r",

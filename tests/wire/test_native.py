@@ -11,25 +11,26 @@ from hypothesis import strategies as st
 from hl7core.errors import CaptureFileError
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.wire import decoder as decoding
-from hl7core.wire import lines as lining
-from hl7core.wire import native, pcap, pcapng
+from hl7core.wire import jsonl as lining
+from hl7core.wire import native
 from hl7core.wire.connection import DecoderOptions
 from hl7core.wire.decoder import ALL, Decoder
-from hl7core.wire.lines import LineDecoder, ShareDecoder, usual_line
-from hl7core.wire.talk import TcpTalk
-from hl7core.wire.usual import usual_session
+from hl7core.wire.jsonl import JsonlDecoder, ShardDecoder, exchange_line
+from hl7core.wire.mllp_sessions.fast_path import exchange_session
+from hl7core.wire.pcap import pcapng
+from hl7core.wire.pcap import reader as pcap
+from hl7core.wire.pcap.synthetic_tcp import TcpTalk
+from wire.conversations import captures, reply, request
 
-from .conversations import captures, reply, request
-
-pytestmark = pytest.mark.skipif(native.Unusual is None, reason="this installation has no machine code")
+pytestmark = pytest.mark.skipif(native.SlowPathPackets is None, reason="this installation has no machine code")
 
 
 @contextmanager
 def pure():
     with (
-        patch.object(decoding, "Unusual", None),
-        patch.object(decoding, "_make", usual_session),
-        patch.object(lining, "_make", usual_line),
+        patch.object(decoding, "SlowPathPackets", None),
+        patch.object(decoding, "_make", exchange_session),
+        patch.object(lining, "_make", exchange_line),
         patch.object(pcap, "records", None),
         patch.object(pcapng, "blocks", None),
     ):
@@ -63,12 +64,12 @@ def decoded(batches, **options):
 
 
 def lined(batches):
-    decoder = LineDecoder()
+    decoder = JsonlDecoder()
     return [decoder.lines(batch) for batch in batches], [*decoder.last_lines()], decoder.counters
 
 
 def placed(batches, share):
-    decoder = ShareDecoder(None, share)
+    decoder = ShardDecoder(None, share)
     return [decoder.placed(batch) for batch in batches], [*decoder.last_placed()], decoder.counters
 
 
@@ -266,7 +267,7 @@ def test_usual_packets_and_their_repeats_never_reach_the_decoder(often):
                 seen.append(packet)
                 yield packet
 
-    assert len(Watched(make=usual_session).feed(batch)) == 50
+    assert len(Watched(make=exchange_session).feed(batch)) == 50
     assert len(seen) < 10 > len(delivered) < len(batch.starts) // 2
 
 

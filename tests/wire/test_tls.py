@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framing_law import cut_lengths, frames_of, hold_the_law, streams
 from hl7core.model.finding import Severity
 from hl7core.model.packet import PacketBatch
 from hl7core.model.session import Ending
 from hl7core.wire.decoder import Decoder, DecoderOptions
+from hl7core.wire.pcap.synthetic_tcp import TcpTalk
 from hl7core.wire.pins import Pin
-from hl7core.wire.talk import TcpTalk
 from hl7core.wire.tls.keylog import KeyLog
 from hl7core.wire.tls.records import TlsFramer, tls_score
 from tls_peers import TlsTalk, certificate
+from wire.framing.framing_law import cut_lengths, frames_of, hold_the_law, streams
 
 ORU = b"MSH|^~\\&|AN|LAB|LIS|LAB|20260101||ORU^R01|M1|P|2.5\rOBX|1|NM|GLU||5\r"
 ACK = b"MSH|^~\\&|LIS|LAB|AN|LAB|20260101||ACK^R01|A1|P|2.5\rMSA|AA|M1\r"

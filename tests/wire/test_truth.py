@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hl7core.model.packet import Interface, Packet, PacketBatch
 from hl7core.model.session import Direction, Session
 from hl7core.wire.decoder import Decoder
-from hl7core.wire.talk import TcpTalk
+from hl7core.wire.pcap.synthetic_tcp import TcpTalk
 
 PLAIN_PORT = 6001
 RECORDS = (b"H|\\^&|||AN\r", b"P|1||P7\r", b"O|1|S4\r", b"R|1|^^^GLU|5.4\r", b"L|1|N\r")

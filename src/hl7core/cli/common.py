@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hl7core.engine.client import ControlClient
-    from hl7core.settings import Settings
+    from hl7core.engine.control.client import ControlClient
+    from hl7core.settings.reading import Settings
 
 __all__ = ["engine_client", "has_settings", "load_settings"]
 
@@ -28,13 +28,13 @@ def has_settings(explicit: str | None) -> bool:
 
 def load_settings(explicit: str | None) -> Settings:
     """Return the settings in force.  Raises SettingsError."""
-    from hl7core import settings
+    from hl7core.settings import reading as settings
 
     return settings.read(settings.find(explicit))
 
 
 def engine_client(settings: Settings) -> ControlClient | None:
     """Return a connection to the engine that runs on the data folder, or None if there is none."""
-    from hl7core.engine.client import ControlClient
+    from hl7core.engine.control.client import ControlClient
 
     return ControlClient(settings.output_folder).connect()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hl7core.dialects import guarded_dialect
 from hl7core.errors import Hl7coreError, PluginError
 from hl7core.guard import contained, describe
-from hl7core.registry import Registry
-from hl7core.settings import Settings
+from hl7core.plugin_host.guarded_framer import guarded_dialect
+from hl7core.plugin_host.registry import Registry
+from hl7core.settings.reading import Settings
 from hl7core.wire.detect import unknown_pins
-from hl7core.wire.framing import Dialect
+from hl7core.wire.framing.framer import Dialect
 
 __all__ = ["enabled_dialects", "pin_problems"]
 

@@ -12,9 +12,9 @@ from typing import Final
 import click
 
 from hl7core.cli import exits
-from hl7core.cli.memory import settle
-from hl7core.cli.output import writer_for
-from hl7core.cli.text import colourful, columns, headline
+from hl7core.cli.output.text import colourful, columns, headline
+from hl7core.cli.output.writers import writer_for
+from hl7core.cli.tune_gc import settle
 from hl7core.engine.engine import Engine
 from hl7core.engine.news import Follower
 from hl7core.model.events import CaptureChanged, NoticeRaised, PacketsDropped, PluginChanged, Resync, SettingsChanged

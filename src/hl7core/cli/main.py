@@ -40,7 +40,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _COMMANDS:
-            module = importlib.import_module(f"hl7core.cli.{_COMMANDS[cmd_name][0]}")
+            module = importlib.import_module(f"hl7core.cli.commands.{_COMMANDS[cmd_name][0]}")
             command: click.Command = module.command
             return command
         entry_point = _plugin_commands().get(cmd_name)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
 
-from hl7core.cli.desk import Desk, all_sessions
+from hl7core.cli.session_access import Desk, all_sessions
 from hl7core.model.session import SESSION_ID, Session, SessionQuery
 
 __all__ = ["MANY", "begins_with", "span_of"]

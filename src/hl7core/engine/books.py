@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final, NamedTuple
 
-from hl7core.engine.standing import size_of
+from hl7core.engine.session_state import size_of
 from hl7core.model.session import Session
 
 __all__ = ["Books", "Entry", "Limits"]

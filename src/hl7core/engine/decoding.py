@@ -19,7 +19,7 @@ from hl7core.guard import describe
 from hl7core.model.packet import Packet, PacketBatch
 from hl7core.model.session import Ending, OpenSession, Session
 from hl7core.wire.decoder import Decoder, DecoderOptions
-from hl7core.wire.framing import Dialect
+from hl7core.wire.framing.framer import Dialect
 
 __all__ = ["Decoding"]
 

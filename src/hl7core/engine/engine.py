@@ -19,10 +19,9 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Final
 
-from hl7core import settings as settings_room
 from hl7core.contract import SourceRequest, State
-from hl7core.dispatch import Dispatch
-from hl7core.engine.control import Control
+from hl7core.engine.apply_settings import Settling
+from hl7core.engine.control.server import Control
 from hl7core.engine.decoding import Decoding
 from hl7core.engine.intake import Intake
 from hl7core.engine.keeper import Keeper, Policy
@@ -30,19 +29,20 @@ from hl7core.engine.ledger import Ledger
 from hl7core.engine.lock import EngineLock
 from hl7core.engine.news import Follower, News
 from hl7core.engine.options import limits_of
-from hl7core.engine.outbox import Outbox
-from hl7core.engine.outbox_records import StoredRecords
+from hl7core.engine.outbox.outbox import Outbox
+from hl7core.engine.outbox.records import StoredRecords
 from hl7core.engine.reloader import Reloader
 from hl7core.engine.runtime import EngineRuntime
-from hl7core.engine.settle import Settling
-from hl7core.engine.shelf import Shelf, reason_of
 from hl7core.engine.sources import Sources, default_bpf
+from hl7core.engine.stores import Shelf, reason_of
 from hl7core.errors import EngineError, Hl7coreError
 from hl7core.guard import in_thread
 from hl7core.model.events import PluginChanged
 from hl7core.model.session import Ending, Session
-from hl7core.registry import Registry
-from hl7core.settings import Settings
+from hl7core.plugin_host.dispatch import Dispatch
+from hl7core.plugin_host.registry import Registry
+from hl7core.settings import reading as settings_room
+from hl7core.settings.reading import Settings
 
 __all__ = ["Engine"]
 

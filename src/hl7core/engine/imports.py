@@ -17,10 +17,10 @@ from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from hl7core.engine.probe import PROBE_ID
 from hl7core.engine.session_files import read_sessions, session_files
-from hl7core.engine.shelf import age, reason_of
-from hl7core.engine.standing import stamp
+from hl7core.engine.session_state import stamp
+from hl7core.engine.store_probe import PROBE_ID
+from hl7core.engine.stores import age, reason_of
 from hl7core.errors import EngineError, PluginError, SessionRefused, StoreError
 from hl7core.hl7.query import sort_key
 from hl7core.model.schema import at_stored_precision, session_to_json

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from hl7core.engine.books import Books, Entry, Limits
-from hl7core.engine.standing import carried, size_of, stamp, with_deliveries
+from hl7core.engine.session_state import carried, size_of, stamp, with_deliveries
 from hl7core.hl7.query import matches
 from hl7core.model.finding import Finding
 from hl7core.model.session import Session, SessionQuery

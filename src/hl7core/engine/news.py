@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Final
 
-from hl7core.dispatch import Dispatch
 from hl7core.model.events import Event, NoticeRaised, PacketsDropped, Resync, SessionUpdated
 from hl7core.model.session import OpenSession, Session
+from hl7core.plugin_host.dispatch import Dispatch
 
 __all__ = ["Follower", "News"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from hl7core.errors import SettingsError
-from hl7core.settings import Settings
+from hl7core.settings.reading import Settings
 
 __all__ = ["Reloader"]
 

@@ -16,9 +16,9 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hl7core.contract import CoreView, SourceRequest, State
-from hl7core.engine.shelf import TRASH_PART, reason_of
+from hl7core.engine.session_state import ignore, renewed, retry, unignore
 from hl7core.engine.sources import default_bpf
-from hl7core.engine.standing import ignore, renewed, retry, unignore
+from hl7core.engine.stores import TRASH_PART, reason_of
 from hl7core.guard import describe, in_thread
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import CaptureChanged, CleanupSummary, Event, NoticeRaised, SessionsRemoved

@@ -15,16 +15,16 @@ from threading import Thread
 from typing import Final
 
 from hl7core.contract import PacketSource, SourceRequest, SourceStats
-from hl7core.dispatch import Dispatch
 from hl7core.engine.intake import Intake
 from hl7core.engine.news import News
 from hl7core.engine.options import parts_of
-from hl7core.engine.shelf import reason_of
+from hl7core.engine.stores import reason_of
 from hl7core.errors import Hl7coreError, SourceError
 from hl7core.guard import in_thread
 from hl7core.model.events import CaptureChanged, PacketsDropped
 from hl7core.model.packet import Interface, PacketBatch
-from hl7core.settings import CoreSettings
+from hl7core.plugin_host.dispatch import Dispatch
+from hl7core.settings.reading import CoreSettings
 
 __all__ = ["Sources", "default_bpf"]
 

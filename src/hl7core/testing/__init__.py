@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hl7core.testing.receiver import HttpReceiver
     from hl7core.testing.runtime import FakeRuntime
     from hl7core.testing.store_contract import StoreContract
-    from hl7core.wire.talk import TcpTalk
+    from hl7core.wire.pcap.synthetic_tcp import TcpTalk
 
 __all__ = [
     "NOISE",
@@ -39,7 +39,7 @@ _HOME = {
     "FramerContract": "hl7core.testing.framer_contract",
     "HttpReceiver": "hl7core.testing.receiver",
     "StoreContract": "hl7core.testing.store_contract",
-    "TcpTalk": "hl7core.wire.talk",
+    "TcpTalk": "hl7core.wire.pcap.synthetic_tcp",
     "make_message": "hl7core.testing.builders",
     "make_session": "hl7core.testing.builders",
 }

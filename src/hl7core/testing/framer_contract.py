@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from hl7core.model.frame import Frame, FrameKind
 from hl7core.testing.noise import NOISE
-from hl7core.wire.framing import Dialect, Framer
+from hl7core.wire.framing.framer import Dialect, Framer
 
 __all__ = ["FramerContract", "Step", "codes", "cut_lengths", "frames_of", "hold_the_law", "joined", "recut", "streams"]
 

@@ -20,7 +20,6 @@ from threading import Condition, Event, Thread
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from hl7core import settings as settings_room
 from hl7core.contract import SourceRequest, SourceStats, State
 from hl7core.engine.engine import Engine
 from hl7core.engine.runtime import EngineRuntime
@@ -28,6 +27,7 @@ from hl7core.errors import InterfaceMissing
 from hl7core.hookspecs import hookimpl
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.model.session import Session, SessionQuery
+from hl7core.settings import reading as settings_room
 
 __all__ = ["EngineHarness", "FakeSource", "entry_point_for"]
 

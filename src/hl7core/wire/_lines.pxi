@@ -1,8 +1,8 @@
-# Lines: JSON as hl7core.wire.lines writes it.
+# Lines: JSON as hl7core.wire.jsonl writes it.
 
 from hashlib import sha256 as _sha256
 
-from hl7core.wire.exchange import POSITIVE
+from hl7core.wire.mllp_sessions.exchange import POSITIVE
 
 cdef frozenset _POSITIVE = frozenset(POSITIVE)
 
@@ -53,7 +53,7 @@ cdef int _put_name(_Line* line, connection, half, long long offset, bytes first,
     return 0
 
 
-cdef class UsualLine:
+cdef class FastJsonLine:
     """Writes the line of a usual exchange; ``slow`` writes what is not beyond doubt simple, and a connection's first."""
 
     cdef object _slow

@@ -5,8 +5,8 @@ from hl7core.model.packet import PacketBatch
 from hl7core.model.session import Session
 from hl7core.wire.connection import Half
 from hl7core.wire.decoder import Decoder
+from hl7core.wire.mllp_sessions.fast_path import Told
 from hl7core.wire.streams import Streams
-from hl7core.wire.usual import Told
 
 SOURCE: str
 """The SHA-256 of the sources that this was built from, in hexadecimal."""
@@ -34,7 +34,7 @@ def records(
     wires: list[int],
 ) -> int: ...
 
-class Unusual(Iterator[tuple[int, int, int]]):
+class SlowPathPackets(Iterator[tuple[int, int, int]]):
     def __init__(
         self,
         decoder: Decoder,
@@ -49,10 +49,10 @@ class Unusual(Iterator[tuple[int, int, int]]):
     ) -> None: ...
     def __next__(self) -> tuple[int, int, int]: ...
 
-class UsualLine:
+class FastJsonLine:
     def __init__(self, slow: Callable[[Told], bytes]) -> None: ...
     def __call__(self, told: Told) -> bytes: ...
 
-class UsualSession:
+class FastSession:
     def __init__(self, slow: Callable[[Told], Session]) -> None: ...
     def __call__(self, told: Told) -> Session: ...

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
 """The short way of nearly all packets, as machine code: what Python would do with them, and no more.
 
-``records`` and ``blocks`` read the packets of a capture file for :mod:`hl7core.wire.pcap` and ``pcapng``.  An ``Unusual`` goes through a batch for
+``records`` and ``blocks`` read the packets of a capture file for :mod:`hl7core.wire.pcap.reader` and ``pcapng``.  An ``SlowPathPackets`` goes through a batch for
 :class:`hl7core.wire.decoder.Decoder` and yields the packets that want it: it leaves bare acknowledgements, repeats and
-other people's traffic, and takes the blocks of usual exchanges, the way the decoder and :mod:`hl7core.wire.usual` do.
-A ``UsualSession`` makes a session of a usual exchange, a ``UsualLine`` writes it as :mod:`hl7core.wire.lines` does.
+other people's traffic, and takes the blocks of usual exchanges, the way the decoder and :mod:`hl7core.wire.mllp_sessions.fast_path` do.
+A ``FastSession`` makes a session of a usual exchange, a ``FastJsonLine`` writes it as :mod:`hl7core.wire.jsonl` does.
 
 The law is theirs, one of doubt: whatever is not beyond doubt usual is left to them, and nothing has changed.  All of it
 is optional: without it they do everything, and answer the same (tests hold the two against each other).
@@ -17,7 +17,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.string cimport memchr, memcmp, memcpy
 
-__all__ = ["SOURCE", "Unusual", "UsualLine", "UsualSession", "blocks", "keep_memory", "records"]
+__all__ = ["SOURCE", "SlowPathPackets", "FastJsonLine", "FastSession", "blocks", "keep_memory", "records"]
 
 cdef extern from *:
     """

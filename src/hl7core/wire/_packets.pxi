@@ -4,8 +4,8 @@ from cpython.list cimport PyList_Append
 
 from hl7core.wire.connection import DECIDED, IGNORED, Connection, Half
 from hl7core.wire.peek import NO_REPLY
-from hl7core.wire.scales import LIGHT
-from hl7core.wire.usual import TERMS, Usual, terms_of
+from hl7core.wire.memory_budget import LIGHT
+from hl7core.wire.mllp_sessions.fast_path import TERMS, FastPath, terms_of
 
 cdef object _DECIDED = DECIDED
 cdef object _IGNORED = IGNORED
@@ -22,7 +22,7 @@ cdef enum:
 
 cdef object _Connection = Connection
 cdef object _Half = Half
-cdef object _Usual = Usual
+cdef object _Usual = FastPath
 cdef Py_ssize_t _STATE = _slot(Connection, "state")
 cdef Py_ssize_t _CONNECTION_LAST_NS = _slot(Connection, "last_ns")
 cdef Py_ssize_t _USUAL = _slot(Connection, "usual")
@@ -36,15 +36,15 @@ cdef Py_ssize_t _PENDING = _slot(Half, "pending")
 cdef Py_ssize_t _FRAMER = _slot(Half, "framer")
 cdef Py_ssize_t _OFFSET = _slot(Half, "offset")
 cdef Py_ssize_t _LAST_NS = _slot(Half, "last_ns")
-cdef Py_ssize_t _READY = _slot(Usual, "ready")
-cdef Py_ssize_t _ASKED = _slot(Usual, "asked")
-cdef Py_ssize_t _LONGEST_BLOCK = _slot(Usual, "longest")
+cdef Py_ssize_t _READY = _slot(FastPath, "ready")
+cdef Py_ssize_t _ASKED = _slot(FastPath, "asked")
+cdef Py_ssize_t _LONGEST_BLOCK = _slot(FastPath, "longest")
 
 
 # Records of a pcap file.
 
 cdef enum:
-    _MAX_CAPTURED = 16 * 1024 * 1024  # as hl7core.wire.pcapng has it
+    _MAX_CAPTURED = 16 * 1024 * 1024  # as hl7core.wire.pcap.pcapng has it
 
 
 def records(
@@ -172,7 +172,7 @@ for _byte in range(256):
     _crcs[_byte] = _crc
 
 
-cdef class Unusual:
+cdef class SlowPathPackets:
     """Iterates over the packets of a batch that the decoder must look at: ``(start, end, time)`` of each.
 
     What the others complete is in ``out``; where each came from, ``base`` and where its packet starts, in ``places``
@@ -182,7 +182,7 @@ cdef class Unusual:
     cdef bytes _buffer
     cdef object _decoder, _starts, _ends, _times, _again, _arm, _deliver, _begin, _ended
     cdef dict _halves, _holes
-    cdef set _passed
+    cdef set _bypassed
     cdef list _out, _places
     cdef long long _base
     cdef Py_ssize_t _at, _count
@@ -202,7 +202,7 @@ cdef class Unusual:
         self._count = len(self._starts)
         if len(self._ends) != self._count or len(self._times) != self._count:
             raise ValueError("a batch has a start, an end and a time for each packet")
-        self._halves, self._passed, self._holes, self._again = halves, passed, streams.holes, streams.again
+        self._halves, self._bypassed, self._holes, self._again = halves, passed, streams.holes, streams.again
         self._out, self._places, self._base = out, places, base
 
     def __iter__(self):
@@ -252,7 +252,7 @@ cdef class Unusual:
         key = PyBytes_FromStringAndSize(<char*>packet + 26, 12)
         half = self._halves.get(key)
         if half is None:
-            return self._shared and self._is_others(packet) or key in self._passed
+            return self._shared and self._is_others(packet) or key in self._bypassed
         if type(half) is not _Half:
             return False
         data = packet + 14 + total - size
@@ -354,7 +354,7 @@ cdef class Unusual:
     cdef bint _block(
         self, usual, half, bytes raw, long long offset, long long start_ns, long long end_ns
     ) except -1:
-        """As ``Usual.block``."""
+        """As ``FastPath.block``."""
         cdef Bytes block = <Bytes>PyBytes_AS_STRING(raw)
         cdef Bytes stop
         cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)

@@ -1,4 +1,4 @@
-# Sessions: a usual exchange as hl7core.wire.usual makes it.
+# Sessions: a usual exchange as hl7core.wire.mllp_sessions.fast_path makes it.
 
 from hl7core.model.session import Element, ElementType, Ending, Message, Session
 
@@ -37,7 +37,7 @@ cdef Py_ssize_t _OPTIONS = _slot(Connection, "options")
 cdef Py_ssize_t _SIDE = _slot(Half, "side")
 
 
-cdef class UsualSession:
+cdef class FastSession:
     """Makes a session of a usual exchange; ``slow`` makes those whose times no machine word holds."""
 
     cdef object _slow

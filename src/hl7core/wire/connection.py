@@ -15,10 +15,10 @@ from typing import Final, NamedTuple, Protocol
 from hl7core.model.frame import Frame
 from hl7core.model.packet import Endpoint
 from hl7core.model.session import Direction, Ending, Message, OpenSession, Session
-from hl7core.wire.dissect import endpoints
-from hl7core.wire.framing import Framer
+from hl7core.wire.framing.framer import Framer
 from hl7core.wire.pins import Pin
-from hl7core.wire.reassembly import Piece, Stream
+from hl7core.wire.tcp.dissect import endpoints
+from hl7core.wire.tcp.reassembly import Piece, Stream
 
 __all__ = [
     "DECIDED",
@@ -29,8 +29,8 @@ __all__ = [
     "DecoderOptions",
     "Half",
     "MessageSeen",
-    "ShortWay",
     "Tracker",
+    "TrackerFastPath",
 ]
 
 UNDECIDED: Final = 0
@@ -115,7 +115,7 @@ class Tracker(Protocol):
         """Summarise the sessions that still go on."""
 
 
-class ShortWay(Protocol):
+class TrackerFastPath(Protocol):
     """What a tracker may offer for a segment that is beyond doubt whole and usual."""
 
     ready: bool
@@ -185,7 +185,7 @@ class Connection:
     """Both halves; ``halves[0]`` is the opener's direction.
 
     ``born`` says where its first packet stands in the capture, ``constant`` keeps for each direction what all lines of
-    its sessions have in common; both are :mod:`hl7core.wire.lines`' alone.
+    its sessions have in common; both are :mod:`hl7core.wire.jsonl`' alone.
     """
 
     __slots__ = (
@@ -199,9 +199,9 @@ class Connection:
         "device_side",
         "directions",
         "halves",
+        "joined_midstream",
         "keys",
         "last_ns",
-        "midway",
         "options",
         "outer",
         "protocol",
@@ -227,7 +227,7 @@ class Connection:
         self.options = options
         self._text = ""
         self.tracker: Tracker | None = None
-        self.usual: ShortWay | None = None
+        self.usual: TrackerFastPath | None = None
         self.unproven: tuple[Half, bytes] | None = None  # no frame has told the dialect: what has come of the first
         self.born = 0
         self.constant: tuple[tuple[str, ...], tuple[str, ...]] = _NOTHING
@@ -238,7 +238,7 @@ class Connection:
         self.crowded = False  # it is to be let go for want of room
         self.outer: Connection | None = None  # the one that carries it encrypted
         self.last_ns = 0
-        self.midway = False  # the capture began after it had
+        self.joined_midstream = False  # the capture began after it had
         self.reset_ns = 0
         self.timer_ns = 0
         self.device_side = -1

@@ -25,15 +25,15 @@ from hl7core.wire.connection import (
     Half,
     MessageSeen,
 )
-from hl7core.wire.dissect import FIN, FRAGMENT, RST, SYN, TCP_PROTOCOL, dissect, reverse
 from hl7core.wire.encrypted import UNREAD, Encrypted
-from hl7core.wire.fragments import Fragments
-from hl7core.wire.framing import Dialect
-from hl7core.wire.native import Unusual, UsualSession
-from hl7core.wire.reassembly import LOOSE_BYTES
+from hl7core.wire.framing.framer import Dialect
+from hl7core.wire.mllp_sessions.fast_path import Make, exchange_session
+from hl7core.wire.native import FastSession, SlowPathPackets
 from hl7core.wire.streams import Streams
+from hl7core.wire.tcp.dissect import FIN, FRAGMENT, RST, SYN, TCP_PROTOCOL, dissect, reverse
+from hl7core.wire.tcp.fragments import Fragments
+from hl7core.wire.tcp.reassembly import LOOSE_BYTES
 from hl7core.wire.tls.keylog import KeyLog
-from hl7core.wire.usual import Make, usual_session
 
 __all__ = ["ALL", "Decoder", "DecoderOptions", "MessageSeen"]
 
@@ -59,7 +59,7 @@ _SOME: Final = 500
 _REPEATED: Final = 1 << 20
 _LOOK_IDLE: Final = 60 * SECOND
 _LINKTYPE_RAW: Final = 101
-_make: Final[Make] = usual_session if UsualSession is None else UsualSession(usual_session)
+_make: Final[Make] = exchange_session if FastSession is None else FastSession(exchange_session)
 
 
 class Decoder:
@@ -95,7 +95,7 @@ class Decoder:
         self._streams = Streams(self.options, dialects, self.counters, make or _make, keys)
         self._share = share
         self._shared = share != ALL
-        self._passed: set[bytes] = set()  # encrypted connections, which are left at a glance
+        self._bypassed: set[bytes] = set()  # encrypted connections, which are left at a glance
         self._halves: dict[bytes, Half] = {}
         # Of these two the oldest goes where they are full: at once, which a dict would have to look for.
         self._syns: OrderedDict[bytes, int] = OrderedDict()
@@ -149,10 +149,14 @@ class Decoder:
 
         What the usual ones complete is then in ``out``, and in ``places`` ``base`` and where its packet starts.
         """
-        if Unusual is None or batch.interface.link_type != LINKTYPE_ETHERNET or batch.buffer.__class__ is not bytes:
+        if (
+            SlowPathPackets is None
+            or batch.interface.link_type != LINKTYPE_ETHERNET
+            or batch.buffer.__class__ is not bytes
+        ):
             return zip(batch.starts, batch.ends, batch.times, strict=True)
         share = self._share if self._shared else None
-        return Unusual(self, self._streams, batch, self._halves, self._passed, out, places, base, share)
+        return SlowPathPackets(self, self._streams, batch, self._halves, self._bypassed, out, places, base, share)
 
     def _feed(self, batch: PacketBatch, packets: Iterable[tuple[int, int, int]], out: list[Session]) -> None:
         buffer = batch.buffer
@@ -163,7 +167,7 @@ class Decoder:
         streams = self._streams
         holes = streams.holes
         again = streams.again
-        shared, passed = self._shared, self._passed
+        shared, passed = self._shared, self._bypassed
         next_sweep = self.next_sweep
         self.counters["packets"] += len(batch.starts)
         self.counters["skipped"] += batch.skipped
@@ -341,9 +345,9 @@ class Decoder:
 
     def _pass_by(self, keys: Iterable[bytes]) -> None:
         """Leave a connection at a glance from now on, until it closes."""
-        if len(self._passed) >= MAX_PASSED:
-            self._passed.clear()
-        self._passed.update(keys)
+        if len(self._bypassed) >= MAX_PASSED:
+            self._bypassed.clear()
+        self._bypassed.update(keys)
 
     def _connect(self, key: bytes, seq: int, now: int, out: list[Session]) -> Half | None:
         """Begin a connection with the first data of it; None if it is a late repeat of one that is closed."""
@@ -367,7 +371,7 @@ class Decoder:
         halves, keys = ((own, peer), (key, peer_key)) if opens else ((peer, own), (peer_key, key))
         connection = Connection(keys, halves, self.options)
         connection.last_ns = now
-        connection.midway = own_isn < 0 and peer_isn < 0
+        connection.joined_midstream = own_isn < 0 and peer_isn < 0
         self._halves[key], self._halves[peer_key] = own, peer
         self.counters["connections"] += 1
         return own
@@ -384,23 +388,23 @@ class Decoder:
     def _control(self, key: bytes, seq: int, flags: int, now: int, out: list[Session]) -> None:
         """Take a SYN, FIN or RST; ``seq`` is the sequence number of a FIN, or of the SYN itself."""
         half = self._halves.get(key)
-        if half is None and (self._shared or key in self._passed):
+        if half is None and (self._shared or key in self._bypassed):
             if self._shared and self._is_others(key):
                 return
-            self._passed -= {key, reverse(key)}
+            self._bypassed -= {key, reverse(key)}
         if flags & SYN:
             origin = seq + 1 & _MASK
             if half is not None:
                 if half.origin in (-1, origin):
                     half.origin = origin if half.origin < 0 else half.origin
                     half.loose = half.loose and half.peer.origin < 0
-                    half.connection.midway = False
+                    half.connection.joined_midstream = False
                     if not half.offset and not half.held:
                         half.next_seq = origin
                     return
                 if half.loose and (half.origin - origin & _MASK) <= LOOSE_BYTES:  # stored behind the first data
                     half.begin_before(half.origin - origin & _MASK)
-                    half.loose = half.connection.midway = False
+                    half.loose = half.connection.joined_midstream = False
                     return
                 self._close(half.connection, Ending.CLOSED, out)  # the same ports again: its FIN was lost
             known = self._remembered.get(key)
@@ -460,7 +464,7 @@ class Decoder:
         for key, half in zip(connection.keys, connection.halves, strict=True):
             if self._halves.pop(key, None) is None:
                 continue
-            self._passed.discard(key)
+            self._bypassed.discard(key)
             self._streams.unhold(half)
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.popitem(last=False)

@@ -15,18 +15,17 @@ from hl7core.model.session import Ending, Session
 from hl7core.wire.connection import DECIDED, IGNORED, UNDECIDED, Connection, DecoderOptions, Half, MessageSeen
 from hl7core.wire.detect import HELD_BYTES, TLS, WAIT, Verdict
 from hl7core.wire.encrypted import UNREAD, Encrypted
-from hl7core.wire.exchanges import Exchanges
-from hl7core.wire.framing import Dialect
-from hl7core.wire.mllp import MllpFramer
-from hl7core.wire.reassembly import Piece
+from hl7core.wire.framing.framer import Dialect
+from hl7core.wire.framing.mllp import MllpFramer
+from hl7core.wire.framing.plain import PlainFramer
+from hl7core.wire.lis01_sessions.tracker import Lis01Sessions
+from hl7core.wire.memory_budget import PER_PIECE, HeldBytes, MemoryBudget
+from hl7core.wire.mllp_sessions.fast_path import FastPath, Make
+from hl7core.wire.mllp_sessions.tracker import MllpSessions
 from hl7core.wire.recognition import Recognition
-from hl7core.wire.scales import Scales
-from hl7core.wire.stx import PlainFramer
+from hl7core.wire.tcp.reassembly import Piece
 from hl7core.wire.tls.keylog import KeyLog
 from hl7core.wire.tls.records import TlsFramer, tls_score
-from hl7core.wire.turns import Turns
-from hl7core.wire.usual import Make, Usual
-from hl7core.wire.weights import PER_PIECE, Weights
 
 __all__ = ["Delivery"]
 
@@ -67,11 +66,11 @@ class Delivery:
         self.messages: list[MessageSeen] = []
         self.finished: list[Half] = []
         self.timers: list[tuple[int, bytes]] = []
-        self.recent: list[Usual] = []
+        self.recent: list[FastPath] = []
         self._undecided: dict[Connection, int] = {}  # and what waits of each weighs
         self._undecided_weight = 0
-        self._open = Weights()
-        self._scales = Scales(options.reassembly_bytes, counters)
+        self._open = HeldBytes()
+        self._scales = MemoryBudget(options.reassembly_bytes, counters)
         self._armed: dict[bytes, int] = {}
 
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect]) -> None:
@@ -296,9 +295,9 @@ class Delivery:
 
             connection.tracker = Unwrapped(connection, self)
         elif dialect.turns:
-            connection.tracker = Turns(connection, self._scales, seen)
+            connection.tracker = Lis01Sessions(connection, self._scales, seen)
         else:
-            exchanges = Exchanges(connection, self._scales, seen, self.recent, self._make)
+            exchanges = MllpSessions(connection, self._scales, seen, self.recent, self._make)
             connection.tracker = exchanges
             if isinstance(connection.halves[0].framer, MllpFramer) and seen is None:
                 connection.usual = exchanges.usual

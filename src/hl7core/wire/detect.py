@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from hl7core.wire.connection import DecoderOptions
-from hl7core.wire.framing import Dialect
-from hl7core.wire.lis01 import Lis01Framer, checksum
-from hl7core.wire.mllp import MllpFramer
-from hl7core.wire.stx import PlainFramer
+from hl7core.wire.framing.framer import Dialect
+from hl7core.wire.framing.lis01 import Lis01Framer, checksum
+from hl7core.wire.framing.mllp import MllpFramer
+from hl7core.wire.framing.plain import PlainFramer
 from hl7core.wire.tls.records import tls_score
 
 __all__ = ["HELD_BYTES", "TLS", "UNKNOWN", "WAIT", "Verdict", "builtin", "choose", "encrypted", "unknown_pins"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hl7core.wire.dissect import endpoints
+from hl7core.wire.tcp.dissect import endpoints
 
 __all__ = ["UNREAD", "Encrypted"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Unusual", "UsualLine", "UsualSession", "blocks", "keep_memory", "records"]
+__all__ = ["FastJsonLine", "FastSession", "SlowPathPackets", "blocks", "keep_memory", "records"]
 
 if os.environ.get("HL7CORE_PURE", "") in ("", "0"):
     try:
-        from hl7core.wire._native import Unusual, UsualLine, UsualSession, blocks, keep_memory, records
+        from hl7core.wire._native import FastJsonLine, FastSession, SlowPathPackets, blocks, keep_memory, records
     except ImportError:
-        Unusual = UsualLine = UsualSession = blocks = keep_memory = records = None  # type: ignore[assignment,misc]
+        SlowPathPackets = FastJsonLine = FastSession = blocks = keep_memory = records = None  # type: ignore[assignment,misc]
 else:
-    Unusual = UsualLine = UsualSession = blocks = keep_memory = records = None  # type: ignore[assignment,misc]
+    SlowPathPackets = FastJsonLine = FastSession = blocks = keep_memory = records = None  # type: ignore[assignment,misc]

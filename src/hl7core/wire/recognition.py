@@ -13,9 +13,9 @@ from typing import Final
 
 from hl7core.wire.connection import Connection, DecoderOptions, Half
 from hl7core.wire.detect import HELD_BYTES, UNKNOWN, WAIT, Verdict, builtin, choose, encrypted
-from hl7core.wire.framing import Dialect
+from hl7core.wire.framing.framer import Dialect
 from hl7core.wire.pins import pinned
-from hl7core.wire.reassembly import Piece
+from hl7core.wire.tcp.reassembly import Piece
 from hl7core.wire.tls.records import tls_score
 
 __all__ = ["Recognition"]

@@ -13,11 +13,11 @@ from typing import Final
 from hl7core.model.session import Session
 from hl7core.wire.connection import SECOND, Connection, DecoderOptions, Half
 from hl7core.wire.delivery import Delivery
-from hl7core.wire.framing import Dialect
-from hl7core.wire.reassembly import MAX_HELD_PIECES, Piece
+from hl7core.wire.framing.framer import Dialect
+from hl7core.wire.memory_budget import PER_PIECE, HeldBytes
+from hl7core.wire.mllp_sessions.fast_path import Make
+from hl7core.wire.tcp.reassembly import MAX_HELD_PIECES, Piece
 from hl7core.wire.tls.keylog import KeyLog
-from hl7core.wire.usual import Make
-from hl7core.wire.weights import PER_PIECE, Weights
 
 __all__ = ["Streams"]
 
@@ -25,7 +25,7 @@ HELD_PER_STREAM: Final = 4 << 20
 """More bytes than this (a large TCP window) do not wait behind a hole: it is given up as a gap."""
 ACKED_HOLE_NS: Final = 1 * SECOND
 """The receiver has what the capture lacks: so long it may still turn up, packets being stored out of order.  So long
-too waits an answer for what it answers, and the first segment of a connection joined midway for an earlier one."""
+too waits an answer for what it answers, and the first segment of a connection joined midstream for an earlier one."""
 ONE_SIDED_HOLE_NS: Final = 10 * SECOND
 """The same where the receiver's packets are not captured, so that nothing tells whether it will be sent again."""
 
@@ -45,7 +45,7 @@ class Streams(Delivery):
         keys: KeyLog | None = None,
     ) -> None:
         super().__init__(options, dialects, counters, make, keys)
-        self._held = Weights()
+        self._held = HeldBytes()
         self.holes = self._held.of
         # By the second of packet time, those that need a look then; and when each of them does.
         self._looks: dict[int, dict[Half, None]] = {}

@@ -1,7 +1,8 @@
 """TLS records: how they are told from other bytes, and how a stream is cut into them.
 
 A record is ``type version length payload`` (RFC 8446 section 5.1, RFC 5246 section 6.2).  The framer keeps the law of
-:mod:`hl7core.wire.framing`; what is no record is stray, and reading goes on at the next bytes that look like one.
+:mod:`hl7core.wire.framing.framer`; what is no record is stray, and reading goes on at the next bytes that look like
+one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from typing import ClassVar, Final
 
 from hl7core.model.frame import Fault, Frame, FrameKind
-from hl7core.wire._buffer import Buffered
+from hl7core.wire.framing.buffer import Buffered
 
 __all__ = ["APPLICATION", "CHANGE_CIPHER", "HANDSHAKE", "HEADER", "MAX_PAYLOAD", "TlsFramer", "tls_score"]
 

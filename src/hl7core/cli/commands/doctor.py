@@ -1,0 +1,233 @@
+"""``hl7core doctor``: can it capture, filter, store, submit?  Each "no" with its remedy."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import platform
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import click
+
+from hl7core import __version__
+from hl7core.cli import exits
+from hl7core.cli.commands.version import is_compiled
+from hl7core.cli.common import engine_client, load_settings
+from hl7core.cli.output.text import colourful, size
+from hl7core.engine.control.client import ControlClient
+from hl7core.errors import Hl7coreError, SettingsError
+from hl7core.guard import describe
+from hl7core.plugin_host.registry import Registry
+from hl7core.settings.reading import Settings
+
+__all__ = ["command"]
+
+_CAP_NET_RAW: Final = 13
+_LOW_SPACE: Final = 200 << 20
+
+
+class _Check(NamedTuple):
+    """``state`` is ok, note or bad; ``code`` the exit code that a bad one asks for."""
+
+    state: str
+    what: str
+    found: str
+    remedy: str = ""
+    code: int = exits.ERROR
+
+
+@click.command("doctor", epilog="\b\nExamples:\n  hl7core doctor\n  sudo hl7core doctor")
+@click.pass_obj
+def command(settings_path: str | None) -> int:
+    """Say whether hl7core can capture, filter, store and submit here, and what to do if not.
+
+    Each destination is asked whether it can be reached; no session is handed on.
+
+    Exit code 0: all is well, notes aside; else the code of the first thing that is wrong.
+    """
+    checks = list(_checks(settings_path))
+    marks = {
+        "ok": click.style("✔", fg="green"),
+        "note": click.style("-", fg="yellow"),
+        "bad": click.style("✘", fg="red"),
+    }
+    for check in checks:
+        click.echo(f"{marks[check.state]} {check.what:<12} {check.found}", color=colourful(sys.stdout))
+        if check.remedy:
+            click.echo(f"  {'':<12} → {check.remedy}")
+    return next((check.code for check in checks if check.state == "bad"), exits.OK)
+
+
+def _checks(settings_path: str | None) -> Iterator[_Check]:
+    kind = " (compiled)" if is_compiled() else ""
+    found = f"hl7core {__version__}{kind}, Python {platform.python_version()}, {platform.system()}"
+    yield _Check("ok", "versions", found)
+    try:
+        settings = load_settings(settings_path)
+        registry = Registry(settings)
+        problems = registry.problems()
+    except SettingsError as error:
+        for problem in error.problems:
+            yield _Check("bad", "settings", problem, "mend it, then: hl7core settings check", exits.SETTINGS)
+        return
+    for problem in problems:
+        yield _Check("bad", "settings", problem, "hl7core settings check", exits.SETTINGS)
+    if not problems:
+        yield _Check("ok", "settings", str(settings.path) if settings.path else "none; the defaults are in force")
+    for notice in settings.notices:
+        yield _Check("note", "settings", notice)
+    yield _privileges()
+    yield _libpcap()
+    yield from _interfaces(registry)
+    yield from _folder(settings)
+    yield from _plugins(registry)
+    yield from _destinations(settings, registry)
+    yield from _engine(settings)
+
+
+def _privileges() -> _Check:
+    remedy = "run as root, or give CAP_NET_RAW: README, Capture rights. Reading files needs no rights"
+    status = Path("/proc/self/status")
+    if not status.exists():  # no Linux: the right shows only when a socket is opened
+        return _Check("note", "privileges", "shown when a capture starts")
+    effective = next(int(line.split()[1], 16) for line in status.read_text().splitlines() if line.startswith("CapEff"))
+    if effective >> _CAP_NET_RAW & 1:
+        return _Check("ok", "privileges", "may capture (CAP_NET_RAW)")
+    return _Check("bad", "privileges", "may not capture: CAP_NET_RAW is missing", remedy, exits.PERMISSION)
+
+
+def _libpcap() -> _Check:
+    name = ctypes.util.find_library("pcap")
+    if name:
+        return _Check("ok", "libpcap", f"{name}: filters work")
+    return _Check(
+        "note",
+        "libpcap",
+        "missing: no filters (-f, or addresses in the settings)",
+        "install libpcap0.8 (Debian) or libpcap",
+    )
+
+
+def _interfaces(registry: Registry) -> Iterator[_Check]:
+    found = []
+    for name in registry.names():
+        if not registry.wanted(name):
+            continue
+        try:
+            plugin = registry.load(name)
+        except Hl7coreError:
+            continue  # told with the plugins
+        listing = getattr(plugin, "list_interfaces", None)
+        if listing is None:
+            continue
+        try:
+            found += listing()
+        except Exception as error:  # noqa: BLE001 - a plugin's failure is the plugin's
+            yield _Check("bad", "interfaces", f"{name} cannot list them: {describe(error)}", code=exits.INTERFACE)
+    up = [f"{i.name} ({', '.join(i.addresses) or 'no address'})" for i in found if i.is_up]
+    if up:
+        yield _Check("ok", "interfaces", ", ".join(up))
+    else:
+        yield _Check("bad", "interfaces", "none is up", "ip link set NAME up", exits.INTERFACE)
+
+
+def _folder(settings: Settings) -> Iterator[_Check]:
+    folder = settings.output_folder
+    if not settings.core.enable_persistence:
+        yield _Check("note", "store", "enable_persistence is false: nothing is saved")
+    base = folder
+    while not base.exists():
+        base = base.parent
+    if not os.access(base, os.W_OK | os.X_OK):
+        yield _Check(
+            "bad",
+            "folder",
+            f"{base} is not writable",
+            f"chown it, or set [core] output_folder (now {folder})",
+            exits.PERMISSION,
+        )
+        return
+    free = shutil.disk_usage(base).free
+    if free < _LOW_SPACE:
+        yield _Check(
+            "note", "disk", f"only {size(free)} free for {folder}", "make room: a full disk keeps sessions in memory"
+        )
+    else:
+        yield _Check("ok", "folder", f"{folder}, {size(free)} free")
+    for name in ("sessions", "trash"):
+        path = folder / name
+        if path.is_dir() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            yield _Check("note", "folder", f"{path} can be read by others", f"chmod 700 {path}")
+
+
+def _plugins(registry: Registry) -> Iterator[_Check]:
+    good = []
+    for name in registry.names():
+        if not registry.wanted(name):
+            continue
+        try:
+            registry.load(name)
+            good.append(name)
+        except Hl7coreError as error:
+            yield _Check("bad", "plugin", f"{name}: {error}", f"mend it, or: hl7core plugins disable {name}")
+    if good:
+        yield _Check("ok", "plugins", ", ".join(good))
+
+
+def _destinations(settings: Settings, registry: Registry) -> Iterator[_Check]:
+    names = [
+        name
+        for name in registry.names()
+        if registry.wanted(name) and (info := registry.info(name)).state != "failed" and "submit_session" in info.hooks
+    ]
+    if not names:
+        yield _Check("note", "destination", "none is enabled: sessions are stored and handed on to nobody")
+        return
+    from hl7core.cli.commands.doctor_destinations import ask_destinations  # brings in the whole engine
+
+    for state, found, remedy in ask_destinations(settings, names):
+        yield _Check(state, "destination", found, remedy)
+
+
+def _engine(settings: Settings) -> Iterator[_Check]:
+    try:
+        client = engine_client(settings)
+    except Hl7coreError as error:
+        yield _Check("note", "engine", str(error))
+        return
+    if client is None:
+        yield _Check("note", "engine", "none runs on this folder")
+        return
+    with client:
+        state = client.call("state")
+        yield _stored(client)
+    yield _Check("ok", "engine", f"runs: {state.get('packets', 0)} packets, {state.get('sessions', 0)} sessions")
+    drops = state.get("dropped_kernel", 0) + state.get("dropped_intake", 0)
+    if drops:
+        yield _Check(
+            "note", "drops", f"{drops} packets lost", "narrow the filter, or raise net.core.rmem_max and buffer_mib"
+        )
+    encrypted = state.get("counters", {}).get("tls", 0)
+    if encrypted:
+        yield _Check(
+            "note",
+            "encrypted",
+            f"{encrypted} connections are TLS and cannot be read live",
+            "capture -w keeps the packets; hl7core read FILE --keylog KEYS reads them if a peer logs its keys",
+        )
+    if state.get("unsaved"):
+        yield _Check("bad", "unsaved", f"{state['unsaved']} sessions wait to be saved", "look at the folder above")
+    for _, text in state.get("notices", ()):
+        yield _Check("note", "notice", text)
+
+
+def _stored(client: ControlClient) -> _Check:
+    try:
+        return _Check("ok", "stored", f"{size(client.store_size())}, {len(client.trash())} sessions in the trash")
+    except Hl7coreError as error:
+        return _Check("note", "stored", str(error))

@@ -1,0 +1,68 @@
+"""Whether the destinations can be reached: each is asked, all at once, and none is handed a session.
+
+The law: it takes at most ten seconds and a little, whatever a destination does, and says nothing but what a
+destination's own words are (errors of others by their kind alone).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from hl7core.cli.output.text import clean
+from hl7core.contract import DestinationSettings
+from hl7core.engine.engine import Engine
+from hl7core.errors import DestinationUnreachable, SubmitError
+from hl7core.guard import describe
+from hl7core.settings.reading import Settings
+
+__all__ = ["Reached", "ask_destinations"]
+
+SECONDS: Final = 10.0
+
+
+class Reached(NamedTuple):
+    """How asking one destination went: ``state`` is ok, note or bad."""
+
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def ask_destinations(settings: Settings, names: Sequence[str]) -> list[Reached]:
+    """Ask the destinations ``names``, whose plugins can be loaded; return an entry each."""
+    engine = Engine(settings, only=names)  # not started: it is the runtime of the plugins
+    with asyncio.Runner() as runner:
+        return runner.run(_ask(engine, names))
+
+
+async def _ask(engine: Engine, names: Sequence[str]) -> list[Reached]:
+    await engine.registry.start(engine.runtime)
+    try:
+        return await asyncio.gather(*(_reached(engine, name) for name in names))
+    finally:
+        await engine.registry.stop()
+        engine.dispatch.close(0)
+
+
+async def _reached(engine: Engine, name: str) -> Reached:
+    if name not in engine.registry.running():
+        text = f"{name} does not start: {engine.registry.info(name).error}"
+        return Reached("bad", clean(text), "mend its settings: hl7core settings check")
+    settings = engine.registry.settings_of(name)
+    if isinstance(settings, DestinationSettings) and not settings.active:
+        return Reached("note", f"{name} is inactive: its settings do not say where to")
+    try:
+        answer = await engine.dispatch.reach(name, SECONDS)
+    except DestinationUnreachable as error:
+        remedy = f"look whether it runs, and at [plugins.{name}]; until then sessions wait and are sent later"
+        return Reached("bad", clean(f"{name} cannot be reached: {error}"), remedy)
+    except SubmitError as error:
+        found = clean(f"{name} answers, asked without a session: {error}")
+        return Reached("note", found, f"look at [plugins.{name}], unless it takes sessions all the same")
+    except Exception as error:  # noqa: BLE001 - a plugin's failure is the plugin's
+        return Reached("bad", clean(f"{name} cannot be asked: {describe(error)}"), "tell who made the plugin")
+    if answer is None:
+        return Reached("note", f"{name} cannot be asked without handing a session on", "hl7core submit status")
+    return Reached("ok", clean(f"{name}: {answer}"))

@@ -1,0 +1,226 @@
+"""``hl7core plugins``: what is installed, what runs, and the switch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from hl7core.cli import exits
+from hl7core.cli.commands import plugins_new as new
+from hl7core.cli.common import engine_client, load_settings
+from hl7core.cli.output.text import colourful, columns
+from hl7core.errors import Hl7coreError, PluginError
+from hl7core.plugin_host.registry import PluginInfo, PluginState, Registry
+from hl7core.settings.file import change
+
+__all__ = ["command"]
+
+_WIDE = 130
+"""From so many columns on there is room for the hooks."""
+
+
+@click.group(
+    "plugins",
+    epilog="\b\nExamples:\n  hl7core plugins list\n  hl7core plugins new ward_bell\n  hl7core plugins enable journal",
+)
+def command() -> None:
+    """List, inspect, enable and disable plugins, and begin a new one."""
+
+
+@command.command(
+    "list",
+    short_help="List the plugins that are installed.",
+    epilog="\b\nExamples:\n  hl7core plugins list\n  hl7core plugins list --json",
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
+@click.pass_obj
+def list_(settings_path: str | None, as_json: bool) -> None:
+    """List the plugins that are installed: state, version, where each is from, and its last error.
+
+    The states are those of a running engine; without one, those that an engine would begin with.
+    """
+    rows = _rows(settings_path)
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    _table(rows, load_settings(settings_path).core.store)
+
+
+_ROLES = {
+    "persist_session": "stores sessions",
+    "submit_session": "sends sessions on",
+    "open_source": "brings packets",
+    "cleanup": "cleans up",
+    "diagnose": "finds faults",
+    "register_framers": "knows a dialect",
+    "before_persist": "changes what is stored",
+    "on_packet": "hears of packets",
+    "on_session_complete": "hears of sessions",
+    "on_event": "hears of events",
+}
+_COLOURS = {"enabled": "green", "disabled": "dim", "failed": "red", "hanging": "yellow", "quarantined": "red"}
+_LIFE = ("register_", "configure", "start", "stop")
+
+
+def _table(rows: list[dict[str, Any]], record: str) -> None:
+    """Print the plugins, a line each: what they do, and where there is room for it by which hooks."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(
+        color_system="auto" if colourful(sys.stdout) else None, soft_wrap=not sys.stdout.isatty(), highlight=False
+    )
+    wide = not sys.stdout.isatty() or console.width >= _WIDE
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("plugin", "state", "version", "from"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("does", no_wrap=wide)
+    if wide:
+        table.add_column("hooks")
+    if any(row["error"] for row in rows):
+        table.add_column("error", style="red")
+    for row in rows:
+        state = str(row["state"])
+        does = [role for hook, role in _ROLES.items() if hook in row["hooks"]]
+        if row["name"] == record:
+            does[:1] = ["stores new sessions"]
+        cells: list[str | Text] = [
+            row["name"],
+            Text(state, style=_COLOURS.get(state, "")),
+            row["version"],
+            "hl7core" if row["bundled"] else row["distribution"],
+            ", ".join(does) or Text("?" if state == "disabled" else "", style="dim"),
+        ]
+        if wide:
+            cells.append(Text(", ".join(hook for hook in row["hooks"] if not hook.startswith(_LIFE)), style="dim"))
+        table.add_row(*cells, Text(row["error"]))
+    console.print(table)
+    if any(row["state"] == "disabled" and not row["hooks"] for row in rows) and sys.stdout.isatty():
+        console.print(Text("? it is not imported while it is disabled; `hl7core plugins info NAME` looks", style="dim"))
+
+
+@command.command("info", epilog="\b\nExamples:\n  hl7core plugins info json_store")
+@click.argument("name")
+@click.pass_obj
+def info(settings_path: str | None, name: str) -> int:
+    """Show one plugin: its hooks, its settings and how it stands.  The plugin is imported."""
+    registry = Registry(load_settings(settings_path))
+    registry.info(name)
+    problem, plugin = "", None
+    try:
+        plugin = registry.load(name)
+    except Hl7coreError as error:
+        problem = str(error)
+    row = next((row for row in _rows(settings_path) if row["name"] == name), _row(registry.info(name)))
+    loaded = registry.info(name)
+    width = columns(sys.stdout) or 120
+    say = partial(click.echo, color=colourful(sys.stdout))
+    said = _purpose(plugin) if plugin is not None else ""
+    say(f"{click.style(name, bold=True)}  {row['state']}  {row['distribution']} {row['version']}")
+    for heading, text in (
+        ("does", said),
+        ("error", problem or row["error"]),
+        ("hooks", ", ".join(loaded.hooks) if not problem else ""),
+        ("imported", f"in {loaded.import_ms:.0f} ms" if not problem else ""),
+    ):
+        for line in wrap(text, width=width, initial_indent=f"  {heading:<9} ", subsequent_indent=" " * 12):
+            say(line)
+    if problem:
+        return exits.ERROR
+    model = registry.model(name)
+    values = registry.settings_of(name)
+    say(f"  settings  [plugins.{name}]")
+    for key, field in model.model_fields.items():
+        say(f"    {key} = {_shown(getattr(values, key, field.default))}")
+        for line in wrap(field.description or "", width=width, initial_indent=" " * 8, subsequent_indent=" " * 8):
+            say(click.style(line, dim=True))
+    return exits.OK
+
+
+def _purpose(plugin: object) -> str:
+    """Return the first paragraph of what the plugin's module says of itself."""
+    text = (sys.modules[type(plugin).__module__].__doc__ or "").strip()
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def _shown(value: Any) -> str:
+    """Return a value as the settings file has it; of a secret only whether it is set."""
+    if isinstance(value, SecretStr):
+        return "(set, a secret)" if value.get_secret_value() else '""'
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False, default=str)
+
+
+command.add_command(new.command)
+
+
+@command.command(
+    "enable",
+    short_help="Switch a plugin on, in settings.toml.",
+    epilog="\b\nExamples:\n  hl7core plugins enable journal",
+)
+@click.argument("name")
+@click.pass_obj
+def enable(settings_path: str | None, name: str) -> None:
+    """Switch a plugin on, in settings.toml; a running engine follows within a second."""
+    _switch(settings_path, name, on=True)
+
+
+@command.command(
+    "disable",
+    short_help="Switch a plugin off, in settings.toml.",
+    epilog="\b\nExamples:\n  hl7core plugins disable journal",
+)
+@click.argument("name")
+@click.pass_obj
+def disable(settings_path: str | None, name: str) -> None:
+    """Switch a plugin off, in settings.toml; a running engine follows within a second."""
+    _switch(settings_path, name, on=False)
+
+
+def _switch(settings_path: str | None, name: str, *, on: bool) -> None:
+    settings = load_settings(settings_path)
+    registry = Registry(settings)
+    registry.info(name)
+    if on:
+        registry.load(name)  # better refused here than in the engine
+    elif settings.core.store == name:
+        raise PluginError(f"{name} is the store of record: name another in [core] store first")
+    path = settings.path or Path.cwd() / "settings.toml"
+    change(path, {f"plugins.{name}.enabled": on})
+    click.echo(f"{name} {'enabled' if on else 'disabled'} in {path}")
+
+
+def _rows(settings_path: str | None) -> list[dict[str, Any]]:
+    settings = load_settings(settings_path)
+    client = engine_client(settings)
+    if client is not None:
+        with client:
+            rows: list[dict[str, Any]] = client.call("plugins")
+            return rows
+    registry = Registry(settings)
+    rows = []
+    for name in sorted(registry.names()):
+        if registry.wanted(name):
+            try:
+                registry.load(name)
+            except Hl7coreError as error:
+                rows.append(_row(registry.info(name)) | {"state": "failed", "error": str(error)})
+                continue
+        row = _row(registry.info(name))
+        if registry.wanted(name) and row["state"] == PluginState.DISABLED:
+            row["state"] = "enabled"
+        rows.append(row)
+    return rows
+
+
+def _row(item: PluginInfo) -> dict[str, Any]:
+    return item._asdict() | {"hooks": list(item.hooks), "state": str(item.state)}

@@ -1,0 +1,306 @@
+"""``hl7core read``: decode capture files, without an engine."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import click
+
+from hl7core.cli import exits
+from hl7core.cli.output.writers import FORMATS, Writer, writer_for
+from hl7core.cli.tune_gc import settle
+from hl7core.errors import CaptureFileError, SettingsError
+from hl7core.files import CaptureFile
+from hl7core.model.packet import PacketBatch
+from hl7core.model.session import Session
+from hl7core.wire.decoder import Decoder, DecoderOptions
+from hl7core.wire.encrypted import Encrypted
+from hl7core.wire.framing.framer import Dialect
+from hl7core.wire.tcp.dissect import LINK_TYPES
+from hl7core.wire.tls.keylog import KeyLog
+
+if TYPE_CHECKING:
+    from hl7core.cli.read_store import Saver
+
+__all__ = ["command"]
+
+_PCAPNG = b"\n\r\r\n"
+_EPILOG = """\b
+Examples:
+  hl7core read day.pcap                          a line a session
+  hl7core read day.pcapng.gz -o jsonl            a JSON object a session
+  hl7core read day.pcap -f 'tcp port 2575'       only these packets
+  tcpdump -w - port 2575 | hl7core read - -o messages
+  hl7core read part1.pcap part2.pcap --store     save them, once
+  hl7core read day.pcap --keylog keys.log        TLS too, with a peer's keys
+"""
+
+
+@click.command("read", epilog=_EPILOG)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("-f", "--filter", "bpf", metavar="BPF", default="", help="Decode only packets that this filter takes.")
+@click.option("-o", "--output", type=click.Choice(FORMATS), help="Default: text on a terminal, else jsonl.")
+@click.option(
+    "--store",
+    "save",
+    is_flag=True,
+    help="Save the sessions through the enabled store; stored ones are left as they are.",
+)
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Decode with N processes (-o jsonl of files); default: one a processor for large files.",
+)
+@click.option(
+    "--keylog",
+    "keylog",
+    metavar="KEYS",
+    help="Decrypt TLS with this key log (SSLKEYLOGFILE), or a pcapng FILE that has one; needs hl7core[tls].",
+)
+@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.pass_obj
+def command(
+    settings_path: str | None,
+    /,
+    files: tuple[str, ...],
+    bpf: str,
+    output: str | None,
+    save: bool,
+    jobs: int | None,
+    keylog: str | None,
+    no_progress: bool,
+) -> int:
+    """Decode capture files (pcap, pcapng, gzip, a pipe); "-" is standard input.
+
+    Several files are read as one capture, in the order given: a conversation may go on from one to the next.
+    """
+    settle()
+    options, dialects = _options(settings_path)
+    keys = _keys(keylog)
+    name = output or ("text" if sys.stdout.isatty() else "jsonl")
+    progress = sys.stderr.isatty() and not no_progress
+    decoding = _Decoding(options, dialects, keys)
+    with _saver(settings_path, save) as saver, _output(name, decoding, files, bpf, saver, jobs) as taker:
+        damage = _read(files, bpf, taker.take, keys, progress=progress)
+        taker.end()
+    for problem in damage:
+        click.echo(f"hl7core: {problem}", err=True)
+    counters = taker.counters
+    secret = taker.encrypted.sentence(0 if keys is not None else counters["tls"])
+    if secret:
+        click.echo(f"hl7core: {secret}", err=True)
+    if saver is not None:
+        click.echo(saver.summary(), err=True)
+        if saver.failed:
+            return exits.PARTIAL
+    if damage:
+        return exits.PARTIAL if counters["packets"] else exits.ERROR
+    if not counters["sessions"]:
+        click.echo(
+            f"hl7core: no HL7 or LIS01 conversation in {counters['packets']} packets"
+            f" ({counters['connections']} connections with data)",
+            err=True,
+        )
+        return exits.NOTHING
+    return exits.OK
+
+
+class _Decoding(NamedTuple):
+    """How to decode; with dialects or keys one process does it."""
+
+    options: DecoderOptions
+    dialects: tuple[Dialect, ...] = ()
+    keys: KeyLog | None = None
+
+
+class _Taker(Protocol):
+    """What becomes of the packets."""
+
+    @property
+    def encrypted(self) -> Encrypted:
+        """What nobody could read."""
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was seen, and what was let go."""
+
+    def take(self, batch: PacketBatch) -> None:
+        """Decode packets and say what ended."""
+
+    def end(self) -> None:
+        """Say what was open, and what ends the output."""
+
+
+class _Sessions:
+    """Decodes to sessions, for a writer and a store."""
+
+    def __init__(self, decoder: Decoder, writer: Writer, saver: Saver | None) -> None:
+        self._decoder = decoder
+        self._writer = writer
+        self._saver = saver
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return self._decoder.counters
+
+    @property
+    def encrypted(self) -> Encrypted:
+        return self._decoder.encrypted
+
+    def take(self, batch: PacketBatch) -> None:
+        self._say(self._decoder.feed(batch))
+
+    def end(self) -> None:
+        for sessions in self._decoder.ending():
+            self._say(sessions)
+        self._writer.close()
+
+    def _say(self, sessions: list[Session]) -> None:
+        messages = self._decoder.messages
+        if sessions:
+            self._writer.sessions(sessions)
+            if self._saver is not None:
+                self._saver.save(sessions)
+        if messages:
+            self._writer.messages(messages)
+            messages.clear()
+
+
+@contextmanager
+def _output(
+    name: str, decoding: _Decoding, files: tuple[str, ...], bpf: str, saver: Saver | None, jobs: int | None
+) -> Iterator[_Taker]:
+    """Yield what decodes, with several processes where that is worth it."""
+    out = sys.stdout.buffer
+    options, dialects, keys = decoding
+    if name != "jsonl" or saver is not None or dialects or keys is not None:
+        decoder = Decoder(options._replace(watch_messages=name == "messages"), dialects, keys=keys)
+        yield _Sessions(decoder, writer_for(name, out), saver)
+        return
+    from hl7core.cli.parallel import Lines, Shares, jobs_for
+
+    count = jobs_for(files, jobs)
+    if count == 1:
+        yield Lines(options, out)
+        return
+    shares = Shares(options, out, count, lambda take: _read(files, bpf, take, None, progress=False))
+    try:
+        yield shares
+    finally:
+        shares.close()
+
+
+def _read(
+    files: tuple[str, ...], bpf: str, take: Callable[[PacketBatch], None], keys: KeyLog | None, *, progress: bool
+) -> list[CaptureFileError]:
+    """Hand the packets of ``files`` on; return what is wrong with the files."""
+    damage = []
+    taken = 0
+    for number, name in enumerate(files):
+        unknown: Counter[int] = Counter()
+        try:
+            with CaptureFile(name) as capture, _progress(capture, name, shown=progress) as step:
+                for batch in _filtered(capture, bpf):
+                    if keys is not None:
+                        keys.add(capture.take_secrets())
+                    taken += len(batch.starts)
+                    if batch.interface.link_type not in LINK_TYPES:
+                        unknown[batch.interface.link_type] += len(batch.starts)
+                    take(batch)
+                    step()
+            if capture.damage is not None:
+                damage.append(capture.damage)
+        except CaptureFileError as error:
+            if len(files) == 1 or number == 0 == taken:
+                raise
+            damage.append(error)
+        for link_type, count in sorted(unknown.items()):
+            what = f"{name}: {count} packets are of link type {link_type}, which cannot be read"
+            damage.append(CaptureFileError(f"{what}: capture on an interface that gives Ethernet or IP packets"))
+    return damage
+
+
+def _filtered(capture: CaptureFile, bpf: str) -> Iterator[PacketBatch]:
+    if not bpf:
+        yield from capture
+        return
+    from hl7core.bpf import PacketFilter  # loads libpcap, which only a filter needs
+
+    filters: dict[int, PacketFilter] = {}
+    for batch in capture:
+        link_type = batch.interface.link_type
+        if link_type not in filters:
+            filters[link_type] = PacketFilter(bpf, link_type)
+        kept = filters[link_type].apply(batch)
+        if kept is not None:
+            yield kept
+
+
+def _options(settings_path: str | None) -> tuple[DecoderOptions, tuple[Dialect, ...]]:
+    """Return what the settings say of decoding; without any, nothing that reads settings is imported."""
+    from hl7core.cli.common import has_settings
+
+    if not has_settings(settings_path):
+        return DecoderOptions(), ()
+    from hl7core.cli.common import load_settings
+    from hl7core.cli.dialects import enabled_dialects, pin_problems
+
+    settings = load_settings(settings_path)
+    dialects = enabled_dialects(settings, lambda text: click.echo(f"hl7core: {text}", err=True))
+    problems = pin_problems(settings, dialects)
+    if problems:
+        raise SettingsError(*problems)
+    return settings.core.decoder_options(), dialects
+
+
+def _keys(path: str | None) -> KeyLog | None:
+    """Return the key log that the user names.  Raises click.UsageError, before anything is read."""
+    if path is None:
+        return None
+    try:
+        import cryptography  # noqa: F401 - whether it is there is all that is asked here
+    except ImportError:
+        raise click.UsageError("--keylog needs the package cryptography: pip install 'hl7core[tls]'") from None
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(4)
+            if text == _PCAPNG:  # it carries its keys itself: they come as it is read
+                return KeyLog()
+            keys = KeyLog(text + file.read())
+    except OSError as error:
+        raise click.UsageError(f"the key log {path} cannot be read: {error.strerror or error}") from None
+    if not keys:
+        raise click.UsageError(f"{path} is no key log: no line of it is LABEL CLIENT_RANDOM SECRET (SSLKEYLOGFILE)")
+    return keys
+
+
+@contextmanager
+def _saver(settings_path: str | None, wanted: bool) -> Iterator[Saver | None]:
+    if not wanted:
+        yield None
+        return
+    from hl7core.cli.read_store import open_saver  # loads the plugins
+
+    with open_saver(settings_path) as saver:
+        yield saver
+
+
+@contextmanager
+def _progress(capture: CaptureFile, name: str, *, shown: bool) -> Iterator[Callable[[], None]]:
+    if not shown:
+        yield lambda: None
+        return
+    from rich.console import Console  # only on a terminal
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=capture.size or None)
+        yield lambda: bar.update(task, completed=capture.position)

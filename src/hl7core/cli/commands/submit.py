@@ -1,0 +1,255 @@
+"""``hl7core submit``: hand on what is pending, through the running engine or one of our own for the moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import click
+
+from hl7core.cli import exits
+from hl7core.cli.common import engine_client, load_settings
+from hl7core.cli.session_access import all_sessions, open_desk, own_engine, plugins_with, stores_of
+from hl7core.engine.outbox.status import DestinationStatus
+from hl7core.model.delivery import DeliveryStatus
+from hl7core.model.session import SessionQuery
+
+if TYPE_CHECKING:
+    from hl7core.engine.control.client import ControlClient
+    from hl7core.engine.engine import Engine
+
+__all__ = ["command"]
+
+_GLANCE: Final = 0.2
+_COUNTED: Final = 10_000
+"""So many sessions of a status are counted in the store, which reads them one by one; then it is "6,000+"."""
+_TOUCHES: Final = {
+    DeliveryStatus.PENDING: (DeliveryStatus.PENDING,),
+    DeliveryStatus.FAILED: (DeliveryStatus.FAILED, DeliveryStatus.PENDING),  # failed here, it may be pending there
+    DeliveryStatus.IGNORED: (DeliveryStatus.IGNORED,),
+}
+"""By a session's status, what its deliveries may be, so far as they are counted."""
+
+
+@click.group("submit", epilog="\b\nExamples:\n  hl7core submit now\n  hl7core submit status -o json")
+def command() -> None:
+    """Hand on what is pending, and say how the destinations stand."""
+
+
+# Now.
+
+
+@command.command(
+    "now",
+    short_help="Try all that is pending, at once.",
+    epilog="\b\nExamples:\n  hl7core submit now\n  hl7core sessions retry --status failed && hl7core submit now",
+)
+@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.pass_obj
+def now(settings_path: str | None, no_progress: bool) -> int:
+    """Try all that is pending at once, whatever it waits for, and wait until it is sent or nothing more can be done.
+
+    The running engine does it if there is one; to stop waiting does not stop the engine.  Exit code 0 if all was sent,
+    3 if there was nothing to send, 4 if some sessions failed or are still pending.
+    """
+    with _sender(settings_path) as sender:
+        before = {one.name: one for one in sender.before}
+        queued = sender.begin()
+        with _progress(shown=sys.stderr.isatty() and not no_progress) as step:
+            while True:
+                standing = [one for one in sender.statuses() if one.state != "inactive"]
+                sent = sum(one.submitted - _of(before, one).submitted for one in standing)
+                failed = sum(one.failed - _of(before, one).failed for one in standing)
+                left = sum(one.queue + one.in_flight for one in standing)
+                step(sent + failed, max(queued, sent + failed + left))
+                if not any(one.busy for one in standing):
+                    break
+                sender.wait(_GLANCE)
+    more = " or more" if any(one.more for one in standing) else ""
+    if not (sent or failed or left or more):
+        click.echo("nothing to send")
+        return exits.NOTHING
+    click.echo(f"{sent} sent, {failed} failed, {left}{more} still pending")
+    for one in standing:
+        if one.queue and one.state != "idle":
+            click.echo(f"{one.name}: {_state(one)}{_error(one)}", err=True)
+    return exits.PARTIAL if failed or left or more else exits.OK
+
+
+def _of(before: dict[str, DestinationStatus], one: DestinationStatus) -> DestinationStatus:
+    return before.get(one.name, DestinationStatus(one.name, "inactive"))
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    if not shown:
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console  # only on a terminal
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sending", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# Status.
+
+
+@command.command(
+    "status",
+    short_help="Say how each destination stands.",
+    epilog="\b\nExamples:\n  hl7core submit status\n  hl7core submit status -o json",
+)
+@click.option("-o", "--output", type=click.Choice(("text", "json")), default="text")
+@click.pass_obj
+def status(settings_path: str | None, output: str) -> int:
+    """Say of each destination how it stands, what waits for it, what failed, and what went wrong last.
+
+    "submitted" and "failed since the start" are the running engine's; pending, failed and ignored are counted in the
+    store, 10,000 sessions of a status at most: "6,000+" says that there may be more.  In JSON, "atLeast" names the
+    counts of which that is so.
+    """
+    settings = load_settings(settings_path)
+    client = engine_client(settings)
+    if client is not None:
+        with client:
+            standing = client.submission()
+    else:
+        names = plugins_with(settings, "submit_session")
+        standing = [DestinationStatus(name, "no engine runs") for name in names]
+    if not standing:
+        click.echo("no destination is enabled", err=True)
+        return exits.NOTHING
+    counts, more = _counts(settings_path, [one.name for one in standing])
+    if output == "json":
+        click.echo(json.dumps([_json(one, counts[one.name], more) for one in standing]))
+        return exits.OK
+    for one in standing:
+        found = counts[one.name]
+        click.echo(f"{one.name}: {_state(one)}{_error(one)}")
+        click.echo(
+            f"  in flight {one.in_flight}, "
+            + ", ".join(f"{wanted} {found[wanted]:,}{'+' if wanted in more else ''}" for wanted in _TOUCHES)
+        )
+        if client is not None:
+            click.echo(f"  since the engine's start: {one.submitted} submitted, {one.failed} failed")
+    return exits.OK
+
+
+def _counts(
+    settings_path: str | None, names: list[str]
+) -> tuple[dict[str, Counter[DeliveryStatus]], set[DeliveryStatus]]:
+    """Count the deliveries in the store that are not done; return also the statuses of which there may be more."""
+    counts: dict[str, Counter[DeliveryStatus]] = {name: Counter() for name in names}
+    more: set[DeliveryStatus] = set()
+    with open_desk(settings_path) as desk:
+        for wanted, touched in _TOUCHES.items():
+            for number, session in enumerate(all_sessions(desk, SessionQuery(status=(wanted,)))):
+                if number == _COUNTED:
+                    more.update(touched)
+                    break
+                for delivery in session.deliveries:
+                    if delivery.name in counts and delivery.status is not DeliveryStatus.SUBMITTED:
+                        standing = DeliveryStatus.IGNORED if session.ignored else delivery.status
+                        counts[delivery.name][standing] += 1
+    return counts, more
+
+
+def _state(one: DestinationStatus) -> str:
+    until = one.until.astimezone().strftime("%H:%M:%S") if one.until is not None else ""
+    texts = {
+        "paused": f"paused, tried again at {until}",
+        "waiting": f"left alone until {until}, as it asked",
+        "unsaved": "nothing is sent while sessions are not saved",
+        "inactive": "inactive: its settings do not say where to",
+    }
+    return texts.get(one.state, one.state)
+
+
+def _error(one: DestinationStatus) -> str:
+    return f" (last error: {one.error})" if one.error else ""
+
+
+def _json(one: DestinationStatus, found: Counter[DeliveryStatus], more: set[DeliveryStatus]) -> dict[str, Any]:
+    return {
+        "destination": one.name,
+        "state": one.state,
+        "until": None if one.until is None else one.until.timestamp() * 1000,
+        "queueSize": one.queue,
+        "inFlight": one.in_flight,
+        "pending": found[DeliveryStatus.PENDING],
+        "failed": found[DeliveryStatus.FAILED],
+        "ignored": found[DeliveryStatus.IGNORED],
+        "atLeast": [status for status in _TOUCHES if status in more],
+        "submittedSinceStart": one.submitted,
+        "failedSinceStart": one.failed,
+        "lastError": one.error,
+    }
+
+
+# Who sends.
+
+
+class _Sender(Protocol):
+    before: list[DestinationStatus]
+
+    def begin(self) -> int:
+        """Try all at once; return how many sessions are known to be pending."""
+
+    def statuses(self) -> list[DestinationStatus]:
+        """Return how the destinations stand."""
+
+    def wait(self, seconds: float) -> None:
+        """Let it work."""
+
+
+class _Remote:
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+        self.before = client.submission()
+
+    def begin(self) -> int:
+        return self._client.submit_now()
+
+    def statuses(self) -> list[DestinationStatus]:
+        return self._client.submission()
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class _Own:
+    def __init__(self, runner: asyncio.Runner, engine: Engine) -> None:
+        self._runner = runner
+        self._engine = engine
+        self.before: list[DestinationStatus] = []
+
+    def begin(self) -> int:
+        return self._runner.run(self._engine.runtime.submit_now())
+
+    def statuses(self) -> list[DestinationStatus]:
+        return self._engine.outbox.status()
+
+    def wait(self, seconds: float) -> None:
+        self._runner.run(asyncio.sleep(seconds))
+
+
+@contextmanager
+def _sender(settings_path: str | None) -> Iterator[_Sender]:
+    settings = load_settings(settings_path)
+    client = engine_client(settings)
+    if client is not None:
+        with client:
+            yield _Remote(client)
+        return
+    plugins = (*stores_of(settings), *plugins_with(settings, "submit_session", "before_persist"))
+    with own_engine(settings, plugins, hand_on=True) as (runner, engine):
+        yield _Own(runner, engine)

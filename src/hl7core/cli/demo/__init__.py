@@ -1,0 +1,1 @@
+"""The demo's simulated lab: analyzers, a LIS, a receiver of sessions."""

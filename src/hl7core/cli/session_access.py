@@ -1,0 +1,211 @@
+"""The desk: where commands ask for sessions and change them, through a running engine or one of their own.
+
+An engine of our own takes the folder's lock, so nobody writes beside it, and runs the enabled stores alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from hl7core.cli.common import engine_client, load_settings
+from hl7core.errors import EngineError, Hl7coreError
+from hl7core.model.cleanup import CleanupReport
+from hl7core.model.events import CleanupProgress
+from hl7core.model.session import Session, SessionQuery
+
+if TYPE_CHECKING:
+    from hl7core.engine.control.client import ControlClient
+    from hl7core.engine.engine import Engine
+    from hl7core.engine.imports import ImportReport
+    from hl7core.settings.reading import Settings
+
+__all__ = ["Desk", "all_sessions", "open_desk", "own_engine", "plugins_with", "stores_of"]
+
+_PAGE: Final = 500
+
+
+class Desk(Protocol):
+    """Where sessions are asked for and changed."""
+
+    def sessions(self, query: SessionQuery) -> Iterator[Session]:
+        """Yield at most ``query.limit`` sessions."""
+
+    def change(self, do: str, ids: list[str], **more: Any) -> list[str]:
+        """Delete, restore, retry, ignore or unignore; return the ids that were found."""
+
+    def trash(self) -> list[tuple[str, datetime]]:
+        """Return the ids of the sessions in the trash and when each went there, oldest first."""
+
+    def clean(self, *, dry_run: bool, confirmed: bool, progress: Callable[[int], None]) -> list[CleanupReport]:
+        """Run every plugin's cleanup; ``progress`` hears how many sessions it has deleted."""
+
+    def bring(self, *, source: str = "", files: Sequence[str] = (), empty: bool = False) -> Iterator[ImportReport]:
+        """Import from the store ``source`` or from ``files``; yield how far it has come, at last how it went."""
+
+
+def all_sessions(desk: Desk, query: SessionQuery, limit: int | None = None) -> Iterator[Session]:
+    """Page through all sessions that fit, or through the newest ``limit``; oldest first."""
+    if limit is not None:
+        newest: list[Session] = []
+        after = None
+        while len(newest) < limit:
+            page = list(
+                desk.sessions(query._replace(newest_first=True, limit=min(_PAGE, limit - len(newest)), after=after))
+            )
+            newest += page
+            if not page:
+                break
+            after = (page[-1].started_at, page[-1].id)
+        yield from reversed(newest)
+        return
+    after = None
+    while True:
+        page = list(desk.sessions(query._replace(limit=_PAGE, after=after)))
+        yield from page
+        if len(page) < _PAGE:
+            return
+        after = (page[-1].started_at, page[-1].id)
+
+
+def stores_of(settings: Settings) -> tuple[str, ...]:
+    """Name the enabled stores, the store of record first; plugins are imported to see which are stores."""
+    record = settings.core.store
+    return (record, *(name for name in plugins_with(settings, "persist_session") if name != record))
+
+
+def plugins_with(settings: Settings, *hooks: str) -> tuple[str, ...]:
+    """Name the enabled plugins that implement one of ``hooks``; plugins are imported to see that."""
+    from hl7core.plugin_host.registry import Registry
+
+    registry = Registry(settings)
+    found = []
+    for name in registry.names():
+        if not registry.wanted(name):
+            continue
+        try:
+            registry.load(name)
+        except Hl7coreError:  # the engine and `plugins list` tell of it
+            continue
+        if not set(hooks).isdisjoint(registry.info(name).hooks):
+            found.append(name)
+    return tuple(found)
+
+
+class _Remote:
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+
+    def sessions(self, query: SessionQuery) -> Iterator[Session]:
+        yield from self._client.sessions(query)
+
+    def change(self, do: str, ids: list[str], **more: Any) -> list[str]:
+        found: list[str] = getattr(self._client, do)(ids, **more)
+        return found
+
+    def trash(self) -> list[tuple[str, datetime]]:
+        return self._client.trash()
+
+    def clean(self, *, dry_run: bool, confirmed: bool, progress: Callable[[int], None]) -> list[CleanupReport]:
+        return self._client.cleanup(dry_run=dry_run, confirmed=confirmed, progress=progress)
+
+    def bring(self, *, source: str = "", files: Sequence[str] = (), empty: bool = False) -> Iterator[ImportReport]:
+        for item in self._client.stream("import", timeout=None, source=source, files=list(files), empty=empty):
+            yield _report(item)
+        yield _report(self._client.result)
+
+
+class _Own:
+    def __init__(self, runner: asyncio.Runner, engine: Engine) -> None:
+        self._runner = runner
+        self._engine = engine
+
+    def sessions(self, query: SessionQuery) -> Iterator[Session]:
+        yield from self._runner.run(self._engine.runtime.sessions(query))
+
+    def change(self, do: str, ids: list[str], **more: Any) -> list[str]:
+        work: Callable[..., Any] = getattr(self._engine.runtime, do)
+        found: list[str] = self._runner.run(work(ids, **more))
+        return found
+
+    def trash(self) -> list[tuple[str, datetime]]:
+        return self._runner.run(self._engine.runtime.trash())
+
+    def clean(self, *, dry_run: bool, confirmed: bool, progress: Callable[[int], None]) -> list[CleanupReport]:
+        from hl7core.engine.cleaning import clean
+
+        async def tell(item: CleanupProgress) -> None:
+            progress(item.deleted)
+
+        return self._runner.run(clean(self._engine, dry_run=dry_run, confirmed=confirmed, progress=tell))
+
+    def bring(self, *, source: str = "", files: Sequence[str] = (), empty: bool = False) -> Iterator[ImportReport]:
+        from hl7core.engine.imports import Imports
+
+        imports = Imports(self._engine)
+        pages = imports.from_store(source, empty=empty) if source else imports.from_files(files)
+        while (report := self._runner.run(_next(pages))) is not None:
+            yield report
+
+
+async def _next(pages: AsyncIterator[ImportReport]) -> ImportReport | None:
+    return await anext(pages, None)
+
+
+def _report(item: Any) -> ImportReport:
+    from hl7core.engine.imports import ImportReport
+
+    if not isinstance(item, dict):
+        raise EngineError("what answers on the control socket is no engine")
+    known = {field.name for field in fields(ImportReport)}
+    return ImportReport(**{name: value for name, value in item.items() if name in known})
+
+
+@contextmanager
+def open_desk(
+    settings_path: str | None,
+    *,
+    also: str = "",
+    plugins: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Iterator[Desk]:
+    """Open the desk.
+
+    Where no engine runs, ``also`` names a store to attach even if it is disabled, ``plugins`` what is there beside the
+    stores, though nothing is handed on and no job of theirs runs; ``overrides`` are settings for it.
+    """
+    from hl7core.settings import reading as settings_room
+
+    settings = load_settings(settings_path)
+    client = engine_client(settings)
+    if client is not None:
+        with client:
+            yield _Remote(client)
+        return
+    changed = {**(overrides or {}), **({f"plugins.{also}.enabled": True} if also else {})}
+    if changed:
+        settings = settings_room.read(settings.path, changed)
+    with own_engine(settings, (*stores_of(settings), *plugins), hand_on=False) as (runner, engine):
+        engine.runtime.end_jobs()
+        yield _Own(runner, engine)
+
+
+@contextmanager
+def own_engine(settings: Settings, plugins: Sequence[str], *, hand_on: bool) -> Iterator[tuple[asyncio.Runner, Engine]]:
+    """Run an engine of our own for the moment, with ``plugins`` alone; it captures nothing."""
+    from hl7core.contract import SourceRequest
+    from hl7core.engine.engine import Engine
+
+    engine = Engine(settings, only=plugins, request=SourceRequest(), hand_on=hand_on)
+    logging.getLogger("hl7core.engine.news").setLevel(logging.ERROR)  # what is the matter, the command says itself
+    with asyncio.Runner() as runner:
+        runner.run(engine.start())
+        try:
+            yield runner, engine
+        finally:
+            runner.run(engine.stop())

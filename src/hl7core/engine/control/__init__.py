@@ -1,0 +1,1 @@
+"""The control socket: how other processes ask the running engine."""

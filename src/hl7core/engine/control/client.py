@@ -1,0 +1,219 @@
+"""The other end of ``control.sock``: how a command reaches the engine that owns the data folder.
+
+It blocks, as commands do, and believes nothing of the socket but what it checks: lines are bounded, an answer that is
+none raises EngineError.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from hl7core.engine.control.protocol import (
+    CONTROL_NAME,
+    MAX_RESPONSE,
+    POINTER_NAME,
+    error_from_line,
+    line_of,
+    query_to_json,
+    time_of,
+)
+from hl7core.engine.outbox.status import DestinationStatus
+from hl7core.errors import EngineError
+from hl7core.model.cleanup import CleanupReport
+from hl7core.model.session import Session, SessionQuery
+
+__all__ = ["ControlClient"]
+
+_TIMEOUT: Final = 60.0
+_MAX_POINTER: Final = 4096
+
+
+class ControlClient:
+    """Speaks to the engine that owns ``folder``.  Use ``connect``; it is a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._socket: socket.socket | None = None
+        self._reader: Any = None
+
+    def connect(self) -> Self | None:
+        """Connect and return itself, or None if no engine listens.  Raises EngineError if one refuses."""
+        for path in self._paths():
+            if len(os.fsencode(path)) > 107:
+                continue
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.settimeout(_TIMEOUT)
+            try:
+                connection.connect(path)
+            except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+                connection.close()
+                continue
+            except OSError as error:
+                connection.close()
+                raise EngineError(f"an engine may run on {self.folder}, but: {error.strerror}") from error
+            self._socket = connection
+            self._reader = connection.makefile("rb")
+            return self
+        return None
+
+    def _paths(self) -> Iterator[str]:
+        yield str(self.folder / CONTROL_NAME)
+        try:
+            with (self.folder / POINTER_NAME).open("rb") as pointer:
+                yield os.fsdecode(pointer.read(_MAX_POINTER)).strip()
+        except OSError:
+            return  # the socket lies in the folder itself, or nobody listens
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._socket is not None:
+            self._reader.close()
+            self._socket.close()
+            self._socket = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    # Anything.
+
+    def call(self, do: str, **arguments: Any) -> Any:
+        """Ask for ``do`` and return its result.  Raises what the engine says, EngineError if it does not answer."""
+        for _ in self.stream(do, **arguments):
+            pass
+        return self.result
+
+    result: Any = None
+    """The result in the last line of the last answer."""
+
+    def stream(self, do: str, *, timeout: float | None = _TIMEOUT, **arguments: Any) -> Iterator[Any]:
+        """Ask for ``do`` and yield the items of the answer as they come."""
+        if self._socket is None:
+            raise EngineError("not connected to an engine")
+        self.result = None
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.sendall(line_of({"do": do, **arguments}))
+            while True:
+                reply = self._reply()
+                if "item" in reply:
+                    yield reply["item"]
+                elif reply.get("ok"):
+                    self.result = reply.get("result")
+                    return
+                else:
+                    raise error_from_line(reply)
+        except TimeoutError as error:
+            raise EngineError(f"the engine on {self.folder} does not answer") from error
+        except OSError as error:
+            raise EngineError(f"the engine on {self.folder} hung up") from error
+
+    def _reply(self) -> dict[str, Any]:
+        line = self._reader.readline(MAX_RESPONSE + 1)
+        if not line.endswith(b"\n"):
+            raise EngineError(
+                f"the engine on {self.folder} hung up" if len(line) <= MAX_RESPONSE else "a line too long"
+            )
+        try:
+            reply = json.loads(line)
+        except (ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict):
+            raise EngineError("what answers on the control socket is no engine")
+        return reply
+
+    # What commands ask.
+
+    def sessions(self, query: SessionQuery) -> Iterator[Session]:
+        """Yield the sessions that fit, at most ``query.limit``."""
+        from hl7core.model.schema import session_from_json
+
+        for item in self.stream("sessions", query=query_to_json(query)):
+            yield session_from_json(json.dumps(item).encode())
+
+    def session_lines(self, query: SessionQuery) -> Iterator[dict[str, Any]]:
+        """Yield the same as JSON objects."""
+        yield from self.stream("sessions", query=query_to_json(query))
+
+    def retry(self, ids: Sequence[str]) -> list[str]:
+        """Make sessions pending again; return the ids that were found."""
+        return _ids(self.call("retry", ids=list(ids)))
+
+    def ignore(self, ids: Sequence[str]) -> list[str]:
+        """Mark sessions as never to be sent; return the ids that were found."""
+        return _ids(self.call("ignore", ids=list(ids)))
+
+    def unignore(self, ids: Sequence[str]) -> list[str]:
+        """Undo ``ignore``; return the ids that were found."""
+        return _ids(self.call("unignore", ids=list(ids)))
+
+    def delete(self, ids: Sequence[str], *, to_trash: bool = True) -> list[str]:
+        """Remove sessions; return the ids that were removed."""
+        return _ids(self.call("delete", ids=list(ids), to_trash=to_trash))
+
+    def restore(self, ids: Sequence[str]) -> list[str]:
+        """Bring sessions back from the trash; return the ids that came back."""
+        return _ids(self.call("restore", ids=list(ids)))
+
+    def trash(self) -> list[tuple[str, datetime]]:
+        """Return the ids of the sessions in the trash and when each went there, oldest first."""
+        try:
+            return [(str(entry["id"]), time_of(entry["deletedAt"])) for entry in self.call("trash")]
+        except (TypeError, LookupError, OverflowError):
+            raise EngineError("what answers on the control socket is no engine") from None
+
+    def store_size(self) -> int:
+        """Return the bytes on disk that the stored sessions take, the trash included."""
+        return int(self.call("store_size"))
+
+    def cleanup(
+        self,
+        *,
+        dry_run: bool = False,
+        confirmed: bool = False,
+        progress: Callable[[int], None] = lambda _deleted: None,
+    ) -> list[CleanupReport]:
+        """Run every plugin's cleanup, however long it takes; return the reports.
+
+        ``progress`` hears meanwhile how many sessions have been deleted.
+        """
+        for item in self.stream("cleanup", timeout=None, dry_run=dry_run, confirmed=confirmed):
+            progress(int(item.get("deleted", 0)))
+        return [CleanupReport(**{**r, "kept": tuple(map(tuple, r.get("kept", ())))}) for r in self.result]
+
+    def submit_now(self) -> int:
+        """Try all that is pending at once; return how many sessions are known to be."""
+        return int(self.call("submit_now"))
+
+    def submission(self) -> list[DestinationStatus]:
+        """Return how every destination stands."""
+        try:
+            return [
+                DestinationStatus(**{**entry, "until": None if entry["until"] is None else time_of(entry["until"])})
+                for entry in self.call("submission")
+            ]
+        except (TypeError, LookupError, OverflowError):
+            raise EngineError("what answers on the control socket is no engine") from None
+
+    def find_pending(self) -> None:
+        """Make the engine look for sessions that were stored beside it."""
+        self.call("find_pending")
+
+    def follow(self) -> Iterator[dict[str, Any]]:
+        """Yield ``{"event": ...}`` and ``{"session": ...}`` objects as they happen, until the engine ends."""
+        yield from self.stream("follow", timeout=None)
+
+
+def _ids(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise EngineError("what answers on the control socket is no engine")
+    return [str(item) for item in value]

@@ -1,0 +1,1 @@
+"""The outbox: hands stored sessions on to every active destination."""

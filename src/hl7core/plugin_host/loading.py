@@ -1,0 +1,138 @@
+"""Loading a plugin: import, construct, and see that it keeps the contract before it is let in.
+
+pluggy would find some of this later and some never: it calls an ``async def`` where it needs an answer, and a misspelt
+hook is silently never called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, Final
+
+import pluggy
+
+from hl7core import hookspecs
+from hl7core.contract import PluginSettings
+from hl7core.errors import PluginError
+from hl7core.guard import contained, describe
+from hl7core.plugin_host.discovery import Record
+from hl7core.settings.model import nearest
+
+__all__ = ["Loader"]
+
+_EITHER: Final = frozenset({"submit_session", "submit_sessions", "reach_destination", "start", "stop"})
+_MAY_YIELD: Final = frozenset({"diagnose", "register_framers"})
+
+
+class Loader:
+    """Brings plugins in and hands out their hooks; it remembers who specified which hook."""
+
+    def __init__(self, pm: pluggy.PluginManager) -> None:
+        self._pm = pm
+        self._owners: dict[str, str] = {}
+        pm.add_hookspecs(hookspecs)
+
+    def load(self, record: Record) -> object:
+        """Fill in ``record.plugin``, its model and its hooks, and return the plugin.  Raises PluginError."""
+        if record.plugin is not None:
+            return record.plugin
+        name = record.name
+        began = time.perf_counter()
+        try:
+            kind = record.entry_point.load()
+            record.import_ms = (time.perf_counter() - began) * 1000
+            plugin = _constructed(name, kind)
+            self._add_hookspecs(name, plugin)
+            hooks = self._checked(name, plugin)
+            model = _model(name, self.hook(plugin, "register_settings")()) if "register_settings" in hooks else None
+        except PluginError:
+            raise
+        except BaseException as error:
+            if not contained(error):
+                raise
+            raise PluginError(f"{name}: cannot be loaded: {describe(error)}") from error
+        record.hooks, record.plugin, record.model = hooks, plugin, model or PluginSettings
+        return plugin
+
+    def hook(self, plugin: object, hook: str, **offered: Any) -> Callable[[], Any]:
+        """Return the call of one hook of ``plugin``, with those arguments of ``offered`` that it takes."""
+        function = next(function for name, function, _ in self._implementations(plugin) if name == hook)
+        taken = inspect.signature(function).parameters
+        arguments = {name: value for name, value in offered.items() if name in taken}
+        return lambda: function(**arguments)
+
+    def _implementations(self, plugin: object) -> Iterator[tuple[str, Any, pluggy.HookimplOpts]]:
+        for attribute in dir(type(plugin)):
+            if isinstance(inspect.getattr_static(plugin, attribute), property):
+                continue
+            options = self._pm.parse_hookimpl_opts(plugin, attribute)
+            if options is not None:
+                yield options["specname"] or attribute, getattr(plugin, attribute), options
+
+    def _checked(self, name: str, plugin: object) -> tuple[str, ...]:
+        """Return the hooks that ``plugin`` implements, in the order of the specifications."""
+        places = {hook: place for place, hook in enumerate(vars(hookspecs))}
+        known = [hook for hook in vars(self._pm.hook) if self._spec(hook) is not None]
+        known.sort(key=lambda hook: places.get(hook, len(places)))
+        found: set[str] = set()
+        for hook, function, options in self._implementations(plugin):
+            spec = self._spec(hook)
+            if spec is not None:
+                _check(name, hook, function, options, spec)
+                found.add(hook)
+            elif not options["optionalhook"]:
+                raise PluginError(f"{name}: there is no hook {hook}{nearest(hook, known)}")
+        return tuple(hook for hook in known if hook in found)
+
+    def _spec(self, hook: str) -> tuple[str, ...] | None:
+        """Return the arguments that ``hook`` offers, None if nobody specified it."""
+        caller = getattr(self._pm.hook, hook, None)
+        if not isinstance(caller, pluggy.HookCaller) or caller.spec is None:
+            return None
+        return tuple(caller.spec.argnames)
+
+    def _add_hookspecs(self, name: str, plugin: object) -> None:
+        if not any(hook == "register_hookspecs" for hook, *_ in self._implementations(plugin)):
+            return
+        module = self.hook(plugin, "register_hookspecs")()
+        if not isinstance(module, ModuleType):
+            raise PluginError(f"{name}: register_hookspecs must return a module")
+        hooks = [item for item in vars(module) if self._pm.parse_hookspec_opts(module, item) is not None]
+        for hook in hooks:
+            if self._spec(hook) is not None and self._owners.get(hook) != name:
+                raise PluginError(f"{name}: there is a hook {hook} already")
+        if not any(self._owners.get(hook) == name for hook in hooks):  # pluggy keeps specifications for good
+            self._pm.add_hookspecs(module)
+            self._owners.update(dict.fromkeys(hooks, name))
+
+
+def _constructed(name: str, kind: Any) -> object:
+    if not inspect.isclass(kind):
+        raise PluginError(f"{name}: its entry point must name a class")
+    plugin: object = kind()
+    return plugin
+
+
+def _check(name: str, hook: str, function: Any, options: pluggy.HookimplOpts, offered: tuple[str, ...]) -> None:
+    if options["wrapper"] or options["hookwrapper"]:
+        raise PluginError(f"{name}: {hook} must not be a wrapper: no plugin stands between the core and another")
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.default is parameter.empty and parameter.name not in offered:
+            raise PluginError(
+                f"{name}: {hook} asks for {parameter.name}; the hook offers {', '.join(offered) or 'nothing'}"
+            )
+    if hook not in vars(hookspecs):
+        return  # a hook of another plugin: its colour is that plugin's business
+    if inspect.iscoroutinefunction(function) and hook not in _EITHER:
+        raise PluginError(f"{name}: {hook} must be a plain def, not async def")
+    if inspect.isasyncgenfunction(function) or (inspect.isgeneratorfunction(function) and hook not in _MAY_YIELD):
+        raise PluginError(f"{name}: {hook} must return its answer, not yield")
+
+
+def _model(name: str, model: Any) -> type[PluginSettings]:
+    if not (inspect.isclass(model) and issubclass(model, PluginSettings)):
+        raise PluginError(f"{name}: register_settings must return a subclass of PluginSettings")
+    return model

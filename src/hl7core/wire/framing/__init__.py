@@ -1,0 +1,1 @@
+"""Framing: bytes of one direction in, frames out."""

@@ -1,0 +1,1 @@
+"""LIS01 and the plain variant: from frames to sessions, ENQ to EOT."""

@@ -1,0 +1,1 @@
+"""MLLP: from blocks to exchanges, one session each."""

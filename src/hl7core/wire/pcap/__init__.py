@@ -1,0 +1,1 @@
+"""Capture files, read and written: pcap and pcapng."""

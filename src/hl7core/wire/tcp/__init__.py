@@ -1,0 +1,1 @@
+"""From packets to ordered bytes: IP fragments, TCP segments, reassembly."""

@@ -1,0 +1,104 @@
+"""What comes into the lines, and what happens when it cannot be found."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from engine.parts import session
+from hl7core.contract import DestinationSettings
+from hl7core.engine.outbox import refill as outbox_supply
+from hl7core.engine.outbox.destination import Destination
+from hl7core.engine.outbox.refill import Supply
+from hl7core.errors import StoreError
+from hl7core.model.delivery import Delivery
+
+EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Records:
+    """A store that answers ``page``, or raises it."""
+
+    sound = True
+
+    def __init__(self, page=()):
+        self.page = page
+        self.asked = []
+
+    async def load(self, query):
+        self.asked.append(query)
+        if isinstance(self.page, Exception):
+            raise self.page
+        return list(self.page)
+
+    async def change(self, ids, how):
+        return [one.id for one in self.page if one.id in ids and how(one) != one]
+
+
+class World:
+    """A supply at the time ``clock``, over a store that answers ``page``; ``looks`` counts the searches that ended."""
+
+    def __init__(self, page=()):
+        self.clock = 0.0
+        self.looks = 0
+        self.records = Records(page)
+        self.supply = Supply(self.records, now=lambda: EPOCH, clock=lambda: self.clock, looked=self._looked)
+        self.destination = Destination("dest")
+        self.destination.begin(EPOCH)
+
+    def _looked(self):
+        self.looks += 1
+
+    def look(self):
+        assert self.supply.wanted(self.destination, self.clock)
+        self.destination.searching = True
+        asyncio.run(self.supply.look(self.destination, DestinationSettings()))
+
+
+def stored(number, **delivery):
+    return session(number)._replace(first_saved_at=EPOCH, deliveries=(Delivery("dest", **delivery),))
+
+
+@pytest.mark.parametrize("error", [StoreError("down"), ValueError("canary")])
+def test_a_search_that_fails_is_made_again_later_and_not_at_once(error, caplog):
+    world = World(error)
+    world.look()
+    assert world.looks == 1
+    assert not world.destination.searching
+    assert world.destination.looked.is_set(), "nobody waits for what does not come"
+    assert not world.supply.wanted(world.destination, world.clock)
+    assert "canary" not in caplog.text
+    world.clock = 20.0
+    world.records.page = [stored(1)]
+    world.look()
+    assert world.destination.line.ids() == [stored(1).id]
+
+
+def test_what_waits_for_its_next_attempt_is_due_then_and_never_later_than_in_an_hour():
+    soon, never = stored(1, next_at=EPOCH + timedelta(seconds=30)), stored(2, next_at=EPOCH + timedelta(days=9))
+    world = World([soon, never])
+    world.look()
+    line = world.destination.line
+    assert (line.take(29), len(line.take(30))) == ([], 1)
+    assert (line.take(3599), len(line.take(3600))) == ([], 1)
+
+
+def test_what_comes_to_a_full_line_is_found_later(monkeypatch):
+    monkeypatch.setattr(outbox_supply, "CAPACITY", 2)
+    world = World()
+    while not world.destination.search.over:
+        world.look()
+    for number in range(3):
+        world.supply.arrived(world.destination, (number, f"s{number}"), None)
+    assert world.destination.line.ids() == ["s0", "s1"]
+    assert not world.destination.search.over
+    assert world.supply.wanted(world.destination, world.clock)
+
+
+def test_pending_sessions_of_before_are_taken_up_once_and_only_if_that_is_wanted():
+    world = World()
+    world.look()
+    assert world.destination.search.in_backlog
+    world.records.page = [session(1)._replace(first_saved_at=EPOCH - timedelta(days=1)), stored(2)]
+    world.look()
+    assert world.destination.line.ids() == [session(1).id]

@@ -1,0 +1,412 @@
+"""What every answer means, and every way in which there is none: one row each."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from hl7core import (
+    DestinationBroken,
+    DestinationBusy,
+    DestinationUnauthorized,
+    DestinationUnreachable,
+    Receipt,
+    SessionRejected,
+    SubmitError,
+)
+from hl7core.testing import HttpReceiver, make_message, make_session
+from hl7core.testing.receiver import answer_bytes, drips, drops, hangs, receives, says
+from hl7core_plugins.rest_destination import RestDestination, RestSettings
+from hl7core_plugins.rest_destination.answers import MEANING, Answer, meaning_of, meanings_of, retry_after
+
+NOW = datetime(2026, 1, 3, 12, tzinfo=UTC)
+LIMIT = 0.6
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def submitting(url, session=None, *, seconds=20.0, **settings):
+    """Hand one session on and return the receipt, or the error that was raised."""
+
+    async def life():
+        destination = RestDestination()
+        made = RestSettings(endpoint=url, **settings)
+        destination.configure(made.model_copy(update={"timeout": seconds}))  # less than a user may set
+        try:
+            return await destination.submit_session(session or make_session(1))
+        except SubmitError as error:
+            return error
+        finally:
+            await destination.stop()
+
+    return asyncio.run(life())
+
+
+def endless(turn):
+    """Answer 200 with a body that never ends, as fast as it goes."""
+    turn.read()
+    turn.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not turn.stopped.is_set():
+        turn.write(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+
+
+# Answers with a status.
+
+ACCEPTED = (Receipt, "")
+ROWS = {
+    "200": (receives(200), *ACCEPTED),
+    "200 with a page": (receives(200, b"<html>welcome</html>", {"Content-Type": "text/html"}), *ACCEPTED),
+    "200 chunked": (
+        says(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"id":"7"\r\n1\r\n}\r\n0\r\n\r\n'),
+        Receipt,
+        "7",
+    ),
+    "200 until the connection ends": (says(b'HTTP/1.1 200 OK\r\n\r\n{"id": 12}'), Receipt, "12"),
+    "200 of HTTP/1.0": (says(b"HTTP/1.0 200 OK\r\n\r\n"), *ACCEPTED),
+    "200 after 100 and 103": (
+        says(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + answer_bytes(200)),
+        *ACCEPTED,
+    ),
+    "200 with a huge body": (receives(200, b'{"id": "' + b"x" * 5_000_000 + b'"}'), *ACCEPTED),
+    "200 with an endless body": (endless, *ACCEPTED),
+    "200 with a gzip bomb": (
+        receives(200, gzip.compress(b"0" * 50_000_000, 9), {"Content-Encoding": "gzip"}),
+        *ACCEPTED,
+    ),
+    "200 with broken JSON": (receives(200, b'{"id": '), *ACCEPTED),
+    "200 with deep JSON": (receives(200, b"[" * 60_000), *ACCEPTED),
+    "200 with a cookie": (receives(200, headers={"Set-Cookie": "a=b"}), *ACCEPTED),
+    "201 with an id": (receives(201, b'{"id": "abc-1"}'), Receipt, "abc-1"),
+    "201 with a reference": (receives(201, b'{"reference": "Bundle/7"}'), Receipt, "Bundle/7"),
+    "201 with a Location": (receives(201, headers={"Location": "/sessions/9"}), Receipt, "/sessions/9"),
+    "201 with an id that is too long": (receives(201, '{"id": "' + "x" * 201 + '"}'), *ACCEPTED),
+    "201 with an id that cannot be printed": (receives(201, b'{"id": "a\\u001b[31m"}'), *ACCEPTED),
+    "202": (receives(202), *ACCEPTED),
+    "204": (receives(204), *ACCEPTED),
+    "206": (receives(206), *ACCEPTED),
+    "207 to a single session": (receives(207, b"[201]"), *ACCEPTED),
+    "299": (receives(299), *ACCEPTED),
+    "300": (receives(300), SessionRejected, "HTTP 300"),
+    "301": (receives(301, headers={"Location": "/other"}), SessionRejected, "redirects are not followed"),
+    "302": (receives(302, headers={"Location": "/other"}), SessionRejected, "redirects are not followed"),
+    "304": (receives(304), SessionRejected, "HTTP 304"),
+    "307": (receives(307, headers={"Location": "/other"}), SessionRejected, "redirects are not followed"),
+    "308": (receives(308, headers={"Location": "/other"}), SessionRejected, "redirects are not followed"),
+    "400": (receives(400), SessionRejected, "HTTP 400"),
+    "400 whose body never ends": (
+        hangs(first=b"HTTP/1.1 400 Bad Request\r\nContent-Length: 100\r\n\r\nno"),
+        SessionRejected,
+        "HTTP 400",
+    ),
+    "401": (receives(401), DestinationUnauthorized, "auth_header"),
+    "402": (receives(402), SessionRejected, "HTTP 402"),
+    "403": (receives(403), DestinationUnauthorized, "HTTP 403"),
+    "404": (receives(404), SessionRejected, "is the endpoint right?"),
+    "405": (receives(405), SessionRejected, "HTTP 405"),
+    "407 though there is no proxy": (receives(407), SessionRejected, "HTTP 407"),
+    "408": (receives(408), DestinationBusy, "HTTP 408"),
+    "409": (receives(409), DestinationBusy, "HTTP 409"),
+    "410": (receives(410), SessionRejected, "HTTP 410"),
+    "411": (receives(411), SessionRejected, "HTTP 411"),
+    "413": (receives(413), SessionRejected, "too large"),
+    "415": (receives(415), SessionRejected, "HTTP 415"),
+    "418": (receives(418), SessionRejected, "HTTP 418"),
+    "421": (receives(421), SessionRejected, "HTTP 421"),
+    "422": (receives(422), SessionRejected, "HTTP 422"),
+    "425": (receives(425), DestinationBusy, "HTTP 425"),
+    "429": (receives(429), DestinationBusy, "HTTP 429"),
+    "451": (receives(451), SessionRejected, "HTTP 451"),
+    "499": (receives(499), SessionRejected, "HTTP 499"),
+    "500": (receives(500), DestinationBroken, "HTTP 500"),
+    "500 with a traceback": (receives(500, b"Traceback: CANARY-PATIENT" * 9000), DestinationBroken, "HTTP 500"),
+    "501": (receives(501), DestinationBroken, "HTTP 501"),
+    "502": (receives(502), DestinationBroken, "HTTP 502"),
+    "503": (receives(503), DestinationBroken, "HTTP 503"),
+    "504": (receives(504), DestinationBroken, "HTTP 504"),
+    "505": (receives(505), DestinationBroken, "HTTP 505"),
+    "507": (receives(507), DestinationBroken, "HTTP 507"),
+    "599": (receives(599), DestinationBroken, "HTTP 599"),
+    "600": (receives(600), DestinationBroken, "no status of HTTP"),
+    "999": (receives(999), DestinationBroken, "no status of HTTP"),
+}
+# No whole answer.
+ROWS |= {
+    "reset before it was processed": (drops(processed=False), DestinationUnreachable, "connection"),
+    "reset after it was processed": (drops(), DestinationUnreachable, "connection"),
+    "closed before it was processed": (drops(processed=False, reset=False), DestinationUnreachable, "closed the connection"),
+    "closed after it was processed": (drops(reset=False), DestinationUnreachable, "closed the connection"),
+    "reset in the middle of the headers": (says(b"HTTP/1.1 200 OK\r\nCont", reset=True), DestinationUnreachable, ""),
+    "cut in the middle of the headers": (says(b"HTTP/1.1 200 OK\r\nCont"), DestinationUnreachable, ""),
+    "cut in the middle of the body": (
+        says(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"), DestinationUnreachable, "reading the answer",
+    ),
+    "cut in the middle of a chunk": (
+        says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{"), DestinationUnreachable, "",
+    ),
+    "a chunk of no length": (
+        says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{"), DestinationUnreachable, "",
+    ),
+    "more than it announced": (says(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"id":"1"}HTTP/1.1 500'), Receipt, "1"),
+    "two lengths": (
+        says(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}"), DestinationUnreachable, "not HTTP",
+    ),
+    "101, though nobody asked to upgrade": (
+        says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), DestinationUnreachable, "not HTTP",
+    ),
+    "HTTP/0.9": (says(b"<html>hello</html>\r\n"), DestinationUnreachable, "before it had answered"),
+    "the greeting of a mail server": (says(b"220 mail.example ESMTP\r\n\r\n"), DestinationUnreachable, "not HTTP"),
+    "HTTP/2 without being asked": (says(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), DestinationUnreachable, "not HTTP"),
+    "a status of letters": (says(b"HTTP/1.1 OK\r\n\r\n"), DestinationUnreachable, "not HTTP"),
+    "random bytes": (says(bytes(range(256)) * 8), DestinationUnreachable, "not HTTP"),
+    "headers without end": (says(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 400_000), DestinationUnreachable, "not HTTP"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_each_answer_has_one_meaning(row):
+    behaviour, kind, text = ROWS[row]
+    with HttpReceiver() as receiver:
+        receiver.behaviour = behaviour
+        outcome = submitting(receiver.url)
+    assert len(receiver.requests) == 1
+    assert type(outcome) is kind, outcome
+    if kind is Receipt:
+        assert outcome.reference == text
+    else:
+        assert text in str(outcome)
+        assert "CANARY" not in str(outcome)
+        assert outcome.retry_after is None
+
+
+def test_the_table_has_at_least_forty_rows():
+    assert len(ROWS) >= 40
+
+
+# No answer in time, at each phase.
+
+
+@contextmanager
+def silent_port(*, full=False):
+    """A port that accepts connections and says nothing; ``full``: whose queue of connections is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0 if full else 16)
+        filling = []
+        for _ in range(4 if full else 0):
+            filling.append(socket.socket())
+            filling[-1].setblocking(False)
+            filling[-1].connect_ex(listener.getsockname())
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            for connection in filling:
+                connection.close()
+
+
+SLOW = {
+    "headers": (hangs(), "waiting for the answer"),
+    "headers, cut short": (hangs(first=b"HTTP/1.1 200 OK\r\nConte"), "waiting for the answer"),
+    "headers, dripping": (drips(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000), "waiting for the answer"),
+    "only 100 Continue": (drips(b"HTTP/1.1 100 Continue\r\n\r\n", 0.001), "waiting for the answer"),
+    "body": (hangs(first=b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"), "reading the answer"),
+    "body, dripping": (
+        drips(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n" + b"x" * 90_000, 0.005), "reading the answer",
+    ),
+    "sending": (hangs(before_reading=True), "sending"),
+}  # fmt: skip
+
+
+def timed(port_or_url, session=None, **settings):
+    """Hand on once, and return the outcome and by how much the limit was passed: the least of three tries."""
+    over = []
+    for _ in range(3):
+        began = time.monotonic()
+        outcome = submitting(port_or_url, session, seconds=LIMIT, **settings)
+        over.append(time.monotonic() - began - LIMIT)
+        if over[-1] < 1:
+            break
+    return outcome, min(over)
+
+
+@pytest.mark.parametrize("row", SLOW)
+def test_an_answer_that_does_not_come_in_time_frees_its_slot_within_a_second(row):
+    behaviour, phase = SLOW[row]
+    large = make_session(1, messages=(make_message(1, results=400_000),), elements=())
+    with HttpReceiver() as receiver:
+        receiver.behaviour = behaviour
+        outcome, over = timed(receiver.url, large if row == "sending" else None)
+    assert type(outcome) is DestinationUnreachable
+    assert str(outcome) == f"http://127.0.0.1:{receiver.port}: no answer within 0.6 s (it was {phase})"
+    assert over < 1
+
+
+def test_a_connection_that_is_never_made_frees_its_slot_too():
+    with silent_port(full=True) as port:
+        outcome, over = timed(f"http://127.0.0.1:{port}/")
+    assert "(it was connecting)" in str(outcome)
+    assert over < 1
+
+
+def test_tls_that_is_never_agreed_on_frees_its_slot_too():
+    with silent_port() as port:
+        outcome, over = timed(f"https://127.0.0.1:{port}/")
+    assert "(it was agreeing on TLS)" in str(outcome)
+    assert over < 1
+
+
+def test_a_name_server_that_never_answers_costs_one_thread_and_keeps_nobody(monkeypatch):
+    hung = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: hung.wait(30))
+    before = threading.active_count()
+
+    async def life():
+        destination = RestDestination()
+        destination.configure(RestSettings(endpoint="http://lis.example/").model_copy(update={"timeout": LIMIT}))
+        calls = [destination.submit_session(make_session(number)) for number in range(5)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        threads = threading.active_count()
+        await destination.stop()
+        return outcomes, threads
+
+    try:
+        outcomes, threads = asyncio.run(life())  # returns although the lookup still hangs
+    finally:
+        hung.set()
+    assert all("(it was looking up its name)" in str(outcome) for outcome in outcomes)
+    assert threads <= before + 1
+
+
+def test_one_that_drips_holds_up_no_other():
+    async def life():
+        destination = RestDestination()
+        destination.configure(RestSettings(endpoint=receiver.url, timeout=60, concurrency=2))
+        dripping = asyncio.ensure_future(destination.submit_session(make_session(1)))
+        while not receiver.requests:
+            await asyncio.sleep(0.01)
+        for number in range(2, 52):
+            await destination.submit_session(make_session(number))
+        assert not dripping.done()
+        dripping.cancel()
+        await asyncio.gather(dripping, return_exceptions=True)
+        await destination.stop()
+
+    with HttpReceiver() as receiver:
+        receiver.script = [drips(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000)]
+        asyncio.run(life())
+    assert len(receiver.processed) == 50
+
+
+# Nobody there.
+
+
+def test_nobody_listens():
+    with silent_port() as port:
+        pass
+    outcome = submitting(f"http://127.0.0.1:{port}/")
+    assert type(outcome) is DestinationUnreachable
+    assert str(outcome) == f"http://127.0.0.1:{port}: connection refused (it was connecting)"
+
+
+def test_a_name_that_does_not_exist():
+    outcome = submitting("http://no-such-host.invalid/sessions?token=CANARY")
+    assert type(outcome) is DestinationUnreachable
+    assert str(outcome) == "http://no-such-host.invalid: its name cannot be looked up"
+
+
+def test_a_receiver_that_speaks_no_tls():
+    with HttpReceiver() as receiver:
+        receiver.behaviour = lambda turn: turn.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        outcome = submitting(receiver.url.replace("http:", "https:"))
+    assert type(outcome) is DestinationUnreachable
+    assert "no agreement on TLS" in str(outcome)
+
+
+# Retry-After.
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0), ("7", 7), (" 120 ", 120), ("3600", 3600), ("86400", 3600), ("9" * 5000, 3600),
+        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90),
+        (format_datetime(NOW - timedelta(days=9), usegmt=True), 0),
+        (format_datetime(NOW + timedelta(days=9), usegmt=True), 3600),
+        ("Saturday, 03-Jan-26 12:00:30 GMT", 30),
+        ("Sat Jan  3 12:00:10 2026", 10),
+        ("", None), ("-5", None), ("1.5", None), ("soon", None), ("\u0663", None), ("Sat, 99 Jan 2026", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 3600),
+    ],
+)  # fmt: skip
+def test_retry_after_is_seconds_or_a_date_and_an_hour_at_most(text, seconds):
+    assert retry_after({"retry-after": text}, NOW) == seconds
+
+
+def test_a_date_is_measured_by_the_receivers_own_clock():
+    theirs = NOW + timedelta(days=400)  # one of the two clocks is wrong
+    headers = {
+        "retry-after": format_datetime(theirs + timedelta(seconds=20), usegmt=True),
+        "date": format_datetime(theirs, usegmt=True),
+    }
+    assert retry_after(headers, NOW) == 20
+    assert retry_after({**headers, "date": "nonsense"}, NOW) == 3600
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, DestinationBusy), (503, DestinationBroken), (409, DestinationBusy)])
+def test_retry_after_is_handed_on(status, kind):
+    with HttpReceiver() as receiver:
+        receiver.behaviour = receives(status, headers={"Retry-After": "11"})
+        outcome = submitting(receiver.url)
+    assert type(outcome) is kind
+    assert outcome.retry_after == 11
+
+
+# Several in one.
+
+IDS = [make_session(number).id for number in range(3)]
+
+
+def told(body, status=207):
+    meanings = meanings_of(IDS, Answer(status, {}, body.encode()), NOW)
+    return None if meanings is None else [type(meaning).__name__ for meaning in meanings]
+
+
+@pytest.mark.parametrize(
+    ("body", "kinds"),
+    [
+        ("[201, 400, 503]", ["Receipt", "SessionRejected", "DestinationBroken"]),
+        ('[{"status": 201, "id": "a"}, {"status": 429}, 200]', ["Receipt", "DestinationBusy", "Receipt"]),
+        (
+            '[{"sessionId": "%s", "status": 401}, {"sessionId": "%s", "status": 200},'  # noqa: UP031
+            ' {"sessionId": "%s", "status": 422}]' % (IDS[2], IDS[0], IDS[1]),
+            ["Receipt", "SessionRejected", "DestinationUnauthorized"],
+        ),
+        ("[201, 400]", None), ("[]", None), ("{}", None), ("", None), ("nonsense", None), ("[201, 201, true]", None),
+        ('[201, 201, "400"]', None), ("[201, 201, {}]", None), ("[201, 201, 201.5]", None),
+    ],
+)  # fmt: skip
+def test_an_array_of_statuses_speaks_of_each_session_and_nothing_else_does(body, kinds):
+    assert told(body) == kinds
+
+
+def test_a_refused_group_is_refused_whole_whatever_its_body_says():
+    assert told("[201, 201, 201]", status=500) is None
+
+
+def test_through_a_proxy_407_is_the_proxys_refusal_and_not_the_sessions():
+    meaning = meaning_of(Answer(407, {}), NOW, through_proxy=True)
+    assert type(meaning) is DestinationUnreachable
+
+
+def test_the_page_has_the_whole_table():
+    page = (DOCS / "rest_destination.md").read_text()
+    for status, (kind, text) in MEANING.items():
+        name = kind.__name__ if kind else "submitted"
+        assert f"| {status} | {name} | {text} |" in page
