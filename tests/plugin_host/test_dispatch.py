@@ -170,16 +170,16 @@ def everything(dispatch, said):
     entries = dict(dispatch.cleanup(NOW, False))
     return (
         said,
-        dispatch.load("good", SessionQuery()),
-        dispatch.delete("good", ["a"], True, NOW),
-        dispatch.restore("good", ["a"]),
-        dispatch.empty_trash("good", NOW, 100),
+        dispatch.stores.load("good", SessionQuery()),
+        dispatch.stores.delete("good", ["a"], True, NOW),
+        dispatch.stores.restore("good", ["a"]),
+        dispatch.stores.empty_trash("good", NOW, 100),
         asyncio.run(dispatch.submit("good", session())),
         entries["good"],
         [name for name, _ in dispatch.open_source(SourceRequest())],
         [item.name for item in dispatch.dialects()],
         dispatch.findings(session()),
-        dispatch.persist("good", [session()], False),
+        dispatch.stores.persist("good", [session()], False),
     )
 
 
@@ -362,7 +362,7 @@ def test_an_error_is_told_once_a_minute(caplog):
         lines = [record.message for record in caplog.records]
         assert len(lines) == 2
         assert lines[0].startswith("plugin bad: cleanup: ValueError at test_dispatch.py:")
-        assert lines[1].endswith("(and 4 more of its kind)")
+        assert lines[1].endswith("(and 4 more like it since the last report)")
         (cost,) = dispatch.costs()
         assert (cost.plugin, cost.hook, cost.calls, cost.errors) == ("bad", "cleanup", 6, 6)
 
@@ -385,14 +385,14 @@ def test_a_call_that_does_not_return_marks_then_quarantines_its_plugin_and_enabl
         dispatch.event(notice(1))
         wait_for(lambda: entered)
         clock.now += 4
-        dispatch.calls.watchdog.look()
+        dispatch.calls.watchdog.check()
         assert str(dispatch.registry.info("one").state) == "enabled"
         clock.now += 2
-        dispatch.calls.watchdog.look()
+        dispatch.calls.watchdog.check()
         assert str(dispatch.registry.info("one").state) == "hanging"
         assert dispatch.registry.info("one").error == "on_event has been running for 5 seconds"
         clock.now += 25
-        dispatch.calls.watchdog.look()
+        dispatch.calls.watchdog.check()
         assert str(dispatch.registry.info("one").state) == "quarantined"
         assert not dispatch.calls.watchdog.busy("one")
         asyncio.run(dispatch.registry.enable("one"))
@@ -419,7 +419,7 @@ def test_a_call_that_returns_after_all_ends_the_hanging():
         thread.start()
         entered.wait()
         clock.now += 100
-        dispatch.calls.watchdog.look()
+        dispatch.calls.watchdog.check()
         assert str(dispatch.registry.info("one").state) == "hanging", "a cleanup may take long: no quarantine"
         gate.set()
         thread.join()
@@ -439,7 +439,7 @@ def test_a_packet_listener_that_hangs_is_named():
         thread.start()
         entered.wait()
         clock.now += 6
-        dispatch.calls.watchdog.look()
+        dispatch.calls.watchdog.check()
         assert str(dispatch.registry.info("one").state) == "hanging"
         gate.set()
         thread.join()
@@ -515,19 +515,19 @@ def store(**hooks):
 
 def test_only_the_store_that_is_named_is_asked():
     with service({"a": store(), "b": store(persist_session=lambda self: "b")}) as dispatch:
-        assert dispatch.attached_stores() == ("a", "b")
-        assert dispatch.persist("b", [session()], True) == ["b"]
-        assert dispatch.persist("a", [session(3)], True) == ["00000003 True"]
-        assert dispatch.persist("a", [], True) == []
+        assert dispatch.stores.attached_stores() == ("a", "b")
+        assert dispatch.stores.persist("b", [session()], True) == ["b"]
+        assert dispatch.stores.persist("a", [session(3)], True) == ["00000003 True"]
+        assert dispatch.stores.persist("a", [], True) == []
 
 
 def test_a_store_that_is_not_there_or_cannot_is_an_error_in_every_entry():
     with service({"a": store(), "b": {"on_event": lambda self: None}}) as dispatch:
-        entries = dispatch.persist("gone", [session(1), session(2)], False)
+        entries = dispatch.stores.persist("gone", [session(1), session(2)], False)
         assert [str(entry) for entry in entries] == ["the store gone is not in service"] * 2
-        assert str(dispatch.persist("b", [session()], False)[0]) == "b does not implement persist_session"
+        assert str(dispatch.stores.persist("b", [session()], False)[0]) == "b does not implement persist_session"
         with pytest.raises(StoreError, match="a does not implement load_sessions"):
-            dispatch.load("a", SessionQuery())
+            dispatch.stores.load("a", SessionQuery())
 
 
 def test_several_are_saved_by_the_group_commit_if_there_is_one():
@@ -538,7 +538,7 @@ def test_several_are_saved_by_the_group_commit_if_there_is_one():
         return ["x", StoreError("full"), ValueError("canary")]
 
     with service({"a": store(persist_sessions=several)}) as dispatch:
-        entries = dispatch.persist("a", [session(1), session(2), session(3)], True)
+        entries = dispatch.stores.persist("a", [session(1), session(2), session(3)], True)
     assert asked == [(3, True)]
     assert entries[0] == "x"
     assert str(entries[1]) == "full"
@@ -549,7 +549,7 @@ def test_several_are_saved_by_the_group_commit_if_there_is_one():
 @pytest.mark.parametrize("answer", [None, [], ["a"], ["a", "b", "c"], ("a", "b"), "ab", [1, 2], 5])
 def test_a_group_commit_that_answers_nonsense_saved_nothing(answer):
     with service({"a": store(persist_sessions=lambda self: answer)}) as dispatch:
-        entries = dispatch.persist("a", [session(1), session(2)], True)
+        entries = dispatch.stores.persist("a", [session(1), session(2)], True)
     assert [type(entry) for entry in entries] == [StoreError, StoreError]
 
 
@@ -564,7 +564,7 @@ def test_one_session_that_cannot_be_saved_does_not_hinder_the_next():
         return None
 
     with service({"a": store(persist_session=persist)}) as dispatch:
-        entries = dispatch.persist("a", [session(number) for number in range(1, 5)], False)
+        entries = dispatch.stores.persist("a", [session(number) for number in range(1, 5)], False)
     assert "No space left" in str(entries[0])
     assert "canary" not in str(entries[0])
     assert str(entries[1]) == "refused"
@@ -584,7 +584,7 @@ def test_what_is_saved_may_be_changed_on_the_way_in_the_order_of_the_tables():
     with service(kinds, tables) as dispatch:
         dispatch.registry.settings = settings(tables)
         dispatch.registry.generation += 1
-        assert dispatch.persist("s", [session()], False) == ["x"]
+        assert dispatch.stores.persist("s", [session()], False) == ["x"]
     assert saved == [session(sensor="ba")]
 
 
@@ -604,7 +604,7 @@ def test_a_session_that_could_not_be_prepared_is_not_saved(error):
         "s": store(persist_session=lambda self, session: saved.append(session) or "x"),
     }
     with service(kinds) as dispatch:
-        entries = dispatch.persist("s", [session(1), session(2), session(3)], False)
+        entries = dispatch.stores.persist("s", [session(1), session(2), session(3)], False)
     assert [entries[0], entries[2]] == ["x", "x"]
     assert isinstance(entries[1], StoreError)
     assert "canary" not in str(entries[1])
@@ -614,11 +614,11 @@ def test_a_session_that_could_not_be_prepared_is_not_saved(error):
 @pytest.mark.parametrize(
     ("hook", "ask"),
     [
-        ("load_sessions", lambda dispatch: dispatch.load("a", SessionQuery())),
-        ("delete_sessions", lambda dispatch: dispatch.delete("a", ["x"], True, NOW)),
-        ("restore_sessions", lambda dispatch: dispatch.restore("a", ["x"])),
-        ("empty_trash", lambda dispatch: dispatch.empty_trash("a", NOW, 100)),
-        ("list_trash", lambda dispatch: dispatch.list_trash("a")),
+        ("load_sessions", lambda dispatch: dispatch.stores.load("a", SessionQuery())),
+        ("delete_sessions", lambda dispatch: dispatch.stores.delete("a", ["x"], True, NOW)),
+        ("restore_sessions", lambda dispatch: dispatch.stores.restore("a", ["x"])),
+        ("empty_trash", lambda dispatch: dispatch.stores.empty_trash("a", NOW, 100)),
+        ("list_trash", lambda dispatch: dispatch.stores.list_trash("a")),
     ],
 )
 @pytest.mark.parametrize("answer", [*ERRORS, 5, [1], "text"], ids=str)
@@ -642,12 +642,12 @@ def test_a_store_that_cannot_say_its_size_is_a_store_error(answer):
         return answer
 
     with service({"a": {"store_size": reply}}) as dispatch, pytest.raises(StoreError, match="a: "):
-        dispatch.store_size("a")
+        dispatch.stores.store_size("a")
 
 
 def test_what_a_store_need_not_implement_is_a_store_error_that_names_it():
     with service({"a": {"load_sessions": lambda self, query: []}}) as dispatch:
-        for hook, ask in (("list_trash", dispatch.list_trash), ("store_size", dispatch.store_size)):
+        for hook, ask in (("list_trash", dispatch.stores.list_trash), ("store_size", dispatch.stores.store_size)):
             with pytest.raises(StoreError, match=f"a does not implement {hook}"):
                 ask("a")
 
@@ -658,12 +658,12 @@ def test_an_argument_with_a_default_is_given_too():
         return ids
 
     with service({"a": {"delete_sessions": remove}}) as dispatch:
-        assert dispatch.delete("a", ["x"], True, NOW) == ["x"]
+        assert dispatch.stores.delete("a", ["x"], True, NOW) == ["x"]
 
 
 def test_no_sessions_may_be_none():
     with service({"a": {"load_sessions": lambda self: None}}) as dispatch:
-        assert dispatch.load("a", SessionQuery()) == []
+        assert dispatch.stores.load("a", SessionQuery()) == []
 
 
 # Destinations.
@@ -734,7 +734,7 @@ def test_a_slow_destination_does_not_hang_before_its_own_deadline():
             states = []
             for seconds in (20, 20):
                 clock.now += seconds
-                dispatch.calls.watchdog.look()
+                dispatch.calls.watchdog.check()
                 states.append(str(dispatch.registry.info("a").state))
             release.set()
             await attempt
@@ -816,7 +816,7 @@ def test_a_destination_must_give_a_receipt_and_be_there():
     with service({"a": {"submit_session": lambda self: "ok"}}) as dispatch:
         with pytest.raises(PluginError, match="must return a Receipt"):
             asyncio.run(dispatch.submit("a", session()))
-        with pytest.raises(PluginError, match="b is no destination in service"):
+        with pytest.raises(PluginError, match="the destination b is not in service"):
             asyncio.run(dispatch.submit("b", session()))
 
 
@@ -965,7 +965,7 @@ def test_the_trace_names_hook_plugin_and_time_and_no_argument(monkeypatch, caplo
     monkeypatch.setenv("HL7CORE_TRACE_HOOKS", "1")
     caplog.set_level(logging.INFO, "hl7core.hooks")
     with service({"a": {"persist_session": lambda self: "/secret/place"}}) as dispatch:
-        dispatch.persist("a", [session(5)], False)
+        dispatch.stores.persist("a", [session(5)], False)
     (line,) = [record.message for record in caplog.records if record.name == "hl7core.hooks"]
     assert line.startswith("persist_session a ")
     assert line.endswith(" ms")
@@ -1006,12 +1006,12 @@ def test_what_was_stored_before_is_written_without_before_persist():
 
     changer = {"before_persist": lambda self, session: session._replace(sensor="changed")}
     with service({"store": {"persist_session": persist_session}, "changer": changer}) as dispatch:
-        assert dispatch.persist_as_is("store", [session(1)], replace=False) == ["here"]
-        assert dispatch.persist("store", [session(2)], replace=True) == ["here"]
+        assert dispatch.stores.persist_as_is("store", [session(1)], replace=False) == ["here"]
+        assert dispatch.stores.persist("store", [session(2)], replace=True) == ["here"]
     assert kept == [(session(1), False), (session(2, sensor="changed"), True)]
 
 
 def test_writing_as_it_is_to_what_is_no_store_is_an_outcome_not_a_crash():
     with service({}) as dispatch:
-        (outcome,) = dispatch.persist_as_is("nowhere", [session(1)], replace=False)
+        (outcome,) = dispatch.stores.persist_as_is("nowhere", [session(1)], replace=False)
     assert isinstance(outcome, StoreError)

@@ -335,14 +335,14 @@ def test_every_change_is_told():
 
     async def run():
         await made.start(RUNTIME)
-        made.mark("one", PluginState.HANGING, "slow")
-        made.mark("one", PluginState.HANGING, "slow")
-        made.mark("one", PluginState.ENABLED)
-        made.note("one", "odd")
+        made.set_state("one", PluginState.HANGING, "slow")
+        made.set_state("one", PluginState.HANGING, "slow")
+        made.set_state("one", PluginState.ENABLED)
+        made.set_error("one", "odd")
         made.fail("one", "raised")
         made.fail("one", "raised")
         made.quarantine("one", "late")
-        made.mark("one", PluginState.ENABLED)
+        made.set_state("one", PluginState.ENABLED)
         await made.enable("one")
         made.quarantine("one", "late")
         await made.stop()
@@ -436,16 +436,16 @@ def test_changes_are_told_in_their_order_whoever_tells_them():
             inside.set()
             go.wait()
         if change.error == "second":
-            made.note("one", "brought about by telling")
+            made.set_error("one", "brought about by telling")
 
     async def run():
         await made.start(RUNTIME)
         made.listen(listen)
-        slow = threading.Thread(target=made.note, args=("one", "first"))
+        slow = threading.Thread(target=made.set_error, args=("one", "first"))
         slow.start()
         inside.wait()
-        made.note("one", "second")  # does not wait for the one who tells
-        made.note("one", "third")
+        made.set_error("one", "second")  # does not wait for the one who tells
+        made.set_error("one", "third")
         assert told == ["first"]
         go.set()
         slow.join()

@@ -7,7 +7,7 @@ import pytest
 
 from fakes import registry
 from hl7core.hookspecs import hookimpl
-from hl7core.plugin_host.watchdog import Running, Watchdog
+from hl7core.plugin_host.watchdog import RunningCall, Watchdog
 
 
 class Clock:
@@ -38,24 +38,24 @@ def watched():
 
 
 def test_a_call_that_comes_back_while_the_watchdog_looks_leaves_no_mark(watched, monkeypatch):
-    slot = Running("one", "cleanup", watched.owner, patient=True)
-    assert watched.dog.enter(slot)
+    call = RunningCall("one", "cleanup", watched.owner, unlimited=True)
+    assert watched.dog.enter(call)
     watched.clock.now += 6
     find = watched.registry.pm.get_plugin
 
     def comes_back(name):
         monkeypatch.undo()
-        watched.dog.leave(slot)
+        watched.dog.leave(call)
         return find(name)
 
     monkeypatch.setattr(watched.registry.pm, "get_plugin", comes_back)
-    watched.dog.look()
+    watched.dog.check()
     assert str(watched.registry.info("one").state) == "enabled"
     assert watched.told == ["hanging", "enabled"]
 
 
 def test_a_quick_call_that_ends_while_the_watchdog_looks_is_no_call_since_the_beginning_of_time(watched):
-    class Ends(Running):
+    class Ends(RunningCall):
         """A call of a packet listener that ends as soon as somebody has seen that it runs."""
 
         @property
@@ -66,33 +66,33 @@ def test_a_quick_call_that_ends_while_the_watchdog_looks_is_no_call_since_the_be
         def began(self, value):
             self.times = [watched.clock.now - 0.001]
 
-    watched.dog.keep([Ends("one", "on_packet", watched.owner)])
-    watched.dog.look()
+    watched.dog.watch_listeners([Ends("one", "on_packet", watched.owner)])
+    watched.dog.check()
     assert watched.told == []
 
 
 def test_the_next_call_of_a_listener_that_hung_is_a_new_one(watched):
-    slot = Running("one", "on_packet", watched.owner)
-    watched.dog.keep([slot])
-    slot.began = watched.clock.now
+    call = RunningCall("one", "on_packet", watched.owner)
+    watched.dog.watch_listeners([call])
+    call.began = watched.clock.now
     watched.clock.now += 6
-    watched.dog.look()
+    watched.dog.check()
     assert watched.told == ["hanging"]
-    slot.began = 0.0
-    watched.dog.returned(slot)
-    slot.began = watched.clock.now
-    watched.dog.look()
+    call.began = 0.0
+    watched.dog.returned(call)
+    call.began = watched.clock.now
+    watched.dog.check()
     assert watched.told == ["hanging", "enabled"]
 
 
 def test_listeners_that_were_let_go_of_are_watched_until_they_return(watched):
-    old, new = (Running("one", "on_packet", watched.owner) for _ in range(2))
-    watched.dog.keep([old])
+    old, new = (RunningCall("one", "on_packet", watched.owner) for _ in range(2))
+    watched.dog.watch_listeners([old])
     old.began = watched.clock.now
-    watched.dog.keep([new])
+    watched.dog.watch_listeners([new])
     assert watched.dog.busy("one")
     old.began = 0.0
-    watched.dog.keep([new])
+    watched.dog.watch_listeners([new])
     old.began = watched.clock.now
     assert not watched.dog.busy("one"), "nobody watches it any more"
 
@@ -104,13 +104,13 @@ def test_a_fault_while_looking_does_not_end_the_watching(watched, monkeypatch, c
         looks.append(threading.current_thread().name)
         raise ValueError("canary")
 
-    monkeypatch.setattr(watched.dog, "look", breaks)
+    monkeypatch.setattr(watched.dog, "check", breaks)
     monkeypatch.setattr(watched.dog._closed, "wait", lambda _seconds: len(looks) >= 3)
-    watched.dog.watch()
+    watched.dog.start()
     until = time.monotonic() + 30
     while len(looks) < 3 and time.monotonic() < until:
         time.sleep(0.002)
     watched.dog.close()
     assert looks == ["hl7core-watchdog"] * 3
-    assert "looking for plugins that hang broke: ValueError" in caplog.text
+    assert "checking for plugins that hang failed: ValueError" in caplog.text
     assert "canary" not in caplog.text

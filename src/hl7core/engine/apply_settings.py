@@ -154,7 +154,7 @@ class Settling:
         if wanted == old:
             return []
         stays = f"{old} stays in force"
-        if wanted not in engine.dispatch.attached_stores():
+        if wanted not in engine.dispatch.stores.attached_stores():
             known = wanted in engine.registry.names()
             error = engine.registry.info(wanted).error if known else ""
             return [f"{_STORE} {wanted} does not run as a store{f' ({error})' if error else ''}; {stays}"]

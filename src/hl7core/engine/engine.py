@@ -264,7 +264,7 @@ class Engine:
             self.record,
             self.settings.core.retention_days,
             tuple(self.dispatch.destinations()),
-            tuple(self.dispatch.attached_stores()),
+            tuple(self.dispatch.stores.attached_stores()),
         )
 
     # What the rooms say.
