@@ -19,7 +19,7 @@ from hl7core.contract import PluginSettings
 from hl7core.errors import PluginError
 from hl7core.guard import contained, describe
 from hl7core.plugin_host.discovery import Record
-from hl7core.settings.model import nearest
+from hl7core.settings.validation import nearest
 
 __all__ = ["Loader"]
 

@@ -31,8 +31,8 @@ from hl7core.plugin_host.changes import PluginChanges
 from hl7core.plugin_host.discovery import PluginInfo, PluginState, Record, discover
 from hl7core.plugin_host.loading import Loader
 from hl7core.plugin_host.wanted import Wanted
-from hl7core.settings.model import nearest, secret_keys
 from hl7core.settings.reading import Settings
+from hl7core.settings.validation import nearest, secret_keys
 
 __all__ = ["Applied", "PluginInfo", "PluginState", "Registry"]
 

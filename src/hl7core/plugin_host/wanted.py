@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from hl7core.contract import PluginSettings
 from hl7core.errors import SettingsError
 from hl7core.plugin_host.discovery import Record
-from hl7core.settings.model import nearest, validate_table
 from hl7core.settings.reading import Settings
+from hl7core.settings.validation import nearest, validate_table
 
 __all__ = ["Wanted"]
 

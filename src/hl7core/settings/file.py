@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, SecretStr
 
 from hl7core.errors import SettingsError
-from hl7core.settings.model import CoreSettings, is_secret
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.validation import is_secret
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument

@@ -24,20 +24,10 @@ from types import MappingProxyType
 from typing import Any
 
 from hl7core.errors import SettingsError
-from hl7core.settings.file import change, template
-from hl7core.settings.model import CoreSettings, nearest, secret_keys, validate_table
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.validation import nearest, validate_table
 
-__all__ = [
-    "CoreSettings",
-    "Settings",
-    "change",
-    "find",
-    "read",
-    "secret_keys",
-    "shadowed",
-    "template",
-    "validate_table",
-]
+__all__ = ["Settings", "find", "read", "shadowed"]
 
 _PREFIX = "HL7CORE_"
 _TABLES = ("core", "plugins")
@@ -70,11 +60,6 @@ class Settings:
     def output_folder(self) -> Path:
         """The data folder, absolute."""
         return Path(os.path.normpath(self.root / Path(self.core.output_folder).expanduser()))
-
-    @property
-    def data_folder(self) -> Path:
-        """The data folder, absolute: the same as ``output_folder``."""
-        return self.output_folder
 
 
 def find(explicit: str | None = None) -> Path | None:
