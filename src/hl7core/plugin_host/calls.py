@@ -1,4 +1,4 @@
-"""Calls of plugins: each guarded, timed, and watched while it runs.
+"""Calls of plugins: each guarded, traced, and watched while it runs.
 
 An error is logged once a minute for each plugin, hook and type of error, by its type alone.  Ten errors within a minute
 in a hook that has an error budget (news, framers, ``diagnose``) take the plugin out of service.
@@ -13,9 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from hl7core.errors import PluginError
 from hl7core.guard import contained, describe
@@ -23,33 +22,13 @@ from hl7core.plugin_host.hook_table import Impl
 from hl7core.plugin_host.registry import Registry
 from hl7core.plugin_host.watchdog import HANGING_AFTER, RunningCall, Watchdog
 
-__all__ = ["Calls", "HookCost", "NotInService"]
+__all__ = ["Calls", "NotInService"]
 
 _log = logging.getLogger(__name__)
 _trace = logging.getLogger("hl7core.hooks")
 
 BUDGET: Final = 10
 BUDGET_SECONDS: Final = 60.0
-
-
-class HookCost(NamedTuple):
-    """The number of calls of one hook of one plugin so far, the seconds they took, and how many raised."""
-
-    plugin: str
-    hook: str
-    calls: int
-    seconds: float
-    errors: int
-
-
-@dataclass(slots=True)
-class Tally:
-    """The running totals for one hook of one plugin; ``recent`` are the times of the latest errors."""
-
-    calls: int = 0
-    seconds: float = 0.0
-    errors: int = 0
-    recent: deque[float] = field(default_factory=deque)
 
 
 class NotInService(PluginError):  # noqa: N818 - named for the state of the plugin
@@ -78,7 +57,7 @@ class GuardedCall:
         impl = self._impl
         seconds = time.perf_counter() - self._began
         self._calls.watchdog.leave(self._running)
-        self._calls.count(impl, seconds, failed=error is not None)
+        self._calls.trace(impl, seconds)
         if error is not None and not isinstance(error, Exception) and not _meant_for_us(error):
             raise PluginError(f"{impl.plugin}: {impl.hook}: {describe(error)}") from error
 
@@ -89,7 +68,7 @@ class Calls:
     def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
         self.watchdog = Watchdog(registry, clock)
-        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._recent: dict[tuple[str, str], deque[float]] = {}
         self._reported: dict[tuple[str, str, str], tuple[float, int]] = {}
         self._lock = threading.Lock()
         self._tracing = os.environ.get("HL7CORE_TRACE_HOOKS", "") not in ("", "0", "false")
@@ -127,30 +106,20 @@ class Calls:
         return tuple(self._listener(impl, running) for impl, running in work)
 
     def _listener(self, impl: Impl, running: RunningCall) -> Callable[[Any], None]:
-        tally, watchdog = self.tally(impl), self.watchdog
-        plugins, clock, timer, owner, name = (
-            self._registry.pm,
-            watchdog.clock,
-            time.perf_counter,
-            impl.owner,
-            impl.plugin,
-        )
+        watchdog, plugins, clock = self.watchdog, self._registry.pm, self.watchdog.clock
+        owner, name = impl.owner, impl.plugin
         function = impl.function if impl.takes else _ignoring_its_argument(impl.function)
 
         def listen(value: Any) -> None:
             running.began = clock()
-            began = timer()
             try:
                 if plugins.get_plugin(name) is owner:
                     function(value)
             except BaseException as error:
                 if not contained(error):
                     raise
-                tally.errors += 1
                 self.report(impl, error, budget=True)
             finally:
-                tally.calls += 1
-                tally.seconds += timer() - began
                 running.began = 0.0
                 if running.hanging:
                     watchdog.returned(running)
@@ -168,7 +137,7 @@ class Calls:
             due = now - last >= BUDGET_SECONDS
             self._reported[kind] = (now, 0) if due else (last, held + 1)
             if budget:
-                recent = self.tally(impl).recent
+                recent = self._recent.setdefault(kind[:2], deque())
                 recent.append(now)
                 while recent and now - recent[0] >= BUDGET_SECONDS:
                     recent.popleft()
@@ -185,26 +154,10 @@ class Calls:
         if spent:
             self._registry.fail(impl.plugin, f"taken out of service after {BUDGET} errors within a minute; {text}")
 
-    def count(self, impl: Impl, seconds: float, *, failed: bool) -> None:
-        """Count a call that has returned after ``seconds``."""
-        tally = self.tally(impl)
-        tally.calls += 1
-        tally.seconds += seconds
-        tally.errors += failed
+    def trace(self, impl: Impl, seconds: float) -> None:
+        """Log a call that took ``seconds``, if HL7CORE_TRACE_HOOKS asks for it."""
         if self._tracing:
             _trace.info("%s %s %.1f ms", impl.hook, impl.plugin, seconds * 1000)
-
-    def costs(self) -> tuple[HookCost, ...]:
-        """Return what each hook of each plugin has cost so far, the most expensive first."""
-        found = [
-            HookCost(plugin, hook, tally.calls, tally.seconds, tally.errors)
-            for (plugin, hook), tally in list(self._tallies.items())
-        ]
-        return tuple(sorted(found, key=lambda cost: -cost.seconds))
-
-    def tally(self, impl: Impl) -> Tally:
-        """Return the totals for that hook of that plugin."""
-        return self._tallies.setdefault((impl.plugin, impl.hook), Tally())
 
 
 def _ignoring_its_argument(function: Callable[..., Any]) -> Callable[[Any], Any]:

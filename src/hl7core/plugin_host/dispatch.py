@@ -28,7 +28,7 @@ from hl7core.model.events import Event, PluginChanged
 from hl7core.model.finding import Finding
 from hl7core.model.packet import Interface, Packet
 from hl7core.model.session import Session
-from hl7core.plugin_host.calls import Calls, HookCost, NotInService
+from hl7core.plugin_host.calls import Calls, NotInService
 from hl7core.plugin_host.dispatch_stores import StoreDispatch
 from hl7core.plugin_host.guarded_framer import guarded_dialect
 from hl7core.plugin_host.hook_table import HookTable, Impl, Impls
@@ -37,7 +37,7 @@ from hl7core.plugin_host.threads import AnswerTimeout, PluginThreads
 from hl7core.plugin_host.watchdog import HANGING_AFTER
 from hl7core.wire.framing.framer import Dialect
 
-__all__ = ["Dispatch", "HookCost", "NotInService"]
+__all__ = ["Dispatch", "NotInService"]
 
 _log = logging.getLogger(__name__)
 
@@ -79,10 +79,6 @@ class Dispatch:
     def generation(self) -> int:
         """Changes whenever a plugin comes or goes: then ask for ``packet_listeners`` and ``dialects`` again."""
         return self._registry.generation
-
-    def costs(self) -> tuple[HookCost, ...]:
-        """Return what each hook of each plugin has cost so far, the most expensive first."""
-        return self.calls.costs()
 
     def close(self, seconds: float = 5.0) -> tuple[str, ...]:
         """Deliver the queued news within ``seconds`` and stop; return the plugins that did not get all of theirs."""
