@@ -102,7 +102,7 @@ def test_of_two_packages_with_one_name_the_bundled_one_is_used_and_it_is_told():
     points[0] = points[0].__class__("store", "elsewhere:Plugin", "hl7core")
     made = Registry(settings(store="store"), entry_points=points)
     assert made.info("store").bundled
-    assert made.problems() == ("plugins.store: two packages offer it; elsewhere:Plugin is not used",)
+    assert made.problems() == ("plugins.store: two packages provide it; elsewhere:Plugin is not used",)
 
 
 def test_unknown_names_are_told_with_the_nearest():
@@ -517,7 +517,7 @@ async def _async_yield(self, session):
         ({"on_session_complete": hookimpl(_async_yield)}, "on_session_complete must return its answer, not yield"),
         ({"on_session_complete": hookimpl(wrapper=True)(_wrap)}, "on_session_complete must not be a wrapper"),
         ({"on_session_complete": hookimpl(hookwrapper=True)(_wrap_old)}, "on_session_complete must not be a wrapper"),
-        ({"on_event": hookimpl(lambda self, happening: None)}, "on_event asks for happening; the hook offers event"),
+        ({"on_event": hookimpl(lambda self, happening: None)}, "on_event takes happening; the hook offers event"),
         ({"register_settings": hookimpl(lambda self: dict)}, "must return a subclass of PluginSettings"),
         ({"register_hookspecs": hookimpl(lambda self: dict)}, "must return a module"),
     ],
@@ -615,8 +615,8 @@ def test_nobody_specifies_a_hook_twice():
     made = registry(kinds)
     problems = asyncio.run(made.start(RUNTIME))
     assert states(made) == {"one": "enabled", "thief": "failed", "two": "failed"}
-    assert "there is a hook add_page already" in str(problems)
-    assert "there is a hook on_event already" in str(problems)
+    assert "a hook add_page already exists" in str(problems)
+    assert "a hook on_event already exists" in str(problems)
 
 
 # New settings.

@@ -89,7 +89,7 @@ def test_a_change_of_no_option_is_refused(file, key):
 @pytest.mark.parametrize("text", ["[core", "[core]\nx = '", "plugins.rest = true\n"])
 def test_a_file_that_is_wrong_is_not_changed(file, text):
     file.write_text(text)
-    with pytest.raises(SettingsError, match="correct"):
+    with pytest.raises(SettingsError, match="fix"):
         change(file, {"plugins.rest.enabled": True})
     assert file.read_text() == text
 

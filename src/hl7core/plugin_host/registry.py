@@ -287,7 +287,7 @@ class Registry:
         self._warn(record.name, PluginState.FAILED, describe(error))
 
     def _warn(self, name: str, state: PluginState, error: str) -> None:
-        _log.warning("plugin %s is %s: %s", name, state, error)
+        _log.warning("plugin %s %s: %s", name, state, error)
         self._changes.deliver()
 
     async def _apply_to(self, record: Record, settings: Settings, *, wanted: bool) -> bool:

@@ -56,7 +56,7 @@ class NewsThread:
             if len(self._queue) >= self._size:
                 if not self._missed:
                     _log.warning(
-                        "plugin %s is slow: its queue of %d news is full, some are lost", self.name, self._size
+                        "plugin %s is slow: its queue of %d news items is full, some are lost", self.name, self._size
                     )
                 self._missed += 1
                 return
