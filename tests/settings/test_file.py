@@ -30,7 +30,7 @@ def test_a_change_makes_the_file_if_there_is_none(file):
     assert settings.plugins["rest"] == {"enabled": True}
 
 
-def test_none_takes_a_key_out(file):
+def test_none_removes_a_key(file):
     file.write_text("[core]\nretention_days = 3\n")
     change(file, {"core.retention_days": None, "plugins.rest.endpoint": None})
     assert tomllib.loads(file.read_text()) == {"core": {}}
@@ -79,7 +79,7 @@ def test_a_change_keeps_the_mode_and_the_link(file, folder):
 
 
 @pytest.mark.parametrize("key", ["core", "plugins.rest", "other.x", "core.", "plugins..x"])
-def test_a_change_of_no_option_is_refused(file, key):
+def test_a_change_of_something_that_is_not_an_option_is_refused(file, key):
     file.write_text("[core]\n")
     with pytest.raises(SettingsError, match="no such setting"):
         change(file, {key: 1})

@@ -11,7 +11,7 @@ from settings.tables import problems
         ("[core]\nack_marker = 5", "core: start_marker, ack_marker and end_marker must differ"),
     ],
 )
-def test_values_that_contradict_their_rule_have_their_sentence(file, text, sentence):
+def test_addresses_and_markers_that_break_a_rule_are_refused_with_the_rule(file, text, sentence):
     file.write_text(text)
     found = problems(file)
     assert len(found) == 1, found

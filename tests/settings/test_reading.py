@@ -109,7 +109,7 @@ def test_settings_can_be_made_without_a_file_for_tests():
 # Where the file is.
 
 
-def test_find_takes_the_first_there_is(folder, tmp_path, monkeypatch):
+def test_find_returns_the_first_file_that_exists(folder, tmp_path, monkeypatch):
     assert find(None) is None
     user = tmp_path / "config" / "hl7core"
     user.mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_a_file_that_is_gone_is_an_error_not_the_defaults(file):
         ("[core]\nx = " + "9" * 5000, "not valid TOML at"),
     ],
 )
-def test_each_thing_wrong_with_a_file_has_its_sentence(file, text, sentence):
+def test_each_error_in_a_file_has_its_sentence(file, text, sentence):
     file.write_text(text)
     found = problems(file)
     assert len(found) == 1, found
@@ -172,7 +172,7 @@ def test_a_byte_order_mark_does_no_harm(file):
     assert read(file).core.retention_days == 3
 
 
-def test_a_file_beyond_all_measure_is_refused(file):
+def test_an_oversized_file_is_refused(file):
     file.write_bytes(b"#" * 2_000_000)
     assert "larger than" in problems(file)[0]
 
@@ -254,7 +254,7 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_only_a_folder(tmp_path):
     assert read(odd / "settings.toml").core.retention_days == 5
 
 
-def test_secrets_that_others_may_read_are_told(file, folder):
+def test_secrets_that_other_users_can_read_are_reported(file, folder):
     file.write_text("")
     secrets = folder / ".secrets.toml"
     secrets.write_text('[plugins.rest]\nauth_header = "x"\n')
@@ -264,7 +264,7 @@ def test_secrets_that_others_may_read_are_told(file, folder):
     assert read(file).notices == ()
 
 
-def test_reading_in_many_threads_at_once_mixes_nothing_up(folder):
+def test_reading_on_many_threads_at_once_mixes_nothing_up(folder):
     wrong = []
 
     def work(days):
@@ -342,7 +342,7 @@ def test_garbage_is_either_valid_or_a_settings_error(tmp_path, garbage):
     assert not isinstance(outcome, SettingsError) or outcome.problems
 
 
-def test_a_change_that_something_stronger_would_hide_is_told(file, folder, monkeypatch):
+def test_a_change_that_something_else_overrides_is_reported(file, folder, monkeypatch):
     file.write_text("[core]\nretention_days = 3\n")
     (folder / "settings.local.toml").write_text("[core]\nlis_port = 1\n")
     monkeypatch.setenv("HL7CORE_CORE__STORE", "x")

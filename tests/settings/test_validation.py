@@ -50,7 +50,7 @@ def test_every_wrong_value_is_named_at_once_with_its_origin(file, monkeypatch):
         ({"auth_header": ["canary"]}, "plugins.rest.auth_header: must be text, in quotes"),
     ],
 )
-def test_a_plugins_table_is_judged_in_the_same_words(table, sentence):
+def test_a_plugins_table_gets_the_same_sentences(table, sentence):
     with pytest.raises(SettingsError) as caught:
         validate_table(Rest, "plugins.rest", table)
     assert caught.value.problems == (sentence,)
@@ -60,7 +60,7 @@ def test_a_plugins_table_is_judged_in_the_same_words(table, sentence):
 @pytest.mark.parametrize(
     "raw", ["12345", "2026-01-01", "true", "0x10", "", "@jinja {{ 1 }}", "{a=1}", "[1]", "0123", " x "]
 )
-def test_text_and_secrets_of_the_environment_are_taken_as_they_stand(file, monkeypatch, raw):
+def test_text_and_secrets_from_the_environment_are_taken_unchanged(file, monkeypatch, raw):
     file.write_text("")
     monkeypatch.setenv("HL7CORE_PLUGINS__REST__ENDPOINT", raw)
     monkeypatch.setenv("HL7CORE_PLUGINS__REST__AUTH_HEADER", raw)
@@ -83,14 +83,14 @@ def test_text_and_secrets_of_the_environment_are_taken_as_they_stand(file, monke
         ("timeout", "2", 2.0),
     ],
 )
-def test_numbers_and_switches_of_the_environment_are_typed(file, monkeypatch, option, raw, value):
+def test_numbers_and_booleans_from_the_environment_are_typed(file, monkeypatch, option, raw, value):
     file.write_text("")
     monkeypatch.setenv(f"HL7CORE_PLUGINS__REST__{option.upper()}", raw)
     assert getattr(rest(read(file)), option) == value
 
 
 @pytest.mark.parametrize("raw", ["many", "1\nbacklog = false", "", "[" * 3000])
-def test_what_is_no_number_is_refused(file, monkeypatch, raw):
+def test_text_that_is_not_a_number_is_refused(file, monkeypatch, raw):
     file.write_text("")
     monkeypatch.setenv("HL7CORE_PLUGINS__REST__CONCURRENCY", raw)
     with pytest.raises(
