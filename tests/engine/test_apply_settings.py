@@ -142,7 +142,7 @@ def test_under_steady_traffic_back_and_forth_each_session_is_in_exactly_one_stor
     with EngineHarness(tmp_path, {"json_store": JsonStore, "other_store": other}, settings=settings) as harness:
 
         def held(store):
-            load = partial(harness.engine.dispatch.load, store, SessionQuery(limit=100_000))
+            load = partial(harness.engine.dispatch.stores.load, store, SessionQuery(limit=100_000))
             return {session.id for session in harness.engine.keeper.submit(load).result(60)}
 
         def traffic():
@@ -295,14 +295,14 @@ def test_deleting_goes_on_where_one_store_does_not_answer_and_says_so(two):
     poll(lambda: two.new.held)
     ids = [*two.old.held, *two.new.held]
     with pytest.MonkeyPatch.context() as patched:
-        real = two.harness.engine.dispatch.delete
+        real = two.harness.engine.dispatch.stores.delete
 
         def delete(store, *rest):
             if store == "old_store":
                 raise StoreError("the folder is gone")
             return real(store, *rest)
 
-        patched.setattr(two.harness.engine.dispatch, "delete", delete)
+        patched.setattr(two.harness.engine.dispatch.stores, "delete", delete)
         with pytest.raises(StoreError, match="the folder is gone"):
             two.harness.call(two.harness.runtime.delete(ids))
     assert not two.new.held

@@ -37,7 +37,8 @@ from hl7core.model.events import (
     SettingsChanged,
 )
 from hl7core.model.session import Ending, SessionQuery
-from hl7core.settings.reading import CoreSettings, Settings
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.reading import Settings
 from hl7core.testing.harness import EngineHarness, FakeSource
 
 FILES = SourceRequest(files=("day.pcap",), configured=False)

@@ -27,26 +27,30 @@ class Direct:
     """The dispatch's surface, straight onto stores."""
 
     def __init__(self, **stores):
-        self.stores = stores
+        self._stores = stores
         self.events = []
         self.found = ()
 
+    @property
+    def stores(self):
+        return self
+
     def attached_stores(self):
-        return tuple(self.stores)
+        return tuple(self._stores)
 
     def persist(self, store, sessions, *, replace):
-        if store not in self.stores:
+        if store not in self._stores:
             return [StoreError(f"the store {store} is not in service")] * len(sessions)
-        return self.stores[store].persist_sessions(sessions, replace)
+        return self._stores[store].persist_sessions(sessions, replace)
 
     def load(self, store, query):
-        return self.stores[store].load_sessions(query)
+        return self._stores[store].load_sessions(query)
 
     def delete(self, store, ids, to_trash, deleted_at):
-        return self.stores[store].delete_sessions(ids, to_trash, deleted_at)
+        return self._stores[store].delete_sessions(ids, to_trash, deleted_at)
 
     def restore(self, store, ids):
-        return self.stores[store].restore_sessions(ids)
+        return self._stores[store].restore_sessions(ids)
 
     def findings(self, _session):
         return self.found

@@ -7,7 +7,7 @@ import pytest
 
 from hl7core.model.packet import PacketBatch
 from hl7core.model.session import Ending
-from hl7core.settings.reading import CoreSettings
+from hl7core.settings.model import CoreSettings
 from hl7core.wire.decoder import Decoder, DecoderOptions
 from hl7core.wire.pcap.synthetic_tcp import START_NS, TcpTalk
 from hl7core.wire.streams import HELD_PER_STREAM

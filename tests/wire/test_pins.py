@@ -4,7 +4,8 @@ import pytest
 
 from hl7core.errors import SettingsError
 from hl7core.model.packet import Endpoint
-from hl7core.settings.model import CoreSettings, validate_table
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.validation import validate_table
 from hl7core.wire.pins import Pin, parse_pins, pinned
 
 

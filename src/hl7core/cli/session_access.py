@@ -179,7 +179,7 @@ def open_desk(
     Where no engine runs, ``also`` names a store to attach even if it is disabled, ``plugins`` what is there beside the
     stores, though nothing is handed on and no job of theirs runs; ``overrides`` are settings for it.
     """
-    from hl7core.settings import reading as settings_room
+    from hl7core.settings import reading
 
     settings = load_settings(settings_path)
     client = engine_client(settings)
@@ -189,7 +189,7 @@ def open_desk(
         return
     changed = {**(overrides or {}), **({f"plugins.{also}.enabled": True} if also else {})}
     if changed:
-        settings = settings_room.read(settings.path, changed)
+        settings = reading.read(settings.path, changed)
     with own_engine(settings, (*stores_of(settings), *plugins), hand_on=False) as (runner, engine):
         engine.runtime.end_jobs()
         yield _Own(runner, engine)

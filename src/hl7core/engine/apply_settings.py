@@ -17,8 +17,8 @@ from hl7core.engine.stores import reason_of
 from hl7core.errors import Hl7coreError, SettingsError
 from hl7core.guard import in_thread
 from hl7core.model.events import SettingsChanged
-from hl7core.settings import reading as settings_room
-from hl7core.settings.file import replace_file
+from hl7core.settings import reading
+from hl7core.settings.file import change, replace_file
 from hl7core.settings.reading import Settings
 from hl7core.wire.detect import unknown_pins
 
@@ -71,7 +71,7 @@ class Settling:
     async def change(self, changes: dict[str, Any]) -> None:
         """Write ``changes`` to the settings file and put them in force.  Raises SettingsError, changing nothing."""
         engine = self._engine
-        blocked = settings_room.shadowed(engine.settings, changes)
+        blocked = reading.shadowed(engine.settings, changes)
         if blocked:
             raise SettingsError(*blocked)
         path = engine.path
@@ -83,7 +83,7 @@ class Settling:
             known, in_force = set(engine.problems), engine.settings
             try:
                 secrets = await asyncio.to_thread(engine.registry.secret_keys, tuple(changes))
-                await asyncio.to_thread(settings_room.change, path, changes, secrets=secrets)
+                await asyncio.to_thread(change, path, changes, secrets=secrets)
                 problems = await self.apply(await asyncio.to_thread(engine.read_settings))
                 refused = [problem for problem in problems if problem not in known]
                 if refused:
@@ -154,7 +154,7 @@ class Settling:
         if wanted == old:
             return []
         stays = f"{old} stays in force"
-        if wanted not in engine.dispatch.attached_stores():
+        if wanted not in engine.dispatch.stores.attached_stores():
             known = wanted in engine.registry.names()
             error = engine.registry.info(wanted).error if known else ""
             return [f"{_STORE} {wanted} does not run as a store{f' ({error})' if error else ''}; {stays}"]

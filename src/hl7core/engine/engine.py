@@ -41,7 +41,7 @@ from hl7core.model.events import PluginChanged
 from hl7core.model.session import Ending, Session
 from hl7core.plugin_host.dispatch import Dispatch
 from hl7core.plugin_host.registry import Registry
-from hl7core.settings import reading as settings_room
+from hl7core.settings import reading
 from hl7core.settings.reading import Settings
 
 __all__ = ["Engine"]
@@ -247,7 +247,7 @@ class Engine:
 
     def read_settings(self) -> Settings:
         """Read the settings anew.  Raises SettingsError."""
-        return settings_room.read(self.path if self.path is not None and self.path.exists() else None, self._overrides)
+        return reading.read(self.path if self.path is not None and self.path.exists() else None, self._overrides)
 
     def own_request(self) -> SourceRequest:
         """Return the request that the settings amount to."""
@@ -264,7 +264,7 @@ class Engine:
             self.record,
             self.settings.core.retention_days,
             tuple(self.dispatch.destinations()),
-            tuple(self.dispatch.attached_stores()),
+            tuple(self.dispatch.stores.attached_stores()),
         )
 
     # What the rooms say.

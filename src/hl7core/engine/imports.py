@@ -77,13 +77,13 @@ class Imports:
         dispatch, record = self._engine.dispatch, self._ready()
         if source == record:
             raise PluginError(f"{source} is the store of record: name the store that sessions are to come from")
-        if source not in dispatch.attached_stores():
+        if source not in dispatch.stores.attached_stores():
             self._engine.registry.info(source)
             raise PluginError(f"{source} does not run as a store; `hl7core plugins enable {source}` switches it on")
         report = ImportReport()
         for newest in (False, True):
             ends = await self._on_store_thread(
-                partial(dispatch.load, source, SessionQuery(newest_first=newest, limit=1))
+                partial(dispatch.stores.load, source, SessionQuery(newest_first=newest, limit=1))
             )
             if not ends:
                 yield report
@@ -94,12 +94,14 @@ class Imports:
 
         def turn() -> int:
             nonlocal after
-            page = dispatch.load(source, SessionQuery(limit=_PAGE, after=after))
+            page = dispatch.stores.load(source, SessionQuery(limit=_PAGE, after=after))
             if page:
                 after = sort_key(page[-1])
             there = self._take([session for session in page if session.id != PROBE_ID], report)
             if empty and there:
-                report.removed += len(dispatch.delete(source, there, to_trash=False, deleted_at=self._engine.now()))
+                report.removed += len(
+                    dispatch.stores.delete(source, there, to_trash=False, deleted_at=self._engine.now())
+                )
             return len(page)
 
         while await self._on_store_thread(turn) == _PAGE:
@@ -133,7 +135,7 @@ class Imports:
         engine = self._engine
         if not engine.settings.core.enable_persistence:
             raise EngineError("nothing is saved while core.enable_persistence is false")
-        if engine.record not in engine.dispatch.attached_stores():
+        if engine.record not in engine.dispatch.stores.attached_stores():
             reason = engine.registry.info(engine.record).error if engine.record in engine.registry.names() else ""
             raise StoreError(f"the store {engine.record} does not run{f': {reason}' if reason else ''}")
         return engine.record
@@ -180,13 +182,13 @@ class Imports:
     def _held(self, ids: dict[str, Session]) -> dict[str, Session]:
         """Return what the store of record has of ``ids``."""
         query = SessionQuery(ids=tuple(ids), limit=len(ids))
-        return {session.id: session for session in self._engine.dispatch.load(self._engine.record, query)}
+        return {session.id: session for session in self._engine.dispatch.stores.load(self._engine.record, query)}
 
     def _written(self, sessions: Sequence[Session], report: ImportReport, *, replace: bool) -> list[str]:
         """Write sessions as they are; return the ids of those that read back equal."""
         if not sessions:
             return []
-        outcomes = self._engine.dispatch.persist_as_is(self._engine.record, sessions, replace=replace)
+        outcomes = self._engine.dispatch.stores.persist_as_is(self._engine.record, sessions, replace=replace)
         back = self._held({session.id: session for session in sessions})
         good: list[str] = []
         for session, outcome in zip(sessions, outcomes, strict=True):
@@ -205,7 +207,7 @@ class Imports:
         engine = self._engine
         days, now = engine.settings.core.retention_days, engine.now()
         stamped = [stamp(session, now, days, engine.dispatch.destinations()) for session in sessions]
-        outcomes = engine.dispatch.persist(engine.record, stamped, replace=False)
+        outcomes = engine.dispatch.stores.persist(engine.record, stamped, replace=False)
         back = self._held({session.id: session for session in sessions})
         good: list[str] = []
         for session, outcome in zip(sessions, outcomes, strict=True):

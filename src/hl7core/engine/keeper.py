@@ -231,7 +231,7 @@ class Keeper:
 
     def _persist(self, store: str, replace: bool, group: Sequence[Stamped]) -> list[str | Exception]:
         try:
-            results = self._dispatch.persist(store, [one.session for one in group], replace=replace)
+            results = self._dispatch.stores.persist(store, [one.session for one in group], replace=replace)
         except Exception as error:  # noqa: BLE001 - counts as a failure of each
             return [error] * len(group)
         if len(results) != len(group):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hl7core.engine.books import Limits
-from hl7core.settings.reading import CoreSettings
+from hl7core.settings.model import CoreSettings
 
 __all__ = ["limits_of", "parts_of"]
 

@@ -24,7 +24,7 @@ from hl7core.guard import in_thread
 from hl7core.model.events import CaptureChanged, PacketsDropped
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.plugin_host.dispatch import Dispatch
-from hl7core.settings.reading import CoreSettings
+from hl7core.settings.model import CoreSettings
 
 __all__ = ["Sources", "default_bpf"]
 

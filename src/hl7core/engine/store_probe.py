@@ -42,10 +42,10 @@ _PROBE: Final = Session(
 
 def probe(dispatch: Dispatch, store: str) -> None:
     """Write the probe to ``store``, read it back and delete it.  Raises StoreError if any of it fails."""
-    (outcome,) = dispatch.persist_as_is(store, [_PROBE], replace=True)
+    (outcome,) = dispatch.stores.persist_as_is(store, [_PROBE], replace=True)
     if isinstance(outcome, Exception):
         raise outcome
-    found = dispatch.load(store, SessionQuery(ids=(PROBE_ID,), limit=1))
+    found = dispatch.stores.load(store, SessionQuery(ids=(PROBE_ID,), limit=1))
     same = [one for one in found if session_to_json(at_stored_precision(one)) == session_to_json(_PROBE)]
     removed = _delete(dispatch, store)
     if not same:
@@ -57,11 +57,11 @@ def probe(dispatch: Dispatch, store: str) -> None:
 def sweep(dispatch: Dispatch, store: str) -> None:
     """Delete a probe that a crash has left in ``store``."""
     try:
-        if dispatch.load(store, SessionQuery(ids=(PROBE_ID,), limit=1)):
+        if dispatch.stores.load(store, SessionQuery(ids=(PROBE_ID,), limit=1)):
             _delete(dispatch, store)
     except StoreError as error:  # it is hidden all the same
         logger.debug("no look for an old probe in %s: %s", store, describe(error))
 
 
 def _delete(dispatch: Dispatch, store: str) -> list[str]:
-    return dispatch.delete(store, [PROBE_ID], to_trash=False, deleted_at=datetime.now(UTC))
+    return dispatch.stores.delete(store, [PROBE_ID], to_trash=False, deleted_at=datetime.now(UTC))

@@ -53,7 +53,7 @@ class Shelf:
 
     def stores(self) -> list[str]:
         """Name the attached stores, the store of record first."""
-        names = list(self._dispatch.attached_stores())
+        names = list(self._dispatch.stores.attached_stores())
         record = self._record()
         return sorted(names, key=lambda name: name != record)
 
@@ -110,7 +110,7 @@ class Shelf:
         trouble: StoreError | None = None
         for store in self.stores():
             try:
-                removed.update(self._dispatch.delete(store, ids, to_trash, deleted_at))
+                removed.update(self._dispatch.stores.delete(store, ids, to_trash, deleted_at))
             except StoreError as error:
                 trouble = trouble or error
         if trouble is None:
@@ -127,7 +127,7 @@ class Shelf:
         """
         came: set[str] = set()
         for store in self.stores():
-            back = self._dispatch.restore(store, [i for i in ids if i not in came])
+            back = self._dispatch.stores.restore(store, [i for i in ids if i not in came])
             came.update(back)
             if renew is not None and back:
                 self._renew(store, back, renew)
@@ -136,9 +136,9 @@ class Shelf:
 
     def _renew(self, store: str, ids: Sequence[str], renew: Callable[[Session], Session]) -> None:
         try:
-            held = self._dispatch.load(store, SessionQuery(ids=tuple(ids), limit=len(ids)))
+            held = self._dispatch.stores.load(store, SessionQuery(ids=tuple(ids), limit=len(ids)))
             changed = [new for session in held if (new := renew(session)) is not session]
-            outcomes = self._dispatch.persist_as_is(store, changed, replace=True)
+            outcomes = self._dispatch.stores.persist_as_is(store, changed, replace=True)
             troubles = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         except StoreError as error:
             troubles = [error]
@@ -150,7 +150,7 @@ class Shelf:
 
         Raises StoreError.
         """
-        reports = [self._dispatch.empty_trash(store, before, limit) for store in self.stores()]
+        reports = [self._dispatch.stores.empty_trash(store, before, limit) for store in self.stores()]
         return CleanupReport(
             deleted=sum(report.deleted for report in reports),
             freed=sum(report.freed for report in reports),
@@ -160,12 +160,12 @@ class Shelf:
 
     def trash(self) -> list[tuple[str, datetime]]:
         """Return what is in the trash and since when, oldest first.  Raises StoreError."""
-        found = [entry for store in self.stores() for entry in self._dispatch.list_trash(store)]
+        found = [entry for store in self.stores() for entry in self._dispatch.stores.list_trash(store)]
         return sorted(found, key=lambda entry: (entry[1], entry[0]))
 
     def size(self) -> int:
         """Return the bytes that the stored sessions take, the trash included.  Raises StoreError."""
-        return sum(self._dispatch.store_size(store) for store in self.stores())
+        return sum(self._dispatch.stores.store_size(store) for store in self.stores())
 
     def fill(self, limit: int) -> int:
         """Fill the ledger with the newest stored sessions; return how many there were.
@@ -246,7 +246,7 @@ class Shelf:
         if store in failures:
             return ()
         try:
-            return self._dispatch.load(store, query) or ()
+            return self._dispatch.stores.load(store, query) or ()
         except Exception as error:  # noted, and decided upon by who asked
             if GivenUp in (type(error), type(error.__cause__)):  # the engine stops: no trouble of the store's
                 raise

@@ -27,7 +27,8 @@ from hl7core.errors import InterfaceMissing
 from hl7core.hookspecs import hookimpl
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.model.session import Session, SessionQuery
-from hl7core.settings import reading as settings_room
+from hl7core.settings import reading
+from hl7core.settings.file import change
 
 __all__ = ["EngineHarness", "FakeSource", "entry_point_for"]
 
@@ -164,7 +165,7 @@ class EngineHarness:
         if not self.path.exists():
             self.path.touch()
         changes = {f"plugins.{name}.enabled": True for name in given}
-        settings_room.change(self.path, {**changes, **(settings or {})})
+        change(self.path, {**changes, **(settings or {})})
         self._options = {"request": request, "until_end": until_end, "sensor": "test", **options}
         self._points = [entry_point_for(name, plugin) for name, plugin in given.items()]
         self._started = Event()
@@ -244,7 +245,7 @@ class EngineHarness:
 
     def _run(self) -> None:
         async def life() -> None:
-            self.engine = Engine(settings_room.read(self.path), entry_points=self._points, **self._options)
+            self.engine = Engine(reading.read(self.path), entry_points=self._points, **self._options)
             await self.engine.start()
             self._started.set()
             await self.engine.run_until_stopped()

@@ -192,7 +192,7 @@ class World:
             ids, now=self.now(), retention_days=30, store="store", destinations=self.dispatch.destinations()
         )
         for one in stamped:
-            self.dispatch.persist("store", [one.session], one.replace)
+            self.dispatch.stores.persist("store", [one.session], one.replace)
             self.ledger.saved(one)
         self.outbox.saved([one.session for one in stamped])
 

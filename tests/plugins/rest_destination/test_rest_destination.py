@@ -24,7 +24,7 @@ from hl7core import (
     __version__,
     session_to_json,
 )
-from hl7core.settings.model import validate_table
+from hl7core.settings.validation import validate_table
 from hl7core.testing import FakeRuntime, HttpReceiver, make_message, make_session
 from hl7core.testing.receiver import drops, hangs, receives
 from hl7core_plugins.rest_destination import RestDestination, RestSettings
