@@ -159,7 +159,7 @@ class RestDestination:
         Raises a kind of SubmitError if it does not, or answers as it would not to a session that it takes.
         """
         async with self._in_use() as client:
-            answer = await client.ask(min(seconds, client.settings.timeout))
+            answer = await client.ask_options(min(seconds, client.settings.timeout))
         if answer.status not in _KNOWS_NO_OPTIONS:
             meaning = self._meaning(client, answer)
             if isinstance(meaning, Exception):

@@ -156,17 +156,17 @@ ROWS |= {
     ),
     "more than it announced": (says(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"id":"1"}HTTP/1.1 500'), Receipt, "1"),
     "two lengths": (
-        says(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}"), DestinationUnreachable, "not HTTP",
+        says(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}"), DestinationUnreachable, "not valid HTTP",
     ),
     "101, though nobody asked to upgrade": (
-        says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), DestinationUnreachable, "not HTTP",
+        says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), DestinationUnreachable, "not valid HTTP",
     ),
-    "HTTP/0.9": (says(b"<html>hello</html>\r\n"), DestinationUnreachable, "before it had answered"),
-    "the greeting of a mail server": (says(b"220 mail.example ESMTP\r\n\r\n"), DestinationUnreachable, "not HTTP"),
-    "HTTP/2 without being asked": (says(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), DestinationUnreachable, "not HTTP"),
-    "a status of letters": (says(b"HTTP/1.1 OK\r\n\r\n"), DestinationUnreachable, "not HTTP"),
-    "random bytes": (says(bytes(range(256)) * 8), DestinationUnreachable, "not HTTP"),
-    "headers without end": (says(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 400_000), DestinationUnreachable, "not HTTP"),
+    "HTTP/0.9": (says(b"<html>hello</html>\r\n"), DestinationUnreachable, "before it answered"),
+    "the greeting of a mail server": (says(b"220 mail.example ESMTP\r\n\r\n"), DestinationUnreachable, "not valid HTTP"),
+    "HTTP/2 without being asked": (says(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), DestinationUnreachable, "not valid HTTP"),
+    "a status of letters": (says(b"HTTP/1.1 OK\r\n\r\n"), DestinationUnreachable, "not valid HTTP"),
+    "random bytes": (says(bytes(range(256)) * 8), DestinationUnreachable, "not valid HTTP"),
+    "headers without end": (says(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 400_000), DestinationUnreachable, "not valid HTTP"),
 }  # fmt: skip
 
 
@@ -244,32 +244,34 @@ def test_an_answer_that_does_not_come_in_time_frees_its_slot_within_a_second(row
         receiver.behaviour = behaviour
         outcome, over = timed(receiver.url, large if row == "sending" else None)
     assert type(outcome) is DestinationUnreachable
-    assert str(outcome) == f"http://127.0.0.1:{receiver.port}: no answer within 0.6 s (it was {phase})"
+    assert str(outcome) == f"http://127.0.0.1:{receiver.port}: no answer within 0.6 s (while {phase})"
     assert over < 1
 
 
 def test_a_connection_that_is_never_made_frees_its_slot_too():
     with silent_port(full=True) as port:
         outcome, over = timed(f"http://127.0.0.1:{port}/")
-    assert "(it was connecting)" in str(outcome)
+    assert "(while connecting)" in str(outcome)
     assert over < 1
 
 
 def test_tls_that_is_never_agreed_on_frees_its_slot_too():
     with silent_port() as port:
         outcome, over = timed(f"https://127.0.0.1:{port}/")
-    assert "(it was agreeing on TLS)" in str(outcome)
+    assert "(while negotiating TLS)" in str(outcome)
     assert over < 1
 
 
 def test_a_name_server_that_never_answers_costs_one_thread_and_keeps_nobody(monkeypatch):
     hung = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: hung.wait(30))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: hung.wait(30) and [])
     before = threading.active_count()
 
     async def life():
         destination = RestDestination()
-        destination.configure(RestSettings(endpoint="http://lis.example/").model_copy(update={"timeout": LIMIT}))
+        destination.configure(
+            RestSettings(endpoint="http://lis.example/", concurrency=5).model_copy(update={"timeout": LIMIT})
+        )
         calls = [destination.submit_session(make_session(number)) for number in range(5)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         threads = threading.active_count()
@@ -280,7 +282,7 @@ def test_a_name_server_that_never_answers_costs_one_thread_and_keeps_nobody(monk
         outcomes, threads = asyncio.run(life())  # returns although the lookup still hangs
     finally:
         hung.set()
-    assert all("(it was looking up its name)" in str(outcome) for outcome in outcomes)
+    assert all("(while looking up the host name)" in str(outcome) for outcome in outcomes)
     assert threads <= before + 1
 
 
@@ -312,13 +314,13 @@ def test_nobody_listens():
         pass
     outcome = submitting(f"http://127.0.0.1:{port}/")
     assert type(outcome) is DestinationUnreachable
-    assert str(outcome) == f"http://127.0.0.1:{port}: connection refused (it was connecting)"
+    assert str(outcome) == f"http://127.0.0.1:{port}: connection refused (while connecting)"
 
 
 def test_a_name_that_does_not_exist():
     outcome = submitting("http://no-such-host.invalid/sessions?token=CANARY")
     assert type(outcome) is DestinationUnreachable
-    assert str(outcome) == "http://no-such-host.invalid: its name cannot be looked up"
+    assert str(outcome) == "http://no-such-host.invalid: the host name cannot be looked up"
 
 
 def test_a_receiver_that_speaks_no_tls():
@@ -326,7 +328,7 @@ def test_a_receiver_that_speaks_no_tls():
         receiver.behaviour = lambda turn: turn.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         outcome = submitting(receiver.url.replace("http:", "https:"))
     assert type(outcome) is DestinationUnreachable
-    assert "no agreement on TLS" in str(outcome)
+    assert "the TLS handshake failed" in str(outcome)
 
 
 # Retry-After.

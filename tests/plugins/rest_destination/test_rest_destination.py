@@ -295,7 +295,7 @@ def test_a_receiver_that_is_not_to_be_trusted_gets_nothing(tls, case):
     with HttpReceiver(context=tls.context(certificate)) as receiver:
         outcome = submitting(endpoint=receiver.url, ca_file=ca_file, auth_header=SecretStr(SECRET))
     assert type(outcome) is DestinationUnreachable
-    assert "its certificate is not to be trusted" in str(outcome)
+    assert "its certificate is not trusted" in str(outcome)
     assert not receiver.requests
 
 
@@ -452,18 +452,8 @@ def test_a_sound_endpoint_is_taken(endpoint):
 
 
 def test_a_host_that_no_name_server_could_know_is_refused(receiver):
-    with pytest.raises(SettingsError, match=r"plugins.rest_destination.endpoint: must be a URL that can be used"):
+    with pytest.raises(SettingsError, match=r"plugins.rest_destination.endpoint: must be a URL with a valid host name"):
         RestDestination().configure(RestSettings(endpoint="http://\u2603.xn--\u00e4.example/"))
-
-
-def test_a_name_that_leads_to_a_metadata_address_gets_nothing(monkeypatch, receiver):
-    monkeypatch.setattr("hl7core_plugins.rest_destination.client.is_reserved", lambda host: host == "127.0.0.1")
-    outcome = submitting(endpoint=receiver.url.replace("127.0.0.1", "localhost"))
-    assert type(outcome) is DestinationUnreachable
-    assert "link-local or cloud metadata" in str(outcome)
-    allowed = submitting(endpoint=receiver.url.replace("127.0.0.1", "localhost"), allow_link_local=True)
-    assert allowed == Receipt()
-    assert len(receiver.requests) == 1
 
 
 def test_without_an_endpoint_it_says_once_that_it_is_off(caplog):
