@@ -12,31 +12,14 @@ import httpcore
 import pytest
 from pydantic import SecretStr
 
-from hl7core import DestinationUnreachable, Receipt, SubmitError
+from hl7core import DestinationUnreachable, Receipt
 from hl7core.testing import HttpReceiver, make_session
 from hl7core_plugins.rest_destination import RestDestination, RestSettings
 from hl7core_plugins.rest_destination.network import Network, Phase, new_attempt
+from plugins.rest_destination.parts import play, submitting
 from plugins.rest_destination.tls_files import TlsFiles
 
 NAME = "lis.example"
-
-
-def submitting(*sessions, seconds=20.0, **settings):
-    """Submit each session in turn and return the outcomes: receipts, or the errors that were raised."""
-
-    async def life():
-        destination = RestDestination()
-        destination.configure(RestSettings(**settings).model_copy(update={"timeout": seconds}))
-        outcomes = []
-        for session in sessions or [make_session(1)]:
-            try:
-                outcomes.append(await destination.submit_session(session))
-            except SubmitError as error:
-                outcomes.append(error)
-        await destination.stop()
-        return outcomes
-
-    return asyncio.run(life())
 
 
 @pytest.fixture
@@ -96,12 +79,12 @@ def test_a_name_that_leads_to_a_metadata_address_gets_no_connection(monkeypatch,
     monkeypatch.setattr("hl7core_plugins.rest_destination.network.is_reserved", lambda host: host == "127.0.0.1")
     name_server.append(["127.0.0.1"])
     with HttpReceiver() as receiver:
-        (outcome,) = submitting(endpoint=f"{scheme}://{NAME}:{receiver.port}/")
+        outcome = submitting(endpoint=f"{scheme}://{NAME}:{receiver.port}/")
         assert type(outcome) is DestinationUnreachable
         assert "link-local or cloud metadata address" in str(outcome)
         assert "allow_link_local" in str(outcome)
         assert receiver.connections == 0
-        (allowed,) = submitting(endpoint=f"http://{NAME}:{receiver.port}/", allow_link_local=True)
+        allowed = submitting(endpoint=f"http://{NAME}:{receiver.port}/", allow_link_local=True)
         assert allowed == Receipt()
 
 
@@ -112,7 +95,7 @@ def test_nothing_is_sent_to_a_reserved_address(monkeypatch, name_server, address
 
     monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect_tcp)
     name_server.append([address])
-    (outcome,) = submitting(endpoint=f"http://{NAME}/")
+    outcome = submitting(endpoint=f"http://{NAME}/")
     assert "link-local or cloud metadata address" in str(outcome)
 
 
@@ -122,7 +105,7 @@ def test_of_several_addresses_only_those_that_are_allowed_are_tried(monkeypatch,
     with HttpReceiver(host="127.0.0.2") as refused, HttpReceiver() as receiver:
         receiver.close()
         with listening("127.0.0.1", refused.port) as other:
-            (outcome,) = submitting(endpoint=f"http://{NAME}:{refused.port}/", seconds=0.3)
+            outcome = submitting(endpoint=f"http://{NAME}:{refused.port}/", seconds=0.3)
             assert "(while waiting for the answer)" in str(outcome)
             other.settimeout(0)
             other.accept()[0].close()
@@ -134,10 +117,10 @@ def test_a_second_look_up_cannot_lead_elsewhere(monkeypatch, name_server):
     monkeypatch.setattr("hl7core_plugins.rest_destination.network.is_reserved", lambda host: host == "127.0.0.2")
     name_server.extend([["127.0.0.1"], ["127.0.0.2"]])
     with HttpReceiver() as receiver, listening("127.0.0.2", receiver.port) as forbidden:
-        (first,) = submitting(endpoint=f"http://{NAME}:{receiver.port}/")
+        first = submitting(endpoint=f"http://{NAME}:{receiver.port}/")
         assert first == Receipt()
         assert name_server.asked == 1
-        (second,) = submitting(endpoint=f"http://{NAME}:{receiver.port}/")
+        second = submitting(endpoint=f"http://{NAME}:{receiver.port}/")
         assert "link-local or cloud metadata address" in str(second)
         assert name_server.asked == 2
         forbidden.settimeout(0)
@@ -151,14 +134,14 @@ def test_a_second_look_up_cannot_lead_elsewhere(monkeypatch, name_server):
 def test_the_next_address_is_tried_when_one_refuses(name_server):
     name_server.append(["127.0.0.2", "127.0.0.3", "127.0.0.1"])
     with HttpReceiver() as receiver:
-        assert submitting(endpoint=f"http://{NAME}:{receiver.port}/") == [Receipt()]
+        assert submitting(endpoint=f"http://{NAME}:{receiver.port}/") == Receipt()
 
 
 def test_an_address_that_does_not_answer_delays_the_next_by_a_quarter_of_a_second(name_server):
     name_server.append(["127.0.0.2", "127.0.0.1"])
     with HttpReceiver() as receiver, black_hole("127.0.0.2", receiver.port):
         began = time.monotonic()
-        assert submitting(endpoint=f"http://{NAME}:{receiver.port}/") == [Receipt()]
+        assert submitting(endpoint=f"http://{NAME}:{receiver.port}/") == Receipt()
         assert 0.2 < time.monotonic() - began < 5
 
 
@@ -166,7 +149,7 @@ def test_if_every_address_refuses_the_reason_is_told(name_server):
     name_server.append(["127.0.0.2", "127.0.0.3"])
     with listening("127.0.0.1") as listener:
         port = port_of(listener)
-    (outcome,) = submitting(endpoint=f"http://{NAME}:{port}/")
+    outcome = submitting(endpoint=f"http://{NAME}:{port}/")
     assert str(outcome) == f"http://{NAME}:{port}: connection refused (while connecting)"
 
 
@@ -215,20 +198,25 @@ def test_the_host_and_the_certificate_are_those_of_the_name_and_not_of_the_addre
     context.sni_callback = lambda _socket, name, _context: named.append(name)
     with HttpReceiver(context=context) as receiver:
         endpoint = f"https://{NAME}:{receiver.port}/"
-        assert submitting(endpoint=endpoint, ca_file=str(tls.ca), auth_header=SecretStr("x")) == [Receipt()]
+        assert submitting(endpoint=endpoint, ca_file=str(tls.ca), auth_header=SecretStr("x")) == Receipt()
         assert receiver.requests[0].headers["host"] == f"{NAME}:{receiver.port}"
         assert named == [NAME]
     with HttpReceiver(context=tls.context(tls.server)) as receiver:  # its certificate is for 127.0.0.1 and localhost
-        (outcome,) = submitting(endpoint=f"https://{NAME}:{receiver.port}/", ca_file=str(tls.ca))
+        outcome = submitting(endpoint=f"https://{NAME}:{receiver.port}/", ca_file=str(tls.ca))
         assert "its certificate is not trusted" in str(outcome)
         assert not receiver.requests
 
 
 def test_each_new_connection_looks_the_name_up_and_one_that_is_kept_does_not(name_server):
     name_server.append(["127.0.0.1"])
+
+    async def scene(destination):
+        for number in range(5):
+            await destination.submit_session(make_session(number))
+
     with HttpReceiver() as receiver:
-        outcomes = submitting(*map(make_session, range(5)), endpoint=f"http://{NAME}:{receiver.port}/")
-    assert outcomes == [Receipt()] * 5
+        play(scene, endpoint=f"http://{NAME}:{receiver.port}/")
+    assert len(receiver.processed) == 5
     assert receiver.connections == name_server.asked == 1
 
 
