@@ -87,8 +87,8 @@ def test_a_machine_that_does_not_even_refuse_is_told_in_time(tmp_path):
 @pytest.mark.parametrize(
     ("behaviour", "text"),
     [
-        (receives(401), "HTTP 401: it does not accept auth_header"),
-        (receives(404), "HTTP 404: there is nothing at that path: is the endpoint right?"),
+        (receives(401), "HTTP 401: the receiver does not accept auth_header"),
+        (receives(404), "HTTP 404: there is nothing at that path: check endpoint"),
         (receives(503), "HTTP 503: it failed"),
         (says(b""), "it closed the connection before it had answered"),
     ],

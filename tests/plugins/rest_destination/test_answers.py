@@ -27,7 +27,7 @@ def test_one_that_is_not_allowed_says_so_in_words(receiver):
     receiver.behaviour = receives(401)
     outcome = submitting(endpoint=receiver.url)
     assert type(outcome) is DestinationUnauthorized
-    assert str(outcome) == "HTTP 401: it does not accept auth_header"
+    assert str(outcome) == "HTTP 401: the receiver does not accept auth_header"
 
 
 NOW = datetime(2026, 1, 3, 12, tzinfo=UTC)
@@ -91,7 +91,7 @@ ROWS = {
     "401": (receives(401), DestinationUnauthorized, "auth_header"),
     "402": (receives(402), SessionRejected, "HTTP 402"),
     "403": (receives(403), DestinationUnauthorized, "HTTP 403"),
-    "404": (receives(404), SessionRejected, "is the endpoint right?"),
+    "404": (receives(404), SessionRejected, "check endpoint"),
     "405": (receives(405), SessionRejected, "HTTP 405"),
     "407 though there is no proxy": (receives(407), SessionRejected, "HTTP 407"),
     "408": (receives(408), DestinationBusy, "HTTP 408"),
@@ -116,8 +116,8 @@ ROWS = {
     "505": (receives(505), DestinationBroken, "HTTP 505"),
     "507": (receives(507), DestinationBroken, "HTTP 507"),
     "599": (receives(599), DestinationBroken, "HTTP 599"),
-    "600": (receives(600), DestinationBroken, "no status of HTTP"),
-    "999": (receives(999), DestinationBroken, "no status of HTTP"),
+    "600": (receives(600), DestinationBroken, "not a valid HTTP status"),
+    "999": (receives(999), DestinationBroken, "not a valid HTTP status"),
 }
 
 

@@ -88,7 +88,7 @@ def test_a_large_session_goes_out_by_the_settings_it_began_with(receiver, monkey
         attempt = asyncio.ensure_future(destination.submit_session(make_session(2)))
         await asyncio.sleep(0)
         destination.configure(RestSettings(endpoint=receiver.url, performer="new"))
-        await destination._settle()
+        await destination._close_retired()
         assert await attempt == Receipt()
         assert destination._retired == []
 
