@@ -40,7 +40,7 @@ BREAKS = {
         "src/hl7core/wire/detect.py",
         "import cryptography",
     ),
-    "Only rest_destination imports httpx": ("src/hl7core/cli/commands/demo.py", "import httpx"),
+    "Only rest_destination imports httpx and httpcore": ("src/hl7core/cli/commands/demo.py", "import httpx"),
 }
 
 

@@ -104,7 +104,7 @@ def test_nobody_there_is_one_state_and_not_a_flood(tmp_path, caplog):
         harness.wait_for(lambda: harness.engine.outbox.status()[0].state == "paused", 60)
         harness.wait_for(lambda: len(harness.sessions(SessionQuery(pending_for="rest_destination"))) == 40)
         (status,) = harness.engine.outbox.status()
-    assert status.error == f"http://127.0.0.1:{port}: connection refused (it was connecting)"
+    assert status.error == f"http://127.0.0.1:{port}: connection refused (while connecting)"
     told = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len([record for record in told if "rest_destination" in record.getMessage()]) <= 2
 

@@ -1,154 +1,20 @@
-"""Live capture, as far as it can be promised without rights: which interfaces, which errors, which process does what.
+"""The parent's side of a capture: errors, a capture process that dies, the end.
 
-The capture process is played by small scripts here; ``test_scapy_source_live.py`` has the real one.
+The capture process is played by small scripts here; ``test_live.py`` has the real one.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from hl7core import (
-    Interface,
-    InterfaceMissing,
-    Packet,
-    PacketSource,
-    PcapngWriter,
-    PermissionMissing,
-    SourceError,
-    SourceRequest,
-)
-from hl7core_plugins.scapy_source import LiveSource, ScapySource, ScapySourceSettings, interfaces, plugin, source
+from hl7core import Interface, InterfaceMissing, Packet, PcapngWriter, PermissionMissing, SourceError
+from hl7core_plugins.scapy_source import LiveSource, source
 from patience import eventually
-
-HERE = Path(source.__file__).parent
-MACHINE = [
-    Interface("lo", addresses=("127.0.0.1",)),
-    Interface("eth0", addresses=("192.0.2.7",)),
-    Interface("eth1", is_up=False),
-    Interface("odd0", link_type=interfaces.UNKNOWN_LINK),
-]
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    monkeypatch.setattr(plugin, "list_interfaces", lambda: MACHINE)
-    monkeypatch.setattr(source, "list_interfaces", lambda: MACHINE)
-
-
-@pytest.fixture
-def capture_process(monkeypatch, tmp_path):
-    """Let a script stand in for the capture process; it finds the configuration in ``order``."""
-
-    def play(script: str) -> Path:
-        path = tmp_path / "child.py"
-        path.write_text(
-            "import json, os, sys, time\norder = json.loads(sys.stdin.buffer.raw.readline())\n"
-            "def tell(**what): os.write(2, json.dumps(what).encode() + b'\\n')\n" + textwrap.dedent(script)
-        )
-        monkeypatch.setattr(source, "CHILD", (sys.executable, str(path)))
-        monkeypatch.setattr(source, "_BACKOFF", (0.05, 0.1))
-        return path
-
-    return play
-
-
-def opened(request: SourceRequest, **settings) -> LiveSource | None:
-    scapy_source = ScapySource()
-    scapy_source.configure(ScapySourceSettings(**settings))
-    return scapy_source.open_source(request)
-
-
-class TestWhichPackets:
-    def test_capture_files_are_for_another_plugin(self, machine):
-        assert opened(SourceRequest(files=("day.pcap",))) is None
-
-    def test_a_live_request_yields_a_packet_source(self, machine):
-        assert isinstance(opened(SourceRequest()), PacketSource)
-
-    def test_without_a_name_every_interface_that_is_up_and_can_be_captured_is_meant(self, machine):
-        assert opened(SourceRequest()).name == "lo, eth0"
-        assert opened(SourceRequest(interfaces=("any",))).name == "lo, eth0"
-
-    def test_the_settings_name_interfaces_separated_by_commas(self, machine):
-        assert opened(SourceRequest(), interfaces=" eth0 ,eth1,").name == "eth0, eth1"
-
-    def test_what_a_person_asks_for_wins_over_the_settings(self, machine):
-        asked = SourceRequest(interfaces=("lo",), bpf="tcp port 1", default_bpf="tcp port 3")
-        found = opened(asked, interfaces="eth0", bpf="tcp port 2")
-        assert (found.name, found._order["bpf"]) == ("lo", "tcp port 1")
-
-    def test_the_filter_is_the_persons_else_the_settings_else_the_default(self, machine):
-        assert opened(SourceRequest(default_bpf="tcp port 3"), bpf="tcp port 2")._order["bpf"] == "tcp port 2"
-        assert opened(SourceRequest(default_bpf="tcp port 3"))._order["bpf"] == "tcp port 3"
-
-    def test_an_interface_that_does_not_exist_is_refused_with_those_that_do(self, machine):
-        with pytest.raises(InterfaceMissing, match="no interface 'eth9'") as refused:
-            opened(SourceRequest(interfaces=("eth9",)))
-        assert refused.value.existing == ("lo", "eth0", "eth1", "odd0")
-
-    def test_a_machine_with_no_interface_up_is_told_so(self, monkeypatch):
-        monkeypatch.setattr(plugin, "list_interfaces", lambda: [Interface("eth1", is_up=False)])
-        with pytest.raises(SourceError, match="no interface is up"):
-            opened(SourceRequest())
-
-    def test_promiscuous_mode_needs_both_the_request_and_the_settings(self, machine):
-        assert opened(SourceRequest())._order["promiscuous"] is True
-        assert opened(SourceRequest(promiscuous=False))._order["promiscuous"] is False
-        assert opened(SourceRequest(), promiscuous=False)._order["promiscuous"] is False
-
-    @pytest.mark.parametrize("wrong", [{"snaplen": 10}, {"snaplen": 262_145}, {"buffer_mib": 0}, {"iface": "eth0"}])
-    def test_settings_out_of_bounds_are_refused(self, wrong):
-        with pytest.raises(ValueError):
-            ScapySourceSettings(**wrong)
-
-
-class TestInterfaces:
-    def test_the_loopback_is_listed_with_its_address_state_and_link_layer(self):
-        loopback = next(entry for entry in ScapySource().list_interfaces() if "127.0.0.1" in entry.addresses)
-        assert loopback.is_up
-        assert "loopback" in loopback.description
-        if sys.platform == "linux":
-            assert loopback.link_type == interfaces.ETHERNET
-
-    def test_the_capture_process_can_list_them_where_the_system_library_cannot(self):
-        theirs = {entry.name: entry.addresses for entry in interfaces._ask_scapy()}
-        ours = {entry.name: entry.addresses for entry in interfaces.list_interfaces()}
-        assert theirs.keys() == ours.keys()
-        assert all(set(theirs[name]) == set(ours[name]) for name in ours)
-
-    def test_a_source_names_its_interfaces_also_one_that_is_gone(self, machine):
-        assert LiveSource(["eth0", "eth5"]).interfaces() == [MACHINE[1], Interface("eth5", is_up=False)]
-
-
-class TestWhoImportsScapy:
-    def test_neither_the_parent_nor_the_reader_of_packets_does(self):
-        script = (
-            "import sys\n"
-            "from hl7core import SourceRequest\n"
-            "from hl7core_plugins.scapy_source import ScapySource, child\n"
-            "plugin = ScapySource(); plugin.list_interfaces(); plugin.open_source(SourceRequest())\n"
-            "print([name for name in sys.modules if name.split('.')[0] == 'scapy'])\n"
-        )
-        told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        assert told.stdout.strip() == "[]"
-
-    def test_the_reader_loads_neither_pydantic_nor_pluggy(self):
-        script = "import sys, hl7core_plugins.scapy_source.child\nprint({'pydantic', 'pluggy'} & set(sys.modules))\n"
-        told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        assert told.stdout.strip() == "set()"
-
-    def test_one_module_imports_it_and_its_sniffer_thread_is_used_nowhere(self):
-        texts = {path.name: path.read_text() for path in HERE.glob("*.py")}
-        assert [name for name, text in texts.items() if "import scapy" in text or "from scapy" in text] == ["opener.py"]
-        assert not [name for name, text in texts.items() if "AsyncSniffer" in text or "scapy.all" in text]
 
 
 class TestErrors:
