@@ -1,7 +1,8 @@
-"""What ``[core]`` may say, and how a table becomes a model: in sentences, never quoting a value.
+"""The model of ``[core]``, and how a table of settings is validated.
 
-A table comes from files (typed by TOML) and from the environment (raw text).  Text from the environment is typed by the
-field it is for: a text or secret field takes it as it stands, so that ``HL7CORE_..._AUTH_HEADER=0123`` keeps its zero.
+A table comes from files (typed by TOML) and from the environment (raw text).  The field decides the type of a value
+from the environment: a text or secret field takes it unchanged, so ``HL7CORE_..._AUTH_HEADER=0123`` keeps its zero.
+Problems are reported as sentences that never quote a value.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class CoreSettings(BaseModel):
-    """The table ``[core]``: what the engine itself goes by."""
+    """The table ``[core]``: the settings of the engine itself."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -48,49 +49,52 @@ class CoreSettings(BaseModel):
     )
 
     output_folder: str = Field("docs", min_length=1)
-    """The data folder; a relative one starts at the folder of settings.toml. Sessions go to its folder sessions/."""
+    """The data folder; a relative path starts at the folder of settings.toml. Sessions go to sessions/ in it."""
     store: str = Field("json_store", pattern=r"^[a-z][a-z0-9_]*$")
-    """The plugin that remembers sessions. Naming a store enables it."""
+    """The plugin that stores new sessions. Naming a store here enables it."""
     enable_persistence: bool = True
-    """Whether sessions are saved at all."""
+    """Whether to save sessions. If false, nothing is saved, submitted or cleaned up."""
     retention_days: int = Field(30, ge=1, le=365)
-    """How many days a session is kept, counted from its first save."""
+    """How many days to keep a session, counted from its first save."""
     memory_sessions: int = Field(1000, ge=1, le=10_000_000)
-    """How many stored sessions stay in memory for quick showing."""
+    """How many stored sessions to keep in memory for fast display."""
     memory_bytes: int = Field(268_435_456, ge=1_048_576)
-    """How many bytes of sessions stay in memory."""
+    """How many bytes of sessions to keep in memory."""
     unsaved_sessions: int = Field(10_000, ge=1, le=10_000_000)
-    """How many sessions wait in memory while the store is down; beyond it the oldest are given up, counted and told."""
+    """How many unsaved sessions may wait in memory while the store is down. Beyond that the oldest are dropped; their
+    number is reported."""
     device_address: str = ""
-    """Which hosts are analyzers: IP addresses or networks (10.1.0.0/24), separated by commas; empty: found out."""
+    """The analyzers: IP addresses or networks (10.1.0.0/24), separated by commas. Auto-detected when empty."""
     lis_address: str = ""
-    """Which hosts are the LIS: IP addresses or networks, separated by commas; empty: found out."""
+    """The LIS: IP addresses or networks, separated by commas. Auto-detected when empty."""
     lis_port: int = Field(0, ge=0, le=65535)
-    """The TCP port of the LIS; 0: any."""
+    """The TCP port of the LIS. 0 means any port."""
     protocols: str = ""
-    """What is spoken where, if that is known: PLACE=PROTOCOL pairs, as in "10.1.2.3:4000=lis01, :2575=mllp"; a place
-    is an IP address or network, a :port, or both; a protocol is mllp, lis01, plain or an enabled plugin's. Elsewhere
-    the first bytes tell."""
+    """Known protocols as PLACE=PROTOCOL pairs, for example "10.1.2.3:4000=lis01, :2575=mllp". A place is an IP address
+    or network, a :port, or both. A protocol is mllp, lis01, plain, or the dialect of an enabled plugin. Everywhere else
+    the protocol is detected from the first bytes."""
     start_marker: int = Field(0x05, ge=0, le=255)
-    """The byte that opens a conversation of the plain variant (ENQ)."""
+    """The byte that starts a conversation in the plain variant (ENQ)."""
     ack_marker: int = Field(0x06, ge=0, le=255)
-    """The byte that acknowledges in the plain variant (ACK)."""
+    """The byte that acknowledges a message in the plain variant (ACK)."""
     end_marker: int = Field(0x04, ge=0, le=255)
-    """The byte that ends a conversation of the plain variant (EOT)."""
+    """The byte that ends a conversation in the plain variant (EOT)."""
     ack_timeout: float = Field(60.0, gt=0, le=86_400)
-    """Seconds of packet time that an MLLP message waits for its acknowledgement."""
+    """How many seconds an MLLP message waits for its acknowledgement, in packet time."""
     silence: float = Field(30.0, gt=0, le=86_400)
-    """Seconds of packet time without a byte after which a LIS01 or plain session has ended."""
+    """After how many seconds without a byte a LIS01 or plain session ends, in packet time."""
     max_message: int = Field(16_777_216, ge=1024, le=1_073_741_824)
-    """The largest message in bytes; what is longer is kept cut and marked."""
+    """The largest message in bytes. Longer ones are truncated and marked."""
     max_connections: int = Field(50_000, ge=1, le=10_000_000)
-    """How many connections are followed at once; beyond it the least recently used is let go."""
+    """How many connections to follow at once. Beyond that the least recently used one is dropped."""
     reassembly_bytes: int = Field(268_435_456, ge=1_048_576)
-    """How many bytes may wait, over all connections, in each of four ways: for a packet that came out of order, for
-    what tells the protocol, for the rest of a message, for its answer. Beyond it those that hold most are let go,
-    marked, counted. One connection's sessions may hold a quarter of it, and always one message."""
+    """How many bytes may wait, over all connections, in each of four ways: for a packet that is out of order, for the
+    protocol to be recognised, for the rest of a message, for an answer. Beyond that, the connections holding most are
+    cut back; this is marked and counted. The sessions of one connection may hold a quarter of it, and always one
+    message."""
     idle_timeout: float = Field(86_400.0, gt=0, le=31_536_000)
-    """Seconds of packet time without data after which a connection is let go; if it goes on it is found out anew."""
+    """After how many seconds without data a connection is dropped, in packet time. If it continues, its protocol is
+    detected again."""
 
     @field_validator("device_address", "lis_address")
     @classmethod
@@ -118,7 +122,7 @@ class CoreSettings(BaseModel):
         return self
 
     def decoder_options(self, sensor: str = "") -> DecoderOptions:
-        """Return how packets are to be decoded; ``sensor`` names the machine that captures them."""
+        """Return the options for the decoder.  ``sensor`` names the machine that captures."""
         return DecoderOptions(
             device_addresses=_parts(self.device_address),
             lis_addresses=_parts(self.lis_address),
@@ -142,7 +146,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the known name most like ``name``, or ""."""
+    """Return "; did you mean X?" for the known name closest to ``name``, or ""."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -154,10 +158,10 @@ def validate_table(
     env_raw: Mapping[str, str] | None = None,
     origins: Mapping[str, str] | None = None,
 ) -> Model:
-    """Make ``table`` (``core`` or ``plugins.NAME``, which is ``name``) a ``model``.
+    """Validate the table called ``name`` (``core`` or ``plugins.NAME``) and return it as a ``model``.
 
-    ``env_raw`` has the raw text of what the environment gave, by dotted key, and ``origins`` where each value came
-    from.  Raises SettingsError with a sentence for each wrong value.
+    ``env_raw`` holds the raw text of values from the environment, by dotted key; ``origins`` says where each value came
+    from.  Raises SettingsError with one sentence per wrong value.
     """
     typed = _typed(model, name, table, env_raw or {})
     problems = [
@@ -175,12 +179,12 @@ def validate_table(
 
 
 def is_secret(model: type[BaseModel], path: tuple[str, ...]) -> bool:
-    """Say whether the option at ``path`` of ``model`` is a secret."""
+    """Return whether the field at ``path`` of ``model`` is a secret."""
     return _wants(model, path) == "secret"
 
 
 def secret_keys(model: type[BaseModel], name: str) -> frozenset[str]:
-    """Return the dotted keys of the secrets that stand in the table ``name``."""
+    """Return the dotted keys of the secrets in the table ``name``."""
     return frozenset(f"{name}.{field}" for field in model.model_fields if is_secret(model, (field,)))
 
 
@@ -202,7 +206,7 @@ def _typed(model: type[BaseModel], name: str, table: Mapping[str, Any], env_raw:
 
 
 def _from_text(raw: str) -> Any:
-    """Read a value of the environment as TOML; what is none stays text, for pydantic to judge."""
+    """Parse a value from the environment as TOML.  If it is not TOML it stays text, for pydantic to judge."""
     text = raw.strip()
     if "\n" in text or "\r" in text:
         return raw
@@ -215,7 +219,7 @@ def _from_text(raw: str) -> Any:
 
 
 def _annotations(annotation: Any) -> Iterator[Any]:
-    """Yield the types that ``annotation`` is made of: unions and ``Annotated`` opened."""
+    """Yield the types in ``annotation``, looking into unions and ``Annotated``."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _annotations(get_args(annotation)[0])
@@ -227,7 +231,7 @@ def _annotations(annotation: Any) -> Iterator[Any]:
 
 
 def _wants(model: type[BaseModel], path: tuple[str, ...]) -> str:
-    """Say what the option at ``path`` takes: secret, text, bool, int, float, other, or "" if there is none."""
+    """Return the kind of the field at ``path``: secret, text, bool, int, float, other, or "" if there is none."""
     annotations: list[Any] = [model]
     for key in path:
         inner: list[Any] = []
@@ -303,7 +307,7 @@ def _problem(model: type[BaseModel], name: str, item: ErrorDetails, origins: Map
 
 
 def _bounds(model: type[BaseModel], path: tuple[str, ...]) -> str:
-    """Say the whole rule of a bounded number, not only the side that was broken."""
+    """Return the whole rule of a bounded number, not only the bound that was broken."""
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
     field = model.model_fields.get(path[0]) if len(path) == 1 else None
     found = [
