@@ -39,7 +39,7 @@ def test_every_hook_has_a_section_and_an_example():
         assert f"def {name}(self" in page
 
 
-def test_the_six_hooks_of_the_brief_exist():
+def test_the_six_hooks_of_a_sessions_life_exist():
     assert {
         "on_packet", "on_session_complete", "persist_session", "load_sessions", "submit_session", "cleanup",
     } <= set(hooks())  # fmt: skip

@@ -1,8 +1,7 @@
-"""The model of ``[core]``, and how a table of settings is validated.
+"""What ``[core]`` may say, and how a table becomes a model: in sentences, never quoting a value.
 
-A table comes from files (typed by TOML) and from the environment (raw text).  The field decides the type of a value
-from the environment: a text or secret field takes it unchanged, so ``HL7CORE_..._AUTH_HEADER=0123`` keeps its zero.
-Problems are reported as sentences that never quote a value.
+A table comes from files (typed by TOML) and from the environment (raw text).  Text from the environment is typed by the
+field it is for: a text or secret field takes it as it stands, so that ``HL7CORE_..._AUTH_HEADER=0123`` keeps its zero.
 """
 
 from __future__ import annotations
@@ -146,7 +145,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the known name closest to ``name``, or ""."""
+    """Return "; did you mean X?" for the known name most like ``name``, or ""."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -158,10 +157,10 @@ def validate_table(
     env_raw: Mapping[str, str] | None = None,
     origins: Mapping[str, str] | None = None,
 ) -> Model:
-    """Validate the table called ``name`` (``core`` or ``plugins.NAME``) and return it as a ``model``.
+    """Make ``table`` (``core`` or ``plugins.NAME``, which is ``name``) a ``model``.
 
-    ``env_raw`` holds the raw text of values from the environment, by dotted key; ``origins`` says where each value came
-    from.  Raises SettingsError with one sentence per wrong value.
+    ``env_raw`` has the raw text of what the environment gave, by dotted key, and ``origins`` where each value came
+    from.  Raises SettingsError with a sentence for each wrong value.
     """
     typed = _typed(model, name, table, env_raw or {})
     problems = [
@@ -179,12 +178,12 @@ def validate_table(
 
 
 def is_secret(model: type[BaseModel], path: tuple[str, ...]) -> bool:
-    """Return whether the field at ``path`` of ``model`` is a secret."""
+    """Say whether the option at ``path`` of ``model`` is a secret."""
     return _wants(model, path) == "secret"
 
 
 def secret_keys(model: type[BaseModel], name: str) -> frozenset[str]:
-    """Return the dotted keys of the secrets in the table ``name``."""
+    """Return the dotted keys of the secrets that stand in the table ``name``."""
     return frozenset(f"{name}.{field}" for field in model.model_fields if is_secret(model, (field,)))
 
 
@@ -206,7 +205,7 @@ def _typed(model: type[BaseModel], name: str, table: Mapping[str, Any], env_raw:
 
 
 def _from_text(raw: str) -> Any:
-    """Parse a value from the environment as TOML.  If it is not TOML it stays text, for pydantic to judge."""
+    """Read a value of the environment as TOML; what is none stays text, for pydantic to judge."""
     text = raw.strip()
     if "\n" in text or "\r" in text:
         return raw
@@ -219,7 +218,7 @@ def _from_text(raw: str) -> Any:
 
 
 def _annotations(annotation: Any) -> Iterator[Any]:
-    """Yield the types in ``annotation``, looking into unions and ``Annotated``."""
+    """Yield the types that ``annotation`` is made of: unions and ``Annotated`` opened."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _annotations(get_args(annotation)[0])
@@ -231,7 +230,7 @@ def _annotations(annotation: Any) -> Iterator[Any]:
 
 
 def _wants(model: type[BaseModel], path: tuple[str, ...]) -> str:
-    """Return the kind of the field at ``path``: secret, text, bool, int, float, other, or "" if there is none."""
+    """Say what the option at ``path`` takes: secret, text, bool, int, float, other, or "" if there is none."""
     annotations: list[Any] = [model]
     for key in path:
         inner: list[Any] = []
@@ -307,7 +306,7 @@ def _problem(model: type[BaseModel], name: str, item: ErrorDetails, origins: Map
 
 
 def _bounds(model: type[BaseModel], path: tuple[str, ...]) -> str:
-    """Return the whole rule of a bounded number, not only the bound that was broken."""
+    """Say the whole rule of a bounded number, not only the side that was broken."""
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
     field = model.model_fields.get(path[0]) if len(path) == 1 else None
     found = [
