@@ -52,7 +52,7 @@ _WORK_PERIOD: Final = timedelta(seconds=1)
 class JsonStoreSettings(PluginSettings):
     """The table ``[plugins.json_store]``."""
 
-    enabled: bool = Field(default=True, description="Keep each session in a JSON file of its own.")
+    enabled: bool = Field(default=True, description="Store each session in its own JSON file.")
 
 
 @dataclass(frozen=True, slots=True)

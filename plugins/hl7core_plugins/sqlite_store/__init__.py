@@ -51,16 +51,16 @@ _PART: Final = 500
 class SqliteStoreSettings(PluginSettings):
     """The table ``[plugins.sqlite_store]``."""
 
-    enabled: bool = Field(default=False, description="Keep sessions in an SQLite database.")
+    enabled: bool = Field(default=False, description="Store sessions in an SQLite database.")
     file: str = Field(
         default="sessions.sqlite",
-        description="The database; a relative path starts at the data folder (output_folder).",
+        description="The database file, relative to the data folder (output_folder).",
     )
     lock_timeout: float = Field(
-        default=5.0, ge=0.1, le=60, description="Seconds to ask again, ever less often, while another program locks it."
+        default=5.0, ge=0.1, le=60, description="Seconds to keep retrying while another program has it locked."
     )
     network_folder: bool = Field(
-        default=False, description="Use it on a network file system too, where locks may fail and spoil it."
+        default=False, description="Allow network file systems, where unreliable locks can corrupt the database."
     )
 
 

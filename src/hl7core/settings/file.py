@@ -59,9 +59,9 @@ def change(path: Path, changes: Mapping[str, Any], *, secrets: Collection[str] =
 def template(models: Mapping[str, type[BaseModel]]) -> str:
     """Return ``settings.toml`` as shipped: every setting with its description, commented out, at its default."""
     lines = [
-        "# Settings of hl7core.  A line that starts with # shows a default: take the # away to change it.",
-        "# The environment outranks this file: HL7CORE_CORE__STORE, HL7CORE_PLUGINS__REST_DESTINATION__ENDPOINT.",
-        "# Secrets belong in .secrets.toml beside this file (chmod 600), in the same tables.",
+        "# Settings of hl7core.  Every setting is listed with its default; remove the # to change it.",
+        "# Environment variables override this file: HL7CORE_CORE__STORE, HL7CORE_PLUGINS__REST_DESTINATION__ENDPOINT.",
+        "# Put secrets in .secrets.toml beside this file (chmod 600), in the same tables.",
         "",
         *_section("core", CoreSettings),
     ]

@@ -14,7 +14,7 @@ __all__ = ["CoreSettings"]
 
 
 class CoreSettings(BaseModel):
-    """The table ``[core]``: what the engine itself goes by."""
+    """The table ``[core]``: the settings of the engine itself."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -26,49 +26,52 @@ class CoreSettings(BaseModel):
     )
 
     output_folder: str = Field("docs", min_length=1)
-    """The data folder; a relative one starts at the folder of settings.toml. Sessions go to its folder sessions/."""
+    """The data folder; a relative path starts at the folder of settings.toml. Sessions go to sessions/ in it."""
     store: str = Field("json_store", pattern=r"^[a-z][a-z0-9_]*$")
-    """The plugin that remembers sessions. Naming a store enables it."""
+    """The plugin that stores new sessions. Naming a store here enables it."""
     enable_persistence: bool = True
-    """Whether sessions are saved at all."""
+    """Whether to save sessions. If false, nothing is saved, submitted or cleaned up."""
     retention_days: int = Field(30, ge=1, le=365)
-    """How many days a session is kept, counted from its first save."""
+    """How many days to keep a session, counted from its first save."""
     memory_sessions: int = Field(1000, ge=1, le=10_000_000)
-    """How many stored sessions stay in memory for quick showing."""
+    """How many stored sessions to keep in memory for fast display."""
     memory_bytes: int = Field(268_435_456, ge=1_048_576)
-    """How many bytes of sessions stay in memory."""
+    """How many bytes of sessions to keep in memory."""
     unsaved_sessions: int = Field(10_000, ge=1, le=10_000_000)
-    """How many sessions wait in memory while the store is down; beyond it the oldest are given up, counted and told."""
+    """How many unsaved sessions may wait in memory while the store is down. Beyond that the oldest are dropped; their
+    number is reported."""
     device_address: str = ""
-    """Which hosts are analyzers: IP addresses or networks (10.1.0.0/24), separated by commas; empty: found out."""
+    """The analyzers: IP addresses or networks (10.1.0.0/24), separated by commas. Auto-detected when empty."""
     lis_address: str = ""
-    """Which hosts are the LIS: IP addresses or networks, separated by commas; empty: found out."""
+    """The LIS: IP addresses or networks, separated by commas. Auto-detected when empty."""
     lis_port: int = Field(0, ge=0, le=65535)
-    """The TCP port of the LIS; 0: any."""
+    """The TCP port of the LIS. 0 means any port."""
     protocols: str = ""
-    """What is spoken where, if that is known: PLACE=PROTOCOL pairs, as in "10.1.2.3:4000=lis01, :2575=mllp"; a place
-    is an IP address or network, a :port, or both; a protocol is mllp, lis01, plain or an enabled plugin's. Elsewhere
-    the first bytes tell."""
+    """Known protocols as PLACE=PROTOCOL pairs, for example "10.1.2.3:4000=lis01, :2575=mllp". A place is an IP address
+    or network, a :port, or both. A protocol is mllp, lis01, plain, or the dialect of an enabled plugin. Everywhere else
+    the protocol is detected from the first bytes."""
     start_marker: int = Field(0x05, ge=0, le=255)
-    """The byte that opens a conversation of the plain variant (ENQ)."""
+    """The byte that starts a conversation in the plain variant (ENQ)."""
     ack_marker: int = Field(0x06, ge=0, le=255)
-    """The byte that acknowledges in the plain variant (ACK)."""
+    """The byte that acknowledges a message in the plain variant (ACK)."""
     end_marker: int = Field(0x04, ge=0, le=255)
-    """The byte that ends a conversation of the plain variant (EOT)."""
+    """The byte that ends a conversation in the plain variant (EOT)."""
     ack_timeout: float = Field(60.0, gt=0, le=86_400)
-    """Seconds of packet time that an MLLP message waits for its acknowledgement."""
+    """How many seconds an MLLP message waits for its acknowledgement, in packet time."""
     silence: float = Field(30.0, gt=0, le=86_400)
-    """Seconds of packet time without a byte after which a LIS01 or plain session has ended."""
+    """After how many seconds without a byte a LIS01 or plain session ends, in packet time."""
     max_message: int = Field(16_777_216, ge=1024, le=1_073_741_824)
-    """The largest message in bytes; what is longer is kept cut and marked."""
+    """The largest message in bytes. Longer ones are truncated and marked."""
     max_connections: int = Field(50_000, ge=1, le=10_000_000)
-    """How many connections are followed at once; beyond it the least recently used is let go."""
+    """How many connections to follow at once. Beyond that the least recently used one is dropped."""
     reassembly_bytes: int = Field(268_435_456, ge=1_048_576)
-    """How many bytes may wait, over all connections, in each of four ways: for a packet that came out of order, for
-    what tells the protocol, for the rest of a message, for its answer. Beyond it those that hold most are let go,
-    marked, counted. One connection's sessions may hold a quarter of it, and always one message."""
+    """How many bytes may wait, over all connections, in each of four ways: for a packet that is out of order, for the
+    protocol to be recognised, for the rest of a message, for an answer. Beyond that, the connections holding most are
+    cut back; this is marked and counted. The sessions of one connection may hold a quarter of it, and always one
+    message."""
     idle_timeout: float = Field(86_400.0, gt=0, le=31_536_000)
-    """Seconds of packet time without data after which a connection is let go; if it goes on it is found out anew."""
+    """After how many seconds without data a connection is dropped, in packet time. If it continues, its protocol is
+    detected again."""
 
     @field_validator("device_address", "lis_address")
     @classmethod
@@ -96,7 +99,7 @@ class CoreSettings(BaseModel):
         return self
 
     def decoder_options(self, sensor: str = "") -> DecoderOptions:
-        """Return how packets are to be decoded; ``sensor`` names the machine that captures them."""
+        """Return the options for the decoder.  ``sensor`` names the machine that captures."""
         return DecoderOptions(
             device_addresses=_parts(self.device_address),
             lis_addresses=_parts(self.lis_address),
