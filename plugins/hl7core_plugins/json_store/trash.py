@@ -117,7 +117,7 @@ def size(layout: Layout) -> int:
 
 
 def empty(layout: Layout, before: datetime, limit: int) -> CleanupReport:
-    """Throw away for good what was moved to the trash before that time, at most ``limit`` sessions.
+    """Permanently delete what was moved to the trash before that time, at most ``limit`` sessions.
 
     What is left is counted when there is nothing more to throw away: each part costs what it throws away.
     """
