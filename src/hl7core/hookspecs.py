@@ -284,7 +284,7 @@ def list_interfaces() -> list[Interface]:
 def register_framers() -> Iterable[Dialect]:
     """Contribute framings, such as a vendor's dialect.  Detection asks them before the built-in ones.
 
-    Called when plugins come, go or are configured anew.  The dialects apply to connections that begin from then on.
+    Called when plugins come, go or change their settings.  The dialects apply to connections that begin from then on.
     Their framers run on the decoder thread, so they must be quick.  ``hl7core read`` calls this hook without ``start``.
     """
 
