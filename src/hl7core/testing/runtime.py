@@ -62,7 +62,7 @@ class FakeRuntime:
     async def delete(
         self, ids: Sequence[str], *, to_trash: bool = True, deleted_at: datetime | None = None
     ) -> list[str]:
-        """Move those of ``ids`` that it holds from ``held`` to ``trashed``, or delete them, and return them."""
+        """Move those of ``ids`` that are in ``held`` to ``trashed``, or delete them permanently; return them."""
         known = self._known("delete", ids, to_trash)
         for session_id in known:
             session = self.held.pop(session_id)
