@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from engine.parts import Store, poll, session
-from hl7core.engine.books import Limits
 from hl7core.engine.keeper import Keeper, Policy
 from hl7core.engine.ledger import Ledger
 from hl7core.engine.news import News
+from hl7core.engine.session_memory import Limits
 from hl7core.engine.session_state import ignore
 from hl7core.engine.store_jobs import FAIR
-from hl7core.engine.stores import Shelf
+from hl7core.engine.stores import AttachedStores
 from hl7core.errors import EngineError, StoreError
 from hl7core.model.delivery import Delivery
 from hl7core.model.events import NoticeRaised, SessionSaved, SessionUnsaved
@@ -68,10 +68,10 @@ class Rooms:
         self.dispatch = Direct(main=self.store, **{k: v for k, v in stores.items() if k != "main"})
         self.ledger = Ledger(limits)
         self.news = News(self.dispatch)
-        self.shelf = Shelf(self.dispatch, self.ledger, record=lambda: "main")
+        self.stores = AttachedStores(self.dispatch, self.ledger, record=lambda: "main")
         self.policy = Policy("main", 30, ("lab",))
         self.keeper = Keeper(
-            self.ledger, self.dispatch, self.shelf, self.news, policy=lambda: self.policy, now=lambda: NOW
+            self.ledger, self.dispatch, self.stores, self.news, policy=lambda: self.policy, now=lambda: NOW
         )
 
     def add(self, *sessions):
@@ -191,7 +191,7 @@ def test_a_session_of_an_earlier_run_decoded_again_is_left_as_it_is_stored(rooms
     r.add(session(1))
     r.saved()
     assert r.store.held[stored.id] is stored
-    assert r.do(lambda: r.shelf.change([stored.id], lambda s: s._replace(sensor="seen"))) == [stored.id]
+    assert r.do(lambda: r.stores.change([stored.id], lambda s: s._replace(sensor="seen"))) == [stored.id]
     r.saved()
     assert r.store.held[stored.id].ignored
 
@@ -199,7 +199,7 @@ def test_a_session_of_an_earlier_run_decoded_again_is_left_as_it_is_stored(rooms
 def test_a_change_of_a_session_that_only_the_store_holds_is_stored(rooms):
     r = rooms()
     r.store.held[session(1).id] = session(1)
-    assert r.do(lambda: r.shelf.change([session(1).id, session(2).id], ignore)) == [session(1).id]
+    assert r.do(lambda: r.stores.change([session(1).id, session(2).id], ignore)) == [session(1).id]
     r.saved()
     assert r.store.held[session(1).id].ignored
 
@@ -209,7 +209,7 @@ def test_a_session_is_changed_in_the_store_that_holds_it_and_new_ones_go_to_the_
     r = rooms(old=old)
     old.held[session(1).id] = session(1)
     r.add(session(2))
-    r.do(lambda: r.shelf.change([session(1).id], ignore))
+    r.do(lambda: r.stores.change([session(1).id], ignore))
     r.saved()
     assert old.held[session(1).id].ignored
     assert list(r.store.held) == [session(2).id]
@@ -226,12 +226,12 @@ def test_listings_merge_all_stores_and_memory_in_order_and_in_pages(rooms):
     r.add(session(5))
     query = SessionQuery(limit=2)
     seen = []
-    while page := r.do(lambda query=query: r.shelf.load(query)):
+    while page := r.do(lambda query=query: r.stores.load(query)):
         seen += page
         query = query._replace(after=(page[-1].started_at, page[-1].id))
     assert [s.messages[0].control_id for s in seen] == ["C1", "C2", "C4", "C5", "C6", "C7"]
     assert seen[2].sensor == "main"
-    newest = r.do(lambda: r.shelf.load(SessionQuery(newest_first=True, limit=3)))
+    newest = r.do(lambda: r.stores.load(SessionQuery(newest_first=True, limit=3)))
     assert [s.messages[0].control_id for s in newest] == ["C7", "C6", "C5"]
 
 
@@ -240,8 +240,8 @@ def test_a_change_that_waits_is_what_a_reader_sees(rooms):
     r.add(session(1), session(2))
     r.saved()
     r.store.down = True
-    r.do(lambda: r.shelf.change([session(1).id], ignore))
-    assert [s.ignored for s in r.do(lambda: r.shelf.load(SessionQuery()))] == [True, False]
+    r.do(lambda: r.stores.change([session(1).id], ignore))
+    assert [s.ignored for s in r.do(lambda: r.stores.load(SessionQuery()))] == [True, False]
 
 
 def test_one_store_that_cannot_load_does_not_hide_what_the_others_hold(rooms):
@@ -249,10 +249,10 @@ def test_one_store_that_cannot_load_does_not_hide_what_the_others_hold(rooms):
     r = rooms(old=old)
     r.store.held[session(1).id] = session(1)
     old.unreadable = True
-    assert len(r.do(lambda: r.shelf.load(SessionQuery()))) == 1
+    assert len(r.do(lambda: r.stores.load(SessionQuery()))) == 1
     r.store.unreadable = True
     with pytest.raises(StoreError):
-        r.do(lambda: r.shelf.load(SessionQuery()))
+        r.do(lambda: r.stores.load(SessionQuery()))
 
 
 def test_findings_are_part_of_what_is_saved(rooms):
@@ -276,7 +276,7 @@ def test_a_query_that_reads_for_long_does_not_keep_sessions_from_being_saved(roo
         return load(query)
 
     r.store.load_sessions = reading
-    found = r.keeper.submit(lambda: r.shelf.load(SessionQuery()), gives_way=True).result(10)
+    found = r.keeper.submit(lambda: r.stores.load(SessionQuery()), gives_way=True).result(10)
     assert seen == [True]
     assert [one.id for one in found] == [session(number).id for number in (1, 2, 3, 9)]
     assert r.store.threads == {"hl7core-keeper"}
@@ -293,7 +293,7 @@ def test_a_query_that_reads_for_long_ends_when_the_engine_stops(rooms, caplog):
             r.keeper.give_way()
 
     r.store.load_sessions = endless
-    asked = r.keeper.submit(lambda: r.shelf.load(SessionQuery()), gives_way=True)
+    asked = r.keeper.submit(lambda: r.stores.load(SessionQuery()), gives_way=True)
     assert reading.wait(10)
     r.ledger.add([session(1)])
     assert r.keeper.stop(30) == []
@@ -339,17 +339,17 @@ def test_deleting_and_restoring_go_through_every_store(rooms):
     r.add(session(2))
     r.saved()
     ids = [session(1).id, session(2).id, session(3).id]
-    assert r.do(lambda: r.shelf.delete(ids, to_trash=True, deleted_at=NOW)) == ids[:2]
+    assert r.do(lambda: r.stores.delete(ids, to_trash=True, deleted_at=NOW)) == ids[:2]
     assert not old.held
     assert not r.store.held
     assert session(2).id not in r.ledger
-    assert r.do(lambda: r.shelf.restore(ids)) == ids[:2]
+    assert r.do(lambda: r.stores.restore(ids)) == ids[:2]
 
 
 def test_memory_is_filled_with_the_newest_stored_sessions(rooms):
     r = rooms()
     for number in range(1, 8):
         r.store.held[session(number).id] = session(number)
-    assert r.do(lambda: r.shelf.fill(3)) == 3
+    assert r.do(lambda: r.stores.fill(3)) == 3
     assert [session(n).id in r.ledger for n in (4, 5, 6, 7)] == [False, True, True, True]
     assert r.ledger.unsaved == 0

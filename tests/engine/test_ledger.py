@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from engine.parts import session
-from hl7core.engine.books import Limits
 from hl7core.engine.ledger import Ledger
+from hl7core.engine.session_memory import Limits
 from hl7core.engine.session_state import ignore, retry, unignore
 from hl7core.model.delivery import Delivery, DeliveryStatus
 from hl7core.model.finding import Finding, Severity
@@ -14,7 +14,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def stamped(ledger, *, now=NOW, days=30, destinations=(), limit=100):
-    ids = ledger.take_dirty(limit, 0.0)
+    ids = ledger.claim_due(limit, 0.0)
     return ledger.stamp(ids, now=now, retention_days=days, store="json_store", destinations=destinations)
 
 
@@ -39,8 +39,8 @@ def test_a_new_session_is_news_and_waits_to_be_saved_without_replacing_anything(
 def test_what_is_in_flight_is_not_taken_twice():
     ledger = Ledger(Limits())
     ledger.add([session(1)])
-    assert ledger.take_dirty(10, 0.0)
-    assert ledger.take_dirty(10, 0.0) == []
+    assert ledger.claim_due(10, 0.0)
+    assert ledger.claim_due(10, 0.0) == []
 
 
 def test_a_life_counts_from_the_first_save_and_a_later_save_uses_todays_days():
@@ -102,8 +102,8 @@ def test_a_session_stored_in_an_earlier_run_is_not_reset_when_it_is_decoded_agai
 def test_what_the_store_turns_out_to_hold_of_a_changed_session_is_taken_over_before_the_save():
     ledger = Ledger(Limits())
     ledger.add([session(1, revision=1)])
-    ids = ledger.take_dirty(10, 0.0)
-    assert ledger.unbased(ids, changed_only=True) == ids
+    ids = ledger.claim_due(10, 0.0)
+    assert ledger.without_base(ids, changed_only=True) == ids
     stored = session(1)._replace(
         deliveries=(Delivery("lab", DeliveryStatus.SUBMITTED),), first_saved_at=NOW - timedelta(days=9)
     )
@@ -174,14 +174,14 @@ def test_a_failed_save_waits_ever_longer_and_the_others_come_first():
     waits = []
     now = 0.0
     for _ in range(9):
-        assert ledger.take_dirty(10, now) == [first]
+        assert ledger.claim_due(10, now) == [first]
         ledger.failed(first, now)
         waits.append(ledger.next_due() - now)
         now = ledger.next_due()
     assert waits[:3] == [0.5, 1.0, 2.0]
     assert waits[-1] == 30.0
     ledger.add([session(2)])
-    assert ledger.take_dirty(1, now) == [session(2).id]
+    assert ledger.claim_due(1, now) == [session(2).id]
 
 
 def test_while_nothing_is_saved_nothing_waits_and_memory_stays_bounded():

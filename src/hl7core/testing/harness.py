@@ -240,7 +240,7 @@ class EngineHarness:
     def wait_decoded(self, timeout: float = _PATIENCE) -> None:
         """Wait until all that was fed is decoded and handed on."""
         self.wait_for(lambda: self.source.idle and self.engine.intake.idle, timeout)
-        if not self.engine.decoding.settled().wait(timeout):
+        if not self.engine.decoding.drained().wait(timeout):
             raise TimeoutError("decoding does not come to an end")
 
     def _run(self) -> None:

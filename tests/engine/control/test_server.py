@@ -58,16 +58,15 @@ def test_ping_and_state_say_what_runs(running, client):
     assert client.call("settings_problems") == []
 
 
-def test_sessions_come_a_line_each_in_pages_as_many_as_are_asked_for(running, client):
+def test_sessions_come_in_pages_as_many_as_are_asked_for(running, client):
     for number in range(1, 1203):
         running.store.held[session(number).id] = session(number)
-    lines = list(client.session_lines(SessionQuery(limit=5000)))
-    assert len(lines) == 1202
-    assert lines[0]["sessionId"] == session(1).id
-    assert len(list(client.session_lines(SessionQuery(limit=700, newest_first=True)))) == 700
-    assert [s.id for s in client.sessions(SessionQuery(limit=2))] == [session(1).id, session(2).id]
-    (one,) = client.session_lines(SessionQuery(ids=(session(7).id,)))
-    assert one["messages"] == ["MSH|^~\\&|A\r"]
+    found = list(client.sessions(SessionQuery(limit=5000)))
+    assert [one.id for one in found] == [session(number).id for number in range(1, 1203)]
+    assert len(list(client.sessions(SessionQuery(limit=700, newest_first=True)))) == 700
+    assert [one.id for one in client.sessions(SessionQuery(limit=2))] == [session(1).id, session(2).id]
+    (one,) = client.sessions(SessionQuery(ids=(session(7).id,)))
+    assert [message.text for message in one.messages] == [b"MSH|^~\\&|A\r"]
 
 
 def test_sessions_are_changed_deleted_and_restored(running, client):
@@ -212,7 +211,7 @@ def test_more_commands_than_it_serves_are_told_so(running):
             peer = stack.enter_context(socket.socket(socket.AF_UNIX))
             peer.connect(str(running.engine.folder / "control.sock"))
         poll(lambda: len(running.engine.control._clients) == 64)
-        assert "served already" in raw(running, b'{"do":"ping"}\n')[0]["error"]
+        assert "already serving" in raw(running, b'{"do":"ping"}\n')[0]["error"]
     poll(lambda: raw(running, b'{"do":"ping"}\n')[0]["ok"])
 
 

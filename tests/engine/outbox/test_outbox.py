@@ -432,7 +432,7 @@ def test_a_destination_that_rejects_everything_is_one_notice(make, caplog):
     with room:
         poll(lambda: room.statuses() == [FAILED] * 49)
         assert [e.text for e in room.ear.notices("rejected-dest")] == [
-            "dest rejects every session (HTTP 404); is its address right?"
+            "dest rejects every session (HTTP 404); check its address"
         ]
         assert len([r for r in caplog.records if r.levelname == "WARNING" and "dest" in r.getMessage()]) == 1
 
