@@ -1,4 +1,4 @@
-"""Who is next: the queue, told what time it is."""
+"""The queue of one destination, which is given the time: who is next, and when it is left alone."""
 
 import random
 

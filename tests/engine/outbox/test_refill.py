@@ -1,4 +1,4 @@
-"""What comes into the lines, and what happens when it cannot be found."""
+"""The refill: which sessions come into the queues, and what happens when the store cannot be searched."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
