@@ -29,7 +29,7 @@ class Watched:
             return reading.read(self.path if self.path.exists() else None)
 
         async def main():
-            reloader = Reloader(self.path, read=read, apply=apply, tell=self.told.append)
+            reloader = Reloader(self.path, read=read, apply=apply, report=self.told.append)
             reloader.start()
             await asyncio.sleep(0.2)
             try:

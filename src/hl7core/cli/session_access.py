@@ -142,12 +142,14 @@ class _Own:
         async def tell(item: CleanupProgress) -> None:
             progress(item.deleted)
 
-        return self._runner.run(clean(self._engine, dry_run=dry_run, confirmed=confirmed, progress=tell))
+        return self._runner.run(
+            clean(self._engine.runtime, self._engine.news, dry_run=dry_run, confirmed=confirmed, progress=tell)
+        )
 
     def bring(self, *, source: str = "", files: Sequence[str] = (), empty: bool = False) -> Iterator[ImportReport]:
         from hl7core.engine.imports import Imports
 
-        imports = Imports(self._engine)
+        imports = Imports(self._engine.parts)
         pages = imports.from_store(source, empty=empty) if source else imports.from_files(files)
         while (report := self._runner.run(_next(pages))) is not None:
             yield report
