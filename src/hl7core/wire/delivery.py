@@ -353,16 +353,16 @@ class Delivery:
 
     # What comes out of another connection: its two streams lack nothing that is not said.
 
-    def said(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
+    def add_bytes(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
         """Take the next bytes of a stream, captured at ``now``."""
         self.pieces(half, half.push(half.next_seq, data, now), out)
 
-    def missed(self, half: Half, count: int, now: int, out: list[Session]) -> None:
+    def add_gap(self, half: Half, count: int, now: int, out: list[Session]) -> None:
         """``count`` bytes of a stream cannot be had."""
         half.miss(count, now)
         self.gap(half, count, now, out)
 
-    def unread(self, connection: Connection, reason: str) -> None:
+    def note_unread(self, connection: Connection, reason: str) -> None:
         """An encrypted connection is let go, for want of what ``reason`` says."""
         self.counters["ignored"] += 1
         self.encrypted.note(connection.keys[0], reason)

@@ -10,7 +10,7 @@ KeyUpdate (RFC 8446 sections 4.4, 4.6.3), so there the next key is tried where t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from hl7core.model.finding import Finding, Severity
 from hl7core.model.frame import Frame, FrameKind
@@ -18,12 +18,10 @@ from hl7core.model.session import Ending, OpenSession, Session
 from hl7core.wire.connection import IGNORED, Connection, Half
 from hl7core.wire.tls.ciphers import SUITES, Cipher, Suite, cipher_13, ciphers_12, next_secret
 from hl7core.wire.tls.hello import CLIENT_HELLO, SERVER_HELLO, TLS12, TLS13, ServerHello, client_random, server_hello
+from hl7core.wire.tls.keylog import KeyLog
 from hl7core.wire.tls.records import APPLICATION, CHANGE_CIPHER, HANDSHAKE
 
-if TYPE_CHECKING:
-    from hl7core.wire.delivery import Delivery
-
-__all__ = ["Unwrapped"]
+__all__ = ["InnerDelivery", "Unwrapped"]
 
 _MAX_HELLO: Final = 64 * 1024
 _TRIED: Final = 1024
@@ -31,6 +29,24 @@ _TRIED: Final = 1024
 _NAMES: Final = {TLS12: "TLS 1.2", TLS13: "TLS 1.3"}
 NO_HANDSHAKE: Final = "the beginning of its handshake was not captured, so no key can be told to be its"
 NO_KEY: Final = "the key log has no key for it"
+
+
+class InnerDelivery(Protocol):
+    """Where the decrypted bytes go on: what :class:`hl7core.wire.delivery.Delivery` does for an inner connection."""
+
+    keys: KeyLog
+
+    def add_bytes(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
+        """Deliver the next bytes of ``half``, captured at ``now``; append the sessions that end to ``out``."""
+
+    def add_gap(self, half: Half, count: int, now: int, out: list[Session]) -> None:
+        """Report that the next ``count`` bytes of ``half`` cannot be read."""
+
+    def close(self, connection: Connection, ending: Ending, out: list[Session]) -> None:
+        """Flush the framers of ``connection`` and end its sessions."""
+
+    def note_unread(self, connection: Connection, reason: str) -> None:
+        """Count ``connection`` as ignored; ``reason`` says why it cannot be read."""
 
 
 class _Way:
@@ -49,7 +65,7 @@ class _Way:
 class Unwrapped:
     """The tracker of a TLS connection whose keys are in the key log of ``delivery``."""
 
-    def __init__(self, connection: Connection, delivery: Delivery) -> None:
+    def __init__(self, connection: Connection, delivery: InnerDelivery) -> None:
         self._connection = connection
         self._delivery = delivery
         self._ways = (_Way(), _Way())
@@ -118,7 +134,7 @@ class Unwrapped:
         self._over = True
         if self._connection.state != IGNORED:
             self._connection.state = IGNORED
-            self._delivery.unread(self._connection, reason)
+            self._delivery.note_unread(self._connection, reason)
 
     # Records.
 
@@ -237,10 +253,10 @@ class Unwrapped:
     def _said(self, half: Half, data: bytes, first_ns: int, last_ns: int) -> None:
         inner = self._inner.halves[half.side]
         if first_ns != last_ns and len(data) > 1:  # its first byte came with the record's, its last with the last
-            self._delivery.said(inner, data[:1], first_ns, self._out)
+            self._delivery.add_bytes(inner, data[:1], first_ns, self._out)
             data = data[1:]
-        self._delivery.said(inner, data, last_ns, self._out)
+        self._delivery.add_bytes(inner, data, last_ns, self._out)
 
     def _missed(self, half: Half, count: int) -> None:
         self._ways[half.side].lost = True
-        self._delivery.missed(self._inner.halves[half.side], count, half.last_ns, self._out)
+        self._delivery.add_gap(self._inner.halves[half.side], count, half.last_ns, self._out)
