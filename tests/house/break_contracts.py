@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 # contract: (file to add a line to, the line that breaks it)
 BREAKS = {
     "Floors: data and imports flow one way": ("src/hl7core/model/frame.py", "import hl7core.engine.engine"),
+    "Floors of wire: from packets to sessions": ("src/hl7core/wire/connection.py", "import hl7core.wire.detect"),
     "The core knows no plugin": ("src/hl7core/engine/engine.py", "import hl7core_plugins.json_store"),
     "A bundled plugin uses the public door alone": (
         "plugins/hl7core_plugins/file_source/__init__.py",
