@@ -141,7 +141,8 @@ def test_a_damaged_file_names_itself_and_the_packet(write):
 
 
 @pytest.mark.parametrize(
-    ("data", "sentence"), [(b"", "empty"), (b"\xd4\xc3", "cut short in the header"), (b"hello", "not a capture file")]
+    ("data", "sentence"),
+    [(b"", "the file is empty"), (b"\xd4\xc3", "cut short in the file header"), (b"hello", "not a capture file")],
 )
 def test_what_is_no_capture_file_is_refused_by_name(write, data, sentence):
     path = write(data)

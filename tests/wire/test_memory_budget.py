@@ -51,8 +51,8 @@ def held(decoder: Decoder) -> int:
             waiting = tracker._waiting
             exchanges = {e.id: e for e in (*waiting.open(), *waiting._late.values())}.values()
             found += sum(len(m.text) for e in exchanges for m in e.messages)
-        elif tracker._turn is not None:
-            found += sum(len(placed.frame.raw) for placed in tracker._turn.placed)
+        elif tracker._builder is not None:
+            found += sum(len(placed.frame.raw) for placed in tracker._builder.placed)
     return found
 
 
