@@ -32,6 +32,7 @@ BREAKS = {
         "src/hl7core/engine/control/protocol.py",
         "import hl7core.engine.control.client",
     ),
+    "Floors of wire: from packets to sessions": ("src/hl7core/wire/connection.py", "import hl7core.wire.detect"),
     "The core knows no plugin": ("src/hl7core/engine/engine.py", "import hl7core_plugins.json_store"),
     "A bundled plugin uses the public door alone": (
         "plugins/hl7core_plugins/file_source/__init__.py",

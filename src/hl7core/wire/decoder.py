@@ -327,8 +327,8 @@ class Decoder:
 
     def _fragment(self, buffer: bytes, start: int, end: int, link_type: int, now: int, out: list[Session]) -> None:
         """Take a fragment of an IP packet; when it completes the packet, take that."""
-        whole = self._fragments.take(buffer, start, end, link_type, now)
-        self.counters["fragmentsLost"] = self._fragments.given_up
+        whole = self._fragments.add(buffer, start, end, link_type, now)
+        self.counters["fragmentsLost"] = self._fragments.discarded
         if whole is None:
             return
         interface = Interface(link_type=_LINKTYPE_RAW)
