@@ -116,12 +116,12 @@ class Tracker(Protocol):
 
 
 class TrackerFastPath(Protocol):
-    """What a tracker may offer for a segment that is beyond doubt whole and usual."""
+    """What a tracker may offer for TCP segments that hold one sound block each."""
 
     ready: bool
 
-    def segment(self, half: Half, data: bytes, now: int, out: list[Session]) -> bool:
-        """Take a segment's bytes, with the session that they complete in ``out``; False: they must go the long way."""
+    def add_segment(self, half: Half, data: bytes, now: int, out: list[Session]) -> bool:
+        """Add a segment, and to ``out`` the session that it completes; False: the slow path has to take it."""
 
     def forget(self) -> None:
         """Let the last session go: nothing joins it any more."""
@@ -198,6 +198,7 @@ class Connection:
         "crowded",
         "device_side",
         "directions",
+        "fast_path",
         "halves",
         "joined_midstream",
         "keys",
@@ -210,7 +211,6 @@ class Connection:
         "timer_ns",
         "tracker",
         "unproven",
-        "usual",
         "waiting",
         "waiting_bytes",
     )
@@ -227,7 +227,7 @@ class Connection:
         self.options = options
         self._text = ""
         self.tracker: Tracker | None = None
-        self.usual: TrackerFastPath | None = None
+        self.fast_path: TrackerFastPath | None = None
         self.unproven: tuple[Half, bytes] | None = None  # no frame has told the dialect: what has come of the first
         self.born = 0
         self.constant: tuple[tuple[str, ...], tuple[str, ...]] = _NOTHING
@@ -259,7 +259,8 @@ class Connection:
     def text(self) -> str:
         """Both ends, the opener's first."""
         if not self._text:
-            self._text = f"{self.ends[0]}-{self.ends[1]}"
+            opener, acceptor = self.ends
+            self._text = f"{opener}-{acceptor}"
         return self._text
 
     def come_apart(self) -> None:
@@ -267,7 +268,7 @@ class Connection:
 
         Whoever still has a half finds it at rest, in a connection that is ignored.
         """
-        self.tracker = self.usual = None
+        self.tracker = self.fast_path = None
         for half, nobody in zip(self.halves, _NOBODY.halves, strict=True):
             half.framer = None
             half.marks = ()

@@ -185,8 +185,8 @@ class Delivery:
                     if frames:
                         out.extend(connection.tracker.take(half, frames))
             out.extend(connection.tracker.end(ending))
-            if connection.usual is not None:
-                connection.usual.forget()
+            if connection.fast_path is not None:
+                connection.fast_path.forget()
         for half in connection.halves:
             if half in self._open.of:
                 self._open.put(half, 0)
@@ -221,12 +221,12 @@ class Delivery:
 
     def drop_recent(self) -> None:
         """Let those go that hold no session at hand any more."""
-        self.recent[:] = [usual for usual in self.recent if usual.fresh]
+        self.recent[:] = [path for path in self.recent if path.holds_last]
 
     def forget_recent(self) -> None:
         """Let the sessions go that were told last."""
-        for usual in self.recent:
-            usual.forget()
+        for path in self.recent:
+            path.forget()
         self.recent.clear()
 
     # What is not decided yet.
@@ -300,7 +300,7 @@ class Delivery:
             exchanges = MllpSessions(connection, self._scales, seen, self.recent, self._make)
             connection.tracker = exchanges
             if isinstance(connection.halves[0].framer, MllpFramer) and seen is None:
-                connection.usual = exchanges.usual
+                connection.fast_path = exchanges.fast_path
 
     def unhold(self, half: Half) -> None:
         """Forget what is held of a direction."""
