@@ -38,13 +38,11 @@ __all__ = [
     "TO_ESCAPE",
     "at_stored_precision",
     "end_within",
-    "is_newer",
-    "json_schema",
-    "schema_version_of",
-    "session_from_json",
+    "from_millis",
     "session_to_dict",
     "session_to_json",
     "start_within",
+    "to_millis",
     "usual_framing",
 ]
 
@@ -150,36 +148,6 @@ def session_to_json(session: Session, *, saved: bool = True) -> bytes:
     except UnicodeEncodeError:
         pass  # that error holds the text: it goes no further, not even as what the next one came of
     raise SessionRefused(f"session {session.id}: some text of it is not Unicode")
-
-
-def session_from_json(data: bytes | str, *, now: datetime | None = None) -> Session:
-    """Return the session that ``data`` holds: any 1.x, any 2.x, and of a higher version what this one knows.
-
-    A predecessor's file without ``_metadata`` counts as saved ``now`` (None: never), to be kept for 30 days.  Raises
-    SessionRefused, which quotes nothing of ``data``.
-    """
-    from hl7core.model import stored  # here: pydantic is dear, and whoever only writes does not need it
-
-    return stored.read_session(data, now)
-
-
-def schema_version_of(data: bytes | str) -> str:
-    """Return the schema version of a session's JSON, "1.0.0" where it says none.  Raises SessionRefused."""
-    from hl7core.model import stored
-
-    return stored.version_of(stored.parse(data))
-
-
-def is_newer(data: bytes | str) -> bool:
-    """Say whether a session's JSON has a higher major version: read it, never rewrite it.  Raises SessionRefused."""
-    return int(schema_version_of(data).split(".")[0]) > int(SCHEMA_VERSION.split(".")[0])
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of what ``session_to_json`` writes."""
-    from hl7core.model import stored_shape
-
-    return stored_shape.StoredSession.model_json_schema(by_alias=True)
 
 
 def _escaped(text: bytes) -> str:
@@ -290,16 +258,21 @@ def _fine(time_ns: int) -> str:
 
 
 def _time(key: str, time: datetime | None) -> str:
-    return "" if time is None else f',"{key}":{_milliseconds(time)}'
+    return "" if time is None else f',"{key}":{to_millis(time)}'
 
 
-def _milliseconds(time: datetime) -> int:
-    """Return an aware time as whole unix milliseconds."""
+def to_millis(time: datetime) -> int:
+    """Return an aware time as whole unix milliseconds, rounded down."""
     return (time - _EPOCH) // _MILLISECOND
 
 
+def from_millis(millis: int | None) -> datetime | None:
+    """Return unix milliseconds as an aware UTC datetime; None stays None."""
+    return None if millis is None else _EPOCH + millis * _MILLISECOND
+
+
 def _whole(time: datetime | None) -> datetime | None:
-    return None if time is None else _EPOCH + _milliseconds(time) * _MILLISECOND
+    return None if time is None else from_millis(to_millis(time))
 
 
 _written: Final = None if SessionLine is None else SessionLine(_content, _findings, SCHEMA_VERSION)

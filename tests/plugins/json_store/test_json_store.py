@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from hl7core import RecoveryDone, SessionQuery, SessionRefused, StoreError, session_from_json, session_to_json
-from hl7core.model.schema import at_stored_precision, schema_version_of, session_to_dict
+from hl7core import (
+    RecoveryDone,
+    SessionQuery,
+    SessionRefused,
+    StoreError,
+    schema_version_of,
+    session_from_json,
+    session_to_json,
+)
+from hl7core.model.schema import at_stored_precision, session_to_dict
 from hl7core.testing import FakeRuntime, StoreContract, make_session
 from hl7core_plugins.json_store import JsonStore, JsonStoreSettings, files
 
