@@ -106,8 +106,6 @@ if TYPE_CHECKING:
     )
     from hl7core.model.schema import (
         SCHEMA_VERSION,
-        schema_version_of,
-        session_from_json,
         session_to_json,
     )
     from hl7core.model.session import (
@@ -120,6 +118,10 @@ if TYPE_CHECKING:
         OpenSession,
         Session,
         SessionQuery,
+    )
+    from hl7core.model.stored import (
+        schema_version_of,
+        session_from_json,
     )
     from hl7core.wire.decoder import (
         Decoder,
@@ -316,8 +318,6 @@ _ROOMS = {
     ),
     "hl7core.model.schema": (
         "SCHEMA_VERSION",
-        "schema_version_of",
-        "session_from_json",
         "session_to_json",
     ),
     "hl7core.model.session": (
@@ -330,6 +330,10 @@ _ROOMS = {
         "SESSION_ID",
         "Session",
         "SessionQuery",
+    ),
+    "hl7core.model.stored": (
+        "schema_version_of",
+        "session_from_json",
     ),
     "hl7core.wire.decoder": (
         "Decoder",

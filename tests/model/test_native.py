@@ -27,10 +27,10 @@ def both(session, *, saved):
         except Exception as error:  # noqa: BLE001 - whatever it is, both are to raise it
             return type(error)
 
-    with patch.object(schema, "_written", None):
+    with patch.object(schema, "_extension", None):
         slow = of(lambda: schema.session_to_json(session, saved=saved))
     assert of(lambda: schema.session_to_json(session, saved=saved)) == slow
-    return slow, of(lambda: schema._written(session, saved))
+    return slow, of(lambda: schema._extension(session, saved))
 
 
 @given(sessions(), st.booleans())
@@ -86,4 +86,4 @@ def test_values_of_the_wrong_kind_are_left_to_python(session, place, odd, saved)
 
 @pytest.mark.parametrize("what", [None, (), object(), "x", (1,) * 20])
 def test_what_is_no_session_is_left_to_python(what):
-    assert schema._written(what, True) is None
+    assert schema._extension(what, True) is None

@@ -19,3 +19,9 @@ def test_what_is_no_character_set_of_messages_is_never_decoded_with(charset):
 )
 def test_declared_character_sets_have_their_codec(charset, codec):
     assert codec_of(charset) == codec
+
+
+def test_text_that_no_utf8_can_hold_is_read_in_another_character_set():
+    half_a_surrogate_pair = b"MSH|^~\\&|+2AA-"
+    assert half_a_surrogate_pair.decode("utf-7").endswith("\ud800")
+    assert decode(half_a_surrogate_pair, "UTF-7") == ("MSH|^~\\&|+2AA-", "utf-8")

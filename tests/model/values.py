@@ -18,12 +18,16 @@ moments = st.none() | st.integers(0, 8_000_000_000_000_000).map(
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 frame_bytes = st.sampled_from([b"", b"\x0b", b"\x1c\r", b"\x02", b"\r\n", b"\x021"]) | st.binary(max_size=6)
 protocols = st.sampled_from(["mllp", "lis01", "plain"]) | words
-charsets = st.sampled_from(["", "UNICODE UTF-8", "8859/1", "8859/2", "ASCII", "UNICODE UTF-16", "ISO IR87", "nonsense"])
+charsets = st.sampled_from(
+    ["", "UNICODE UTF-8", "8859/1", "8859/2", "ASCII", "UNICODE UTF-16", "ISO IR87", "UTF-7", "nonsense"]
+)
 payload = (
     st.binary(max_size=60)
     | words.map(str.encode)
     | words.map(lambda text: text.encode("utf-16"))
-    | st.sampled_from([make_message(1).text, "Größe".encode("latin-1"), '\x00\x01\r\n\t"\\/\x7f\u2028'.encode()])
+    | st.sampled_from(
+        [make_message(1).text, "Größe".encode("latin-1"), '\x00\x01\r\n\t"\\/\x7f\u2028'.encode(), b"+2AA-"]
+    )
 )
 messages = st.builds(
     Message,

@@ -147,7 +147,7 @@ def test_a_batch_that_lies_about_its_packets_is_alike(noise, packets):
         Decoder().feed(batch._replace(times=[*batch.times, 1]))
 
 
-@pytest.mark.parametrize("since", [-(2**64), 2**63 - 1, 2**64])
+@pytest.mark.parametrize("since", [-(2**64), 2**42 * 10**6 - 123_456, 2**63 - 1, 2**64])
 def test_times_beyond_what_a_machine_word_holds_are_alike(since):
     talk = TcpTalk()
     talk.open()

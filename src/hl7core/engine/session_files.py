@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from hl7core.errors import SessionRefused, StoreError
-from hl7core.model.schema import session_from_json
 from hl7core.model.session import Session
+from hl7core.model.stored import session_from_json
 
 __all__ = ["read_sessions", "session_files"]
 

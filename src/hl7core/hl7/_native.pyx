@@ -36,7 +36,6 @@ cdef enum:
     _LONGEST = 200
     _MOST = 10000
 
-cdef frozenset _WHOLE = frozenset({"utf-8", "ascii", "latin-1", "cp1252"})
 _MESSAGE = "text direction protocol time_ns control_id message_type charset complete ack_code reply_to"
 if Message._fields != tuple(_MESSAGE.split()):
     raise ImportError("Message has other fields")  # so all of it is left to Python
@@ -60,9 +59,7 @@ def usual_keys(messages):
         if data.isascii() and <object>PyTuple_GET_ITEM(message, 6) == "":
             at, size = <Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
         else:
-            text, codec = message.decoded()
-            if codec not in _WHOLE and not text.isascii():
-                return None
+            text, _ = message.decoded()
             at = <Bytes>PyUnicode_AsUTF8AndSize(text, &size)
         if not _glance(at, at + size, &kind, specimens, patients, codes):
             return None

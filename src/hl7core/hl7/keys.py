@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 
 from hl7core.hl7.native import usual_keys
 from hl7core.hl7.separators import USUAL_HL7, USUAL_LIS02, Separators, hl7_separators, lis02_separators
-from hl7core.model.session import Message, Session
+from hl7core.model.session import Session
 
-__all__ = ["SearchKeys", "search_keys", "searched_text"]
+__all__ = ["SearchKeys", "search_keys"]
 
 
 class SearchKeys(NamedTuple):
@@ -51,7 +51,6 @@ _LIS02: Final = {
     "R": (3, ((2, _CODE),)),
 }
 _BLANKS: Final = " \t\0\ufeff"
-_WHOLE: Final = frozenset({"utf-8", "ascii", "latin-1", "cp1252"})
 
 
 _Places = tuple[int, tuple[tuple[int, int], ...]]
@@ -73,19 +72,11 @@ def _all_keys(session: Session) -> SearchKeys:
     for message in session.messages:
         control_ids[message.control_id] = None
         message_types[message.message_type] = None
-        _glance(searched_text(message), found)
+        _glance(message.decoded()[0], found)
     control_ids.pop("", None)
     message_types.pop("", None)
     specimens, patients, codes = (_keys(found, kind) for kind in (_SPECIMEN, _PATIENT, _CODE))
     return SearchKeys(specimens, patients, tuple(control_ids), tuple(message_types), codes)
-
-
-def searched_text(message: Message) -> str:
-    """Return the text of a message; what no UTF-8 can hold (half a surrogate pair) is replaced in it."""
-    text, codec = message.decoded()
-    if codec in _WHOLE or text.isascii():
-        return text
-    return text.encode("utf-8", "replace").decode()
 
 
 def _glance(text: str, found: _Found) -> None:

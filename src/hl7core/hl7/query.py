@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from hl7core.hl7.keys import search_keys, searched_text
+from hl7core.hl7.keys import search_keys
 from hl7core.model.delivery import DeliveryStatus
 from hl7core.model.session import Session, SessionQuery
 
@@ -63,7 +63,7 @@ def _in_time(session: Session, query: SessionQuery) -> bool:
 
 def _is_about(session: Session, query: SessionQuery) -> bool:
     wanted = [value for value in (query.specimen, query.patient) if value]
-    texts = [searched_text(message) for message in session.messages]
+    texts = [message.decoded()[0] for message in session.messages]
     if not all(any(value in text for text in texts) for value in wanted):  # a key is a part of its text
         return False
     keys = search_keys(session)

@@ -1,6 +1,5 @@
-# A line of JSON in the making: what is put to its end, as far as the room goes.
-# The law: bytes are written by ``_put`` alone, which checks the room; once it was too little, the line is ``full`` and is
-# thrown away.
+# A line of JSON under construction, for the C extensions of model/ and wire/.
+# Only ``_put`` writes bytes.  It checks the room: a line that did not fit is ``full``, and the caller throws it away.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memchr, memcpy
@@ -9,6 +8,8 @@ cdef extern from *:
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 ctypedef const unsigned char* Bytes
+
+cdef long long _EXACT = 1000000 << 42  # 2109: an earlier time in milliseconds is exact to three decimals as a double
 
 
 cdef struct _Line:
@@ -45,7 +46,7 @@ cdef inline void _put_number(_Line* line, unsigned long long number) noexcept:
 
 
 cdef inline void _put_time(_Line* line, unsigned long long time_ns) noexcept:
-    """Milliseconds with up to three decimals, as the schema has them."""
+    """Write unix nanoseconds as milliseconds with up to three decimals, without trailing zeros."""
     cdef unsigned long long micros = time_ns // 1000
     cdef int rest = <int>(micros % 1000)
     cdef char digits[4]
@@ -67,7 +68,7 @@ cdef inline Bytes _next(Bytes at, Bytes end, unsigned char byte) noexcept:
 
 
 cdef inline void _put_escaped(_Line* line, Bytes text, Py_ssize_t size) noexcept:
-    """ASCII text without control characters but CR, as it stands in a JSON string."""
+    """Write ASCII text whose only control character is CR, escaped for a JSON string."""
     cdef Bytes end = text + size
     cdef Bytes at
     cdef Bytes cr = _next(text, end, 0x0D)
@@ -91,7 +92,7 @@ cdef inline void _put_escaped(_Line* line, Bytes text, Py_ssize_t size) noexcept
 
 
 cdef bint _is_clean(bytes text) noexcept:
-    """Say whether text has no control characters but CR."""
+    """Return whether CR is the only control character in text."""
     cdef Bytes data = <Bytes>PyBytes_AS_STRING(text)
     cdef Py_ssize_t at
     cdef unsigned char wrong = 0

@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
-"""The JSON of a session as machine code: what :mod:`hl7core.model.schema` writes, and no more.
+"""The JSON of a session, written in C: byte for byte what :mod:`hl7core.model.schema` writes, three times as fast.
 
-The law is one of doubt: what is not beyond doubt made of the schema's own values is left to that module.  All of it is
-optional: without it that module does everything, and answers the same (tests hold the two against each other).
+Optional: without it, schema.py writes every session itself.  A session with any value of an unexpected type or size is
+left to schema.py (``_Unsure``).  Tests compare the two.
 
-Bytes are written only by ``_put``, which checks the room.  Fields of a tuple are taken by their place only after its
-type, and with that its length, was checked; that the places are right is checked when this module is imported.
+Bytes are written only by ``_put``, which checks the room.  Fields of a tuple are read by index only after its type, and
+so its length, was checked; the order of the fields is checked when this module is imported.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -24,7 +24,8 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from datetime import UTC as _UTC, datetime as _datetime
 from hashlib import sha256 as _sha256
-from json.encoder import encode_basestring as _quote
+
+from orjson import dumps as _dumps
 
 from hl7core.model.delivery import Delivery, DeliveryStatus
 from hl7core.model.frame import Fault
@@ -47,11 +48,11 @@ SOURCE = (<bytes>HL7CORE_SOURCE).decode()
 include "_line.pxi"
 
 cdef enum:
-    _AROUND = 2048      # room for what a session says beside its elements, messages, findings and saves
-    _PER_PART = 1024    # room for what is said of an element, or of a message, beside its bytes
+    _AROUND = 2048      # room for the fields of a session itself
+    _PER_PART = 1024    # room for the fields of an element or message, besides its bytes
     _PER_FAULT = 128
     _PER_DELIVERY = 512
-    _SMALL = 16384      # a line of so much room is written on the stack
+    _SMALL = 16384      # a line that needs at most so much room is written on the stack
 
 cdef object _FAILED = DeliveryStatus.FAILED
 cdef object _PENDING = DeliveryStatus.PENDING
@@ -74,14 +75,14 @@ for _kind, _places in (
     ),
 ):
     if _kind._fields != tuple(_places.split()):
-        raise ImportError(f"{_kind.__name__} has other fields")  # so all of it is left to Python
+        raise ImportError(f"{_kind.__name__} has other fields")  # then schema.py writes every session
 
 
 import_datetime()
 
 
-class _Doubt(Exception):
-    """It is not beyond doubt."""
+class _Unsure(Exception):
+    """Python should write this session."""
 
 
 cdef inline object _of(object value, int place):
@@ -90,19 +91,27 @@ cdef inline object _of(object value, int place):
 
 cdef inline int _is(object value, object kind) except -1:
     if type(value) is not kind:
-        raise _Doubt
+        raise _Unsure
     return 0
 
 
 cdef inline long long _number(object value) except -1:
-    """A whole number from zero on."""
+    """An int that is not negative."""
     cdef long long number
     if type(value) is not int:
-        raise _Doubt
+        raise _Unsure
     number = value
     if number < 0:
-        raise _Doubt
+        raise _Unsure
     return number
+
+
+cdef inline long long _time(object value) except -1:
+    """A time in unix nanoseconds that JSON's milliseconds give back exactly."""
+    cdef long long time_ns = _number(value)
+    if time_ns >= _EXACT:
+        raise _Unsure
+    return time_ns
 
 
 cdef inline void _say(_Line* line, bytes text) noexcept:
@@ -114,12 +123,12 @@ cdef int _put_quoted(_Line* line, object text) except -1:
     cdef unsigned char wrong = 0
     cdef Bytes utf8
     if type(text) is not str:
-        raise _Doubt
+        raise _Unsure
     utf8 = <Bytes>PyUnicode_AsUTF8AndSize(text, &size)
     for at in range(size):
         wrong |= (utf8[at] < 0x20) | (utf8[at] == 0x22) | (utf8[at] == 0x5C)
     if wrong:
-        _put_text(line, _quote(text))
+        _say(line, _dumps(text))
         return 0
     _say(line, b'"')
     _put(line, <const char*>utf8, size)
@@ -155,7 +164,7 @@ cdef inline unsigned int _sum(bytes data, Py_ssize_t start, Py_ssize_t end) noex
 
 
 cdef bint _is_usual_lis01(bytes before, bytes text, Py_ssize_t start, Py_ssize_t end, bytes after) noexcept:
-    """Say whether a frame ends in ETX, the checksum of what follows the STX, CR LF."""
+    """Return whether a frame ends in ETX, the checksum of everything between STX and checksum, CR LF."""
     cdef const char* hexits = b"0123456789ABCDEF"
     cdef Bytes at = <Bytes>PyBytes_AS_STRING(after)
     cdef unsigned int total = _sum(before, 1, PyBytes_GET_SIZE(before)) + _sum(text, start, end) + 3
@@ -170,17 +179,18 @@ cdef bint _is_usual_lis01(bytes before, bytes text, Py_ssize_t start, Py_ssize_t
 
 
 cdef class SessionLine:
-    """Writes a session as one line of JSON, or returns None: then it is not beyond doubt that it can.
+    """Writes a session as one line of JSON; returns None if schema.py should.
 
-    ``content`` and ``findings`` write an element's own bytes and the findings; ``version`` is that of the schema.
+    ``content`` and ``finding`` are schema.py's: they return the JSON fields of an element's own bytes and of a finding.
+    ``version`` is the schema's.
     """
 
-    cdef object _content, _findings
+    cdef object _content, _finding
     cdef str _version
 
-    def __init__(self, content, findings, str version):
+    def __init__(self, content, finding, str version):
         self._content = content
-        self._findings = findings
+        self._finding = finding
         self._version = version
 
     def __call__(self, session, bint saved):
@@ -188,7 +198,7 @@ cdef class SessionLine:
             return None
         try:
             return self._line(session, saved)
-        except (_Doubt, OverflowError, UnicodeEncodeError):
+        except (_Unsure, OverflowError, TypeError, UnicodeEncodeError):  # TypeError: orjson's, too
             return None
 
     cdef _line(self, session, bint saved):
@@ -207,7 +217,7 @@ cdef class SessionLine:
         _is(_of(session, 7), bool)
         _is(_of(session, 9), Ending)
         if _of(session, 12):
-            findings = self._findings(session).encode()
+            findings = _dumps([self._finding(finding) for finding in _of(session, 12)])
         _is(_of(session, 13), tuple)
         size = _AROUND + PyBytes_GET_SIZE(findings) + _PER_DELIVERY * PyTuple_GET_SIZE(_of(session, 13))
         size += _room(elements, messages)
@@ -257,9 +267,8 @@ cdef class SessionLine:
             _put_info(&line, _of(messages, place), encodings[place])
         _say(&line, b"]")
         if findings:
-            _say(&line, b',"findings":[')
+            _say(&line, b',"findings":')
             _say(&line, findings)
-            _say(&line, b"]")
         if saved:
             self._saved(&line, session)
         _say(&line, b"}")
@@ -276,7 +285,7 @@ cdef class SessionLine:
         _say(line, b'{"id":"')
         _put_number(line, number)
         _say(line, b'","timestamp":')
-        _put_time(line, _number(_of(element, 0)))
+        _put_time(line, _time(_of(element, 0)))
         _say(line, b',"direction":"')
         _put_text(line, _of(element, 1))
         _say(line, b'","type":"')
@@ -286,14 +295,14 @@ cdef class SessionLine:
         if message is not None:
             at = _number(message)
             if at >= PyTuple_GET_SIZE(messages):
-                raise _Doubt
+                raise _Unsure
             text = _of(_of(messages, at), 0)
             _is(span, tuple)
             if PyTuple_GET_SIZE(span) != 2:
-                raise _Doubt
+                raise _Unsure
             start, end = _number(_of(span, 0)), _number(_of(span, 1))
             if start > end or end > PyBytes_GET_SIZE(text):
-                raise _Doubt
+                raise _Unsure
             _say(line, b',"message":')
             _put_number(line, at)
             if start or end != PyBytes_GET_SIZE(text):
@@ -311,7 +320,8 @@ cdef class SessionLine:
         elif PyBytes_GET_SIZE(content) == 1:
             _put_hex(line, b',"hexData":"', content)
         elif content:
-            _put_text(line, self._content(content))
+            _say(line, b",")
+            _say(line, _dumps(self._content(content))[1:-1])
         if not usual_before:
             _put_hex(line, b',"before":"', before)
         if not usual_after:
@@ -338,7 +348,7 @@ cdef class SessionLine:
 
 
     cdef int _saved(self, _Line* line, session) except -1:
-        """What only a save or a submission adds."""
+        """The fields that only a save or a submission adds."""
         cdef object deliveries = _of(session, 13), retention = _of(session, 18), error = "", status
         cdef long long attempts = 0, sent = -1
         cdef bint failed = False, pending = False, submitted = False
@@ -373,6 +383,8 @@ cdef class SessionLine:
             _put_number(line, sent)
         if error:
             _put_key(line, b',"submissionError":', error)
+        if PyTuple_GET_SIZE(deliveries) > 1 and len({_of(one, 0) for one in deliveries}) != PyTuple_GET_SIZE(deliveries):
+            raise _Unsure  # JSON holds one delivery of a name
         for place in range(PyTuple_GET_SIZE(deliveries)):
             delivery = _of(deliveries, place)
             _put_key(line, b"," if place else b',"deliveries":{', _of(delivery, 0))
@@ -397,12 +409,12 @@ cdef class SessionLine:
 
 
 cdef long long _millis(at) except -1:
-    """A moment as whole unix milliseconds, its days counted as the Gregorian calendar has them, 400 years at a time."""
+    """An aware UTC datetime from 1970 on, as whole unix milliseconds; days by the proleptic Gregorian calendar."""
     cdef long long year, month, days
     if type(at) is not _datetime or datetime_tzinfo(at) is not _UTC or datetime_year(at) < 1970:
-        raise _Doubt
+        raise _Unsure
     year, month = datetime_year(at), datetime_month(at)
-    if month < 3:  # years begin with March here, so that a leap day is a year's last
+    if month < 3:  # count years from March, so that a leap day is the last of its year
         year -= 1
         month += 12
     days = year * 365 + year // 4 - year // 100 + year // 400 + (153 * month - 457) // 5 + datetime_day(at) - 719469
@@ -419,7 +431,7 @@ cdef int _put_moment(_Line* line, bytes key, at) except -1:
 
 
 cdef Py_ssize_t _room(elements, messages) except -1:
-    """Room for elements and messages, once what they are made of is beyond doubt."""
+    """Return how many bytes the elements and messages may need, having checked the types of their fields."""
     cdef Py_ssize_t place, room = 0
     for place in range(PyTuple_GET_SIZE(messages)):
         message = _of(messages, place)
@@ -446,25 +458,25 @@ cdef Py_ssize_t _room(elements, messages) except -1:
 
 
 cdef object _put_message(_Line* line, message):
-    """A message's string; return the codec that gives its bytes back."""
+    """Write a message's string; return the codec that gives its exact bytes back."""
     cdef bytes data = _of(message, 0)
     cdef object charset = _of(message, 6), text = None
     encoding = "utf-8"
     if charset or not data.isascii():
         text, encoding = _decode(data, charset)
     if encoding != "utf-8":
-        _put_text(line, _quote(text))
+        _say(line, _dumps(text))
     elif _is_clean(data):
         _say(line, b'"')
         _put_escaped(line, <Bytes>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         _say(line, b'"')
     else:
-        _put_text(line, _quote(data.decode() if text is None else text))
+        _say(line, _dumps(data.decode() if text is None else text))
     return encoding
 
 
 cdef int _put_info(_Line* line, message, encoding) except -1:
-    """A message's entry in ``messageInfo``."""
+    """Write a message's entry in ``messageInfo``."""
     cdef bytes data = _of(message, 0)
     cdef object charset = _of(message, 6), reply_to = _of(message, 9), ack_code = _of(message, 8)
     _say(line, b'{"encoding":"')
@@ -481,7 +493,7 @@ cdef int _put_info(_Line* line, message, encoding) except -1:
     _say(line, b',"complete":')
     _say(line, b"true" if _of(message, 7) else b"false")
     _say(line, b',"timestamp":')
-    _put_time(line, _number(_of(message, 3)))
+    _put_time(line, _time(_of(message, 3)))
     if charset:
         _put_key(line, b',"charset":', charset)
     if reply_to is not None:

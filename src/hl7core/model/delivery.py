@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ["Delivery", "DeliveryStatus", "Receipt", "overall_status"]
+__all__ = ["PREDECESSOR", "Delivery", "DeliveryStatus", "Receipt", "overall_status"]
+
+PREDECESSOR: Final = "predecessor"
+"""The destination's name in a Delivery that was read from a file with a status but no destinations."""
 
 
 class DeliveryStatus(StrEnum):

@@ -20,12 +20,11 @@ from uuid import UUID
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 
 from hl7core.errors import SessionRefused
-from hl7core.model.delivery import Delivery, DeliveryStatus
+from hl7core.model.delivery import PREDECESSOR, Delivery, DeliveryStatus
 from hl7core.model.packet import Endpoint
-from hl7core.model.schema import at_stored_precision
+from hl7core.model.schema import at_stored_precision, from_millis
 from hl7core.model.session import SESSION_ID, Direction, Element, ElementType, Ending, Message, Session
-from hl7core.model.stored import PREDECESSOR, moment_of, refusal
-from hl7core.model.stored_shape import Micros, Millis, StoredModel
+from hl7core.model.stored_shape import Micros, Millis, StoredModel, refusal
 
 __all__ = ["read_session"]
 
@@ -98,9 +97,9 @@ def read_session(value: dict[str, Any], now: datetime | None) -> Session:
     elements, messages, protocol = _joined(old, raws)
     saved_at = now
     if old.metadata is not None and old.metadata.saved_at is not None:
-        saved_at = moment_of(int(old.metadata.saved_at))
+        saved_at = from_millis(int(old.metadata.saved_at))
     days = old.metadata.retention_days if old.metadata is not None else RETENTION_DAYS
-    until = moment_of(old.persisted_until)
+    until = from_millis(old.persisted_until)
     if until is None and saved_at is not None and saved_at.year < _LAST_YEAR:
         until = saved_at + timedelta(days=days)
     start_ns = round(old.start_time * 1000) * 1000
@@ -216,4 +215,4 @@ def _deliveries(old: OldSession) -> tuple[Delivery, ...]:
         return ()
     error = old.submission_error or ""
     attempts = old.submission_attempts or 0
-    return (Delivery(PREDECESSOR, old.submission_status, attempts, None, moment_of(old.submitted_at), error),)
+    return (Delivery(PREDECESSOR, old.submission_status, attempts, None, from_millis(old.submitted_at), error),)

@@ -1,82 +1,82 @@
-"""The JSON of a session: its writer, its version and the rules that both sides share.
+"""The JSON of a session: its one writer, its version and the rules that writer and reader share.
 
-The law: what is written gives every captured byte back.  Keys stand in one order, times are unix milliseconds, and
-what is empty is left out, except for the fields that the acceptance list names.  In full:
+Written JSON gives every captured byte back.  Keys stand in the order of the schema, times are unix milliseconds, and an
+empty value is left out, except in the fields that every session has.  In detail:
 
-* ``startTime`` and ``endTime`` are whole milliseconds (rounded down), as are the times of saving and submission; an
-  element's and a message's ``timestamp`` has up to three decimals (exact until the year 2109).  Read back, a session
-  starts with its earliest element of that millisecond and ends with the last time in it: stored and new sort alike.
-* A message's string and its ``encoding`` give its exact bytes.  An element's bytes are ``before + text + after``,
-  the two in hex.  Its text is ``messages[message]``'s bytes from ``span[0]`` to ``span[1]`` (no ``span``: all of
-  them), or ``content`` under its ``encoding``, or ``hexData``, or nothing.
-* Where an element refers to a message, a missing ``before`` or ``after`` means the usual one of the session's protocol
-  (``usual_framing``) and ``""`` none; elsewhere a missing one means none.
+* ``startTime`` and ``endTime`` are whole milliseconds, rounded down, and so are the times of saving and submission.
+  The ``timestamp`` of an element or a message has up to three decimals (microseconds; exact until the year 2109).
+  When read, a session starts with its earliest element in the millisecond ``startTime`` and ends with the latest time
+  in ``endTime``, so that sessions sort the same before and after a save.
+* A message's string and its ``encoding`` (a Python codec) give its exact bytes.  An element's bytes are
+  ``before + text + after``, the outer two in hex.  Its text is bytes ``span[0]`` to ``span[1]`` of
+  ``messages[message]`` (all of them without ``span``), or ``content`` under its ``encoding``, or ``hexData``, or empty.
+* If an element refers to a message, a missing ``before`` or ``after`` stands for the usual framing of the session's
+  protocol (``usual_framing``), and ``""`` for no bytes.  In other elements a missing one stands for no bytes.
 * Left out when empty: ``sensor``, ``findings``, ``revision``, ``persistedUntil``, ``firstSavedAt``, ``submittedAt``,
-  ``submissionError``, ``deliveries``; of an element ``faults``, ``late``, ``length`` (bytes that were never captured);
-  of a message ``charset``, ``replyTo`` (null when it is no reply), ``ackCode``.
+  ``submissionError`` and ``deliveries``; in an element ``faults``, ``late`` and ``length`` (how many bytes are missing
+  from the capture); in a message ``charset``, ``replyTo`` (None: not a reply) and ``ackCode``.
 
-Readers take any 1.x (the predecessor's) and 2.x; :mod:`hl7core.model.stored` has the reading side.
+:mod:`hl7core.model.stored` reads versions 1.x (the predecessor's) and 2.x.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from json.encoder import encode_basestring as _quote
+from hashlib import sha256
 from typing import Any, Final
+
+import orjson
 
 from hl7core.errors import SessionRefused
 from hl7core.model.delivery import Delivery
+from hl7core.model.finding import Finding
 from hl7core.model.native import SessionLine
 from hl7core.model.session import Element, Message, Session
 from hl7core.model.text import decode
 
 __all__ = [
-    "DECIMALS",
     "SCHEMA_VERSION",
     "TO_ESCAPE",
     "at_stored_precision",
     "end_within",
-    "is_newer",
-    "json_schema",
-    "schema_version_of",
-    "session_from_json",
+    "from_millis",
     "session_to_dict",
     "session_to_json",
     "start_within",
+    "to_millis",
     "usual_framing",
 ]
 
 SCHEMA_VERSION: Final = "2.0.0"
-"""What ``_metadata.version`` says.  A higher first number is read, but never rewritten."""
+"""The version in ``_metadata.version``.  Files with a higher major version are read, but never rewritten."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _CONTROLS: Final = bytes([*range(9), 11, 12, *range(14, 32), 127])
 TO_ESCAPE: Final = bytes([*range(13), *range(14, 32)])
-"""The control characters, but for CR: text without them is plain, as far as JSON is concerned."""
-DECIMALS: Final = ["", *(f".{micros:03}".rstrip("0") for micros in range(1, 1000))]
-"""What stands behind the whole milliseconds of a time, by its microseconds."""
+"""The ASCII control characters except CR."""
 _MLLP: Final = (b"\x0b", b"\x1c\r")
 _PLAIN: Final = (b"\x02", b"\r\n")
+_NO_FRAMING: Final = (b"", b"")
 
 
 def usual_framing(protocol: str, before: bytes, text: bytes) -> tuple[bytes, bytes]:
-    """Return what stands around ``text`` in a sound frame of ``protocol``, and so is left out of the JSON.
+    """Return the bytes before and after ``text`` in a sound frame of ``protocol``; the JSON leaves them out.
 
-    MLLP: VT and FS CR.  Plain: STX and CR LF.  LIS01: nothing is usual in front, since the frame's number stands
-    there; behind come ETX, the checksum of what follows the STX, CR LF.
+    MLLP: VT and FS CR (HL7 v2, Minimal Lower Layer Protocol).  Plain: STX and CR LF.  LIS01 (LIS01-A2, 6.3): before, no
+    bytes are usual, since the frame number differs; after, ETX, the checksum of everything between STX and checksum,
+    CR LF.
     """
     if protocol == "mllp":
         return _MLLP
     if protocol == "lis01":
         return b"", b"\x03%02X\r\n" % ((sum(before[1:]) + sum(text) + 3) & 0xFF)
-    return _PLAIN if protocol == "plain" else (b"", b"")
+    return _PLAIN if protocol == "plain" else _NO_FRAMING
 
 
 def at_stored_precision(session: Session) -> Session:
-    """Return ``session`` as its JSON gives it back: see the times in this module's law."""
+    """Return ``session`` with the precision that its JSON keeps: what reading the JSON returns."""
     elements = tuple([e._replace(time_ns=e.time_ns // 1000 * 1000) for e in session.elements])
     messages = tuple([m._replace(time_ns=m.time_ns // 1000 * 1000) for m in session.messages])
     return session._replace(
@@ -94,212 +94,193 @@ def at_stored_precision(session: Session) -> Session:
 
 
 def start_within(millis: int, elements: Iterable[Element]) -> int:
-    """Return a session's start in unix nanoseconds: its earliest element in that millisecond, else its beginning."""
+    """Return a session's start (unix nanoseconds): its earliest element in ``millis``, else where ``millis`` begins."""
     times = [e.time_ns for e in elements if e.time_ns // 1_000_000 == millis]
     return min(times, default=millis * 1_000_000)
 
 
 def end_within(millis: int, elements: Iterable[Element], messages: Iterable[Message]) -> int:
-    """Return a session's end in unix nanoseconds: the last of its times in that millisecond, else its beginning."""
+    """Return a session's end (unix nanoseconds): its latest time in ``millis``, else where ``millis`` begins."""
     times = [e.time_ns for e in elements] + [m.time_ns for m in messages]
     return max([time_ns for time_ns in times if time_ns // 1_000_000 == millis], default=millis * 1_000_000)
-
-
-def session_to_dict(session: Session, *, saved: bool) -> dict[str, Any]:
-    """Return ``session`` as the schema has it, keys in its order; ``saved`` as in ``session_to_json``."""
-    value: dict[str, Any] = json.loads(session_to_json(session, saved=saved))
-    return value
 
 
 def session_to_json(session: Session, *, saved: bool = True) -> bytes:
     """Return ``session`` as one line of JSON in UTF-8, without a line end.
 
-    ``saved`` false leaves out what only a save or a submission adds.  Raises SessionRefused if some text of it is not
-    Unicode (a lone surrogate).
-
-    It is put together by hand: a dict and a JSON library take three times as long, and captures hold hundreds of
-    thousands of sessions.  A test holds it against the reader's model.  Machine code does the same, where it is.
+    With ``saved`` false, the fields that only a save or a submission adds are left out.  Raises SessionRefused if JSON
+    cannot hold a value: text that is not Unicode (a lone surrogate), or a number beyond 64 bits.
     """
-    if _written is not None:
-        line = _written(session, saved)
+    if _extension is not None:
+        line = _extension(session, saved)
         if line is not None:
             return line
-    protocol, messages = session.protocol, session.messages
-    device, lis = session.device, session.lis
-    texts = []
-    infos = []
-    for message in messages:
-        text, info = _message(message)
-        texts.append(text)
-        infos.append(info)
-    elements = [_element(number, element, protocol, messages) for number, element in enumerate(session.elements)]
-    sensor = f',"sensor":{_quote(session.sensor)}' if session.sensor else ""
-    revision = f',"revision":{session.revision}' if session.revision else ""
-    findings = f',"findings":[{_findings(session)}]' if session.findings else ""
-    out = (
-        f'{{"sessionId":{_quote(session.id)},"startTime":{session.start_ns // 1_000_000}'
-        f',"endTime":{session.end_ns // 1_000_000},"deviceIP":{_quote(device.address)},"lisIP":{_quote(lis.address)}'
-        f',"devicePort":{device.port},"lisPort":{lis.port},"protocol":{_quote(protocol)}'
-        f',"connection":{_quote(session.connection)}{sensor},"ending":"{session.ending!s}"'
-        f',"isComplete":{"true" if session.is_complete else "false"}{revision}'
-        f',"elements":[{",".join(elements)}],"messages":[{",".join(texts)}],"messageInfo":[{",".join(infos)}]{findings}'
-        f"{_saved(session) if saved else ''}}}"
-    )
     try:
-        return out.encode()
-    except UnicodeEncodeError:
-        pass  # that error holds the text: it goes no further, not even as what the next one came of
-    raise SessionRefused(f"session {session.id}: some text of it is not Unicode")
+        return orjson.dumps(session_to_dict(session, saved=saved))
+    except orjson.JSONEncodeError:
+        pass  # raised below, so that no error in the chain can quote the text
+    raise SessionRefused(
+        f"session {session.id} cannot be written as JSON: it has text that is not Unicode, or a number beyond 64 bits"
+    )
 
 
-def session_from_json(data: bytes | str, *, now: datetime | None = None) -> Session:
-    """Return the session that ``data`` holds: any 1.x, any 2.x, and of a higher version what this one knows.
-
-    A predecessor's file without ``_metadata`` counts as saved ``now`` (None: never), to be kept for 30 days.  Raises
-    SessionRefused, which quotes nothing of ``data``.
-    """
-    from hl7core.model import stored  # here: pydantic is dear, and whoever only writes does not need it
-
-    return stored.read_session(data, now)
-
-
-def schema_version_of(data: bytes | str) -> str:
-    """Return the schema version of a session's JSON, "1.0.0" where it says none.  Raises SessionRefused."""
-    from hl7core.model import stored
-
-    return stored.version_of(stored.parse(data))
-
-
-def is_newer(data: bytes | str) -> bool:
-    """Say whether a session's JSON has a higher major version: read it, never rewrite it.  Raises SessionRefused."""
-    return int(schema_version_of(data).split(".")[0]) > int(SCHEMA_VERSION.split(".")[0])
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of what ``session_to_json`` writes."""
-    from hl7core.model import stored_shape
-
-    return stored_shape.StoredSession.model_json_schema(by_alias=True)
-
-
-def _escaped(text: bytes) -> str:
-    """Return UTF-8 in which only these three need an escape: to replace them beats to look at each character."""
-    return text.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\r", b"\\r").decode()
+def session_to_dict(session: Session, *, saved: bool) -> dict[str, Any]:
+    """Return ``session`` as plain JSON values, keys in the order of the schema; ``saved`` as in ``session_to_json``."""
+    protocol, messages = session.protocol, session.messages
+    decoded = [message.decoded() for message in messages]
+    device, lis = session.device, session.lis
+    out: dict[str, Any] = {
+        "sessionId": session.id,
+        "startTime": session.start_ns // 1_000_000,
+        "endTime": session.end_ns // 1_000_000,
+        "deviceIP": device.address,
+        "lisIP": lis.address,
+        "devicePort": device.port,
+        "lisPort": lis.port,
+        "protocol": protocol,
+        "connection": session.connection,
+    }
+    if session.sensor:
+        out["sensor"] = session.sensor
+    out["ending"] = session.ending
+    out["isComplete"] = session.is_complete
+    if session.revision:
+        out["revision"] = session.revision
+    out["elements"] = [_element(number, one, protocol, messages) for number, one in enumerate(session.elements)]
+    out["messages"] = [text for text, _ in decoded]
+    out["messageInfo"] = [_info(message, codec) for message, (_, codec) in zip(messages, decoded, strict=True)]
+    if session.findings:
+        out["findings"] = [_finding(finding) for finding in session.findings]
+    if saved:
+        _add_saved(out, session)
+    return out
 
 
-def _element(number: int, element: Element, protocol: str, messages: tuple[Message, ...]) -> str:
+def _element(number: int, element: Element, protocol: str, messages: tuple[Message, ...]) -> dict[str, Any]:
     time_ns, direction, kind, offset, before, content, after, message, span, faults, late, missing = element
-    usual: tuple[bytes, bytes] = (b"", b"")
+    out: dict[str, Any] = {
+        "id": str(number),
+        "timestamp": _millis(time_ns),
+        "direction": direction,
+        "type": kind,
+        "offset": offset,
+    }
+    usual = _NO_FRAMING
     if message is not None:
         start, end = span
         text = messages[message].text
-        carried = f',"message":{message}' if not start and end == len(text) else _part(message, start, end)
+        out["message"] = message
+        if start or end != len(text):
+            out["span"] = [start, end]
         usual = _MLLP if protocol == "mllp" else usual_framing(protocol, before, text[start:end])
-    else:
-        carried = _content(content) if content else ""
+    elif content:
+        out |= _content(content)
     if before != usual[0]:
-        carried += f',"before":"{before.hex()}"'
+        out["before"] = before.hex()
     if after != usual[1]:
-        carried += f',"after":"{after.hex()}"'
+        out["after"] = after.hex()
     if faults:
-        listed = ",".join([f'{{"code":{_quote(code)},"offset":{at}}}' for code, at in faults])
-        carried += f',"faults":[{listed}]'
+        out["faults"] = [{"code": code, "offset": at} for code, at in faults]
     if late:
-        carried += ',"late":true'
+        out["late"] = True
     if missing:
-        carried += f',"length":{missing}'
-    return (
-        f'{{"id":"{number}","timestamp":{_fine(time_ns)},"direction":"{direction!s}","type":"{kind!s}"'
-        f',"offset":{offset}{carried}}}'
-    )
+        out["length"] = missing
+    return out
 
 
-def _part(message: int, start: int, end: int) -> str:
-    return f',"message":{message},"span":[{start},{end}]'
-
-
-def _content(content: bytes) -> str:
-    """Return an element's own bytes: as text if they are text, else in hex."""
+def _content(content: bytes) -> dict[str, str]:
+    """Return the fields of an element's own bytes: as text if they are text, else in hex."""
     if len(content) > 1 and len(content.translate(None, _CONTROLS)) == len(content):
         text, encoding = decode(content)
-        if encoding != "latin-1":  # latin-1 always fits: it says that these are no letters
-            return f',"content":{_quote(text)},"encoding":"{encoding}"'
-    return f',"hexData":"{content.hex()}"'
+        if encoding != "latin-1":  # latin-1 fits any bytes, so these are no text
+            return {"content": text, "encoding": encoding}
+    return {"hexData": content.hex()}
 
 
-def _message(message: Message) -> tuple[str, str]:
-    """Return a message's string, and its entry in ``messageInfo``."""
-    data = message.text
-    text, encoding = message.decoded()
-    if encoding == "utf-8" and len(data.translate(None, TO_ESCAPE)) == len(data):
-        # As good as any message: to replace these three is twice as fast as to look at each character.
-        quoted = f'"{_escaped(data)}"'
-    else:
-        quoted = _quote(text)
-    more = f',"charset":{_quote(message.charset)}' if message.charset else ""
-    if message.reply_to is not None:
-        more += f',"replyTo":{_quote(message.reply_to)}'
-    if message.ack_code:
-        more += f',"ackCode":{_quote(message.ack_code)}'
-    return quoted, (
-        f'{{"encoding":"{encoding}","direction":"{message.direction!s}","protocol":{_quote(message.protocol)}'
-        f',"controlId":{_quote(message.control_id)},"messageType":{_quote(message.message_type)}'
-        f',"sha256":"{message.sha256}","length":{len(data)},"complete":{"true" if message.complete else "false"}'
-        f',"timestamp":{_fine(message.time_ns)}{more}}}'
-    )
+def _info(message: Message, encoding: str) -> dict[str, Any]:
+    """Return a message's entry in ``messageInfo``."""
+    text, direction, protocol, time_ns, control_id, message_type, charset, complete, ack_code, reply_to = message
+    out: dict[str, Any] = {
+        "encoding": encoding,
+        "direction": direction,
+        "protocol": protocol,
+        "controlId": control_id,
+        "messageType": message_type,
+        "sha256": sha256(text).hexdigest(),
+        "length": len(text),
+        "complete": complete,
+        "timestamp": _millis(time_ns),
+    }
+    if charset:
+        out["charset"] = charset
+    if reply_to is not None:
+        out["replyTo"] = reply_to
+    if ack_code:
+        out["ackCode"] = ack_code
+    return out
 
 
-def _findings(session: Session) -> str:
-    listed = []
-    for code, severity, text, element, offset in session.findings:
-        place = f',"element":{element}' if element is not None else ""
-        if offset is not None:
-            place += f',"offset":{offset}'
-        listed.append(f'{{"code":{_quote(code)},"severity":"{severity!s}","text":{_quote(text)}{place}}}')
-    return ",".join(listed)
+def _finding(finding: Finding) -> dict[str, Any]:
+    out: dict[str, Any] = {"code": finding.code, "severity": finding.severity, "text": finding.text}
+    if finding.element is not None:
+        out["element"] = finding.element
+    if finding.offset is not None:
+        out["offset"] = finding.offset
+    return out
 
 
-def _saved(session: Session) -> str:
-    """Return what only a save or a submission adds."""
+def _add_saved(out: dict[str, Any], session: Session) -> None:
+    """Add the fields that only a save or a submission adds."""
     deliveries = session.deliveries
-    attempts = max([d.attempts for d in deliveries], default=0)
-    sent = [d.submitted_at for d in deliveries if d.submitted_at is not None]
-    error = next((f',"submissionError":{_quote(d.error)}' for d in deliveries if d.error), "")
-    listed = f',"deliveries":{{{",".join([_delivery(d) for d in deliveries])}}}' if deliveries else ""
-    retention = "" if session.retention_days is None else f',"retentionDays":{session.retention_days}'
-    return (
-        f"{_time('persistedUntil', session.persisted_until)}{_time('firstSavedAt', session.first_saved_at)}"
-        f',"submissionStatus":"{session.status!s}","submissionAttempts":{attempts}'
-        f"{_time('submittedAt', max(sent, default=None))}{error}{listed}"
-        f',"_metadata":{{"version":"{SCHEMA_VERSION}"{_time("savedAt", session.saved_at)}{retention}}}'
-    )
+    _add_time(out, "persistedUntil", session.persisted_until)
+    _add_time(out, "firstSavedAt", session.first_saved_at)
+    out["submissionStatus"] = session.status
+    out["submissionAttempts"] = max([d.attempts for d in deliveries], default=0)
+    _add_time(out, "submittedAt", max([d.submitted_at for d in deliveries if d.submitted_at is not None], default=None))
+    error = next((d.error for d in deliveries if d.error), "")
+    if error:
+        out["submissionError"] = error
+    if deliveries:
+        out["deliveries"] = {delivery.name: _delivery(delivery) for delivery in deliveries}
+    metadata: dict[str, Any] = {"version": SCHEMA_VERSION}
+    _add_time(metadata, "savedAt", session.saved_at)
+    if session.retention_days is not None:
+        metadata["retentionDays"] = session.retention_days
+    out["_metadata"] = metadata
 
 
-def _delivery(delivery: Delivery) -> str:
-    error = f',"error":{_quote(delivery.error)}' if delivery.error else ""
-    return (
-        f'{_quote(delivery.name)}:{{"status":"{delivery.status!s}","attempts":{delivery.attempts}'
-        f"{_time('nextAt', delivery.next_at)}{_time('submittedAt', delivery.submitted_at)}{error}}}"
-    )
+def _delivery(delivery: Delivery) -> dict[str, Any]:
+    out: dict[str, Any] = {"status": delivery.status, "attempts": delivery.attempts}
+    _add_time(out, "nextAt", delivery.next_at)
+    _add_time(out, "submittedAt", delivery.submitted_at)
+    if delivery.error:
+        out["error"] = delivery.error
+    return out
 
 
-def _fine(time_ns: int) -> str:
-    """Return unix nanoseconds as milliseconds with up to three decimals."""
-    millis, micros = divmod(time_ns // 1000, 1000)
-    return f"{millis}{DECIMALS[micros]}"
+def _add_time(out: dict[str, Any], key: str, time: datetime | None) -> None:
+    if time is not None:
+        out[key] = to_millis(time)
 
 
-def _time(key: str, time: datetime | None) -> str:
-    return "" if time is None else f',"{key}":{_milliseconds(time)}'
+def _millis(time_ns: int) -> int | float:
+    """Return unix nanoseconds as milliseconds with up to three decimals, exact until the year 2109."""
+    micros = time_ns // 1000
+    return micros / 1000 if micros % 1000 else micros // 1000
 
 
-def _milliseconds(time: datetime) -> int:
-    """Return an aware time as whole unix milliseconds."""
+def to_millis(time: datetime) -> int:
+    """Return an aware time as whole unix milliseconds, rounded down."""
     return (time - _EPOCH) // _MILLISECOND
 
 
+def from_millis(millis: int | None) -> datetime | None:
+    """Return unix milliseconds as an aware UTC datetime; None stays None."""
+    return None if millis is None else _EPOCH + millis * _MILLISECOND
+
+
 def _whole(time: datetime | None) -> datetime | None:
-    return None if time is None else _EPOCH + _milliseconds(time) * _MILLISECOND
+    return None if time is None else from_millis(to_millis(time))
 
 
-_written: Final = None if SessionLine is None else SessionLine(_content, _findings, SCHEMA_VERSION)
+_extension: Final = None if SessionLine is None else SessionLine(_content, _finding, SCHEMA_VERSION)

@@ -8,60 +8,37 @@ may have more.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from hl7core.errors import SessionRefused
-from hl7core.model.delivery import Delivery, DeliveryStatus
+from hl7core.model.delivery import PREDECESSOR, Delivery, DeliveryStatus
 from hl7core.model.finding import Finding
 from hl7core.model.frame import Fault
 from hl7core.model.packet import Endpoint
-from hl7core.model.schema import SCHEMA_VERSION, end_within, start_within, usual_framing
+from hl7core.model.schema import SCHEMA_VERSION, end_within, from_millis, start_within, usual_framing
 from hl7core.model.session import Element, Message, Session
-from hl7core.model.stored_shape import StoredElement, StoredMessageInfo, StoredSession
+from hl7core.model.stored_shape import StoredElement, StoredMessageInfo, StoredSession, refusal
 from hl7core.model.text import codec_of
 
-__all__ = ["PREDECESSOR", "moment_of", "parse", "read_session", "refusal", "version_of"]
-
-PREDECESSOR: Final = "predecessor"
-"""The name of the Delivery that keeps a status whose destination the file does not name."""
+__all__ = ["schema_version_of", "session_from_json"]
 
 _FIRST_VERSION: Final = "1.0.0"
 _VERSION: Final = re.compile(r"\d{1,6}(\.\d{1,6}){0,2}")
 
 
-def parse(data: bytes | str) -> dict[str, Any]:
-    """Return the JSON object that ``data`` is.  Raises SessionRefused."""
-    try:
-        value = from_json(data, allow_inf_nan=False)
-    except ValueError:
-        raise SessionRefused("not JSON, or cut off") from None
-    if not isinstance(value, dict):
-        raise SessionRefused("JSON, but no session")
-    return value
+def session_from_json(data: bytes | str, *, now: datetime | None = None) -> Session:
+    """Return the session that ``data`` holds, in any schema version 1.x or 2.x.
 
-
-def version_of(value: dict[str, Any]) -> str:
-    """Return the schema version that a session's JSON says.  Raises SessionRefused.
-
-    The predecessor's files may say none; ours always do when saved, and else are known by ``messageInfo``.
+    Of a higher version, the fields that 2.x knows are read.  A predecessor's file without ``_metadata`` counts as
+    saved at ``now`` and is kept for 30 days (``now`` None: as never saved).  Raises SessionRefused, whose text quotes
+    nothing of ``data``.
     """
-    metadata = value.get("_metadata")
-    if metadata is None:
-        return SCHEMA_VERSION if "messageInfo" in value else _FIRST_VERSION
-    version = metadata.get("version") if isinstance(metadata, dict) else None
-    if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise SessionRefused("_metadata names no schema version")
-    return version
-
-
-def read_session(data: bytes | str, now: datetime | None) -> Session:
-    """Return the session that ``data`` holds.  Raises SessionRefused."""
-    value = parse(data)
-    if version_of(value).split(".")[0] in ("0", "1"):
+    value = _parse(data)
+    if _version_of(value).split(".")[0] in ("0", "1"):
         from hl7core.model import predecessor  # here: only old files need it
 
         return predecessor.read_session(value, now)
@@ -71,21 +48,37 @@ def read_session(data: bytes | str, now: datetime | None) -> Session:
         raise refusal(error) from None
 
 
-def refusal(error: ValidationError) -> SessionRefused:
-    """Say which fields are wrong and how, without their values; a key of a foreign file is content, too."""
-    known = StoredSession.model_fields.values()
-    names = {field.alias for field in known} | {"data"}
-    wrong = {
-        f"{first if (first := str(problem['loc'][0])) in names else 'a field'} ({problem['type']})"
-        for problem in error.errors(include_input=False, include_context=False, include_url=False)
-        if problem["loc"]
-    }
-    return SessionRefused(f"no valid session: {', '.join(sorted(wrong)[:5]) or 'not an object'}")
+def schema_version_of(data: bytes | str) -> str:
+    """Return the schema version of a session's JSON, such as "2.0.0"; "1.0.0" if it states none.
+
+    Raises SessionRefused.
+    """
+    return _version_of(_parse(data))
 
 
-def moment_of(millis: int | None) -> datetime | None:
-    """Return unix milliseconds as an aware UTC datetime."""
-    return None if millis is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=millis)
+def _parse(data: bytes | str) -> dict[str, Any]:
+    """Return the JSON object that ``data`` is.  Raises SessionRefused."""
+    try:
+        value = from_json(data, allow_inf_nan=False)
+    except ValueError:
+        raise SessionRefused("not valid JSON, or cut off") from None
+    if not isinstance(value, dict):
+        raise SessionRefused("not a session: the JSON is no object")
+    return value
+
+
+def _version_of(value: dict[str, Any]) -> str:
+    """Return the schema version that a session's JSON states.  Raises SessionRefused.
+
+    The predecessor's files may state none.  Ours always do once saved; unsaved ones are recognized by ``messageInfo``.
+    """
+    metadata = value.get("_metadata")
+    if metadata is None:
+        return SCHEMA_VERSION if "messageInfo" in value else _FIRST_VERSION
+    version = metadata.get("version") if isinstance(metadata, dict) else None
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise SessionRefused("_metadata holds no valid schema version")
+    return version
 
 
 def _session(stored: StoredSession) -> Session:
@@ -109,9 +102,9 @@ def _session(stored: StoredSession) -> Session:
         findings=tuple([Finding(f.code, f.severity, f.text, f.element, f.offset) for f in stored.findings]),
         deliveries=_deliveries(stored),
         ignored=stored.submission_status is DeliveryStatus.IGNORED,
-        first_saved_at=moment_of(stored.first_saved_at),
-        saved_at=moment_of(stored.metadata.saved_at),
-        persisted_until=moment_of(stored.persisted_until),
+        first_saved_at=from_millis(stored.first_saved_at),
+        saved_at=from_millis(stored.metadata.saved_at),
+        persisted_until=from_millis(stored.persisted_until),
         retention_days=stored.metadata.retention_days,
         revision=stored.revision,
     )
@@ -180,13 +173,13 @@ def _deliveries(stored: StoredSession) -> tuple[Delivery, ...]:
                 stored.submission_status,
                 stored.submission_attempts,
                 None,
-                moment_of(stored.submitted_at),
+                from_millis(stored.submitted_at),
                 stored.submission_error,
             ),
         )
     return tuple(
         [
-            Delivery(name, d.status, d.attempts, moment_of(d.next_at), moment_of(d.submitted_at), d.error)
+            Delivery(name, d.status, d.attempts, from_millis(d.next_at), from_millis(d.submitted_at), d.error)
             for name, d in listed.items()
         ]
     )

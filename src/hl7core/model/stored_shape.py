@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from hl7core.errors import SessionRefused
 from hl7core.model.delivery import DeliveryStatus
 from hl7core.model.finding import Severity
 from hl7core.model.schema import SCHEMA_VERSION
@@ -26,6 +27,7 @@ __all__ = [
     "StoredMetadata",
     "StoredModel",
     "StoredSession",
+    "refusal",
 ]
 
 _LATEST: Final = 253_402_300_799_999
@@ -146,3 +148,18 @@ class StoredSession(StoredModel):
     submission_error: str = ""
     deliveries: dict[str, StoredDelivery] | None = None
     metadata: Annotated[StoredMetadata, Field(alias="_metadata")] = StoredMetadata(version=SCHEMA_VERSION)
+
+
+def refusal(error: ValidationError) -> SessionRefused:
+    """Return a SessionRefused that names the wrong fields and how each is wrong.
+
+    It quotes no value, nor a key that the schema does not know: in a foreign file a key may be content.
+    """
+    known = StoredSession.model_fields.values()
+    names = {field.alias for field in known} | {"data"}
+    wrong = {
+        f"{first if (first := str(problem['loc'][0])) in names else 'a field'} ({problem['type']})"
+        for problem in error.errors(include_input=False, include_context=False, include_url=False)
+        if problem["loc"]
+    }
+    return SessionRefused(f"no valid session: {', '.join(sorted(wrong)[:5]) or 'not an object'}")

@@ -1,4 +1,4 @@
-"""From a message's bytes to text and back, without a loss."""
+"""A message's bytes to text and back, without loss."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _CODECS = {
     "UNICODE UTF-16": "utf-16",
     "UNICODE UTF-32": "utf-32",
 }
-# What Python encodes text with that is no character set of messages; some take time that grows with the square.
+# Codecs of Python that are not character sets; some of them take time that grows with the square of the length.
 _NO_CHARSETS = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"}
 
 
 @cache
 def codec_of(charset: str) -> str:
-    """Return the Python codec for what MSH-18 declares, or "" if it declares nothing we know."""
+    """Return the Python codec for a value of MSH-18, or "" if it names no known character set."""
     name = charset.strip().upper()
     if name in _CODECS:
         return _CODECS[name]
@@ -45,15 +45,19 @@ def codec_of(charset: str) -> str:
 def decode(data: bytes, charset: str = "") -> tuple[str, str]:
     """Return ``data`` as text and the codec whose ``encode`` gives exactly ``data`` back.
 
-    Tried in turn: the declared ``charset`` (as in MSH-18), utf-8, cp1252, latin-1, which always fits.
+    Tried in turn: the declared ``charset`` (a value of MSH-18), utf-8, cp1252, and latin-1, which fits any bytes.  The
+    text is always valid Unicode: UTF-7 can encode half a surrogate pair, and is then not used.
     """
     declared = codec_of(charset) if charset else ""
     for codec in (declared, "utf-8", "cp1252"):
         if codec:
             try:
                 text = data.decode(codec)
-                if codec == "utf-8" or text.encode(codec) == data:  # strict utf-8 always gives its bytes back
+                if codec == "utf-8":  # strict utf-8 always gives its bytes back
                     return text, codec
-            except (UnicodeError, LookupError):  # the next fits, or latin-1; LookupError: a codec that is no text codec
+                text.encode()  # raises if UTF-7 gave half a surrogate pair
+                if text.encode(codec) == data:
+                    return text, codec
+            except (UnicodeError, LookupError):  # LookupError: a codec of Python's that is not for text
                 continue
     return data.decode("latin-1"), "latin-1"

@@ -1,4 +1,4 @@
-# Lines: JSON as hl7core.wire.jsonl writes it.
+# Lines of JSON: byte for byte what hl7core.model.schema writes of an exchange that took the fast path.
 
 from hashlib import sha256 as _sha256
 
@@ -7,12 +7,12 @@ from hl7core.wire.mllp_sessions.acknowledgement import POSITIVE
 cdef frozenset _POSITIVE = frozenset(POSITIVE)
 
 cdef enum:
-    _AROUND = 4096      # room for what stands around the texts of a line; a longer line is written slowly
-    _SMALL = 16384      # a line of so much room is written on the stack
+    _AROUND = 4096      # room for everything but the two messages; a line that needs more is written by Python
+    _SMALL = 16384      # a line that needs at most so much room is written on the stack
 
 
 cdef int _put_name(_Line* line, connection, half, long long offset, bytes first, long long time_ns) except -1:
-    """The id of a session, as ``Connection.session_id`` makes it."""
+    """Write a session's id, as ``Connection.session_id`` makes it."""
     cdef char hashed[69]
     cdef char name[36]
     cdef const char* hexits = b"0123456789abcdef"
@@ -34,7 +34,7 @@ cdef int _put_name(_Line* line, connection, half, long long offset, bytes first,
     text = state.hexdigest()
     digest = PyUnicode_AsUTF8AndSize(text, &length)
     if length != 20:
-        raise ValueError("a session is named by a hash of 10 bytes")
+        raise ValueError("the hash in a session id has 10 bytes")
     for at in range(8):
         name[at] = hexits[millis >> (44 - 4 * at) & 15]
     name[8] = c"-"
@@ -53,8 +53,32 @@ cdef int _put_name(_Line* line, connection, half, long long offset, bytes first,
     return 0
 
 
+cdef tuple _constant_parts(bytes line):
+    """Cut from a line the parts that all lines of its connection and direction share.
+
+    They are found by their keys: in a string the quotes of a key would be escaped.
+    """
+    cdef Py_ssize_t start, end = 0
+    cdef list parts = []
+    for first, last in (
+        (b',"deviceIP":', b'"timestamp":'),
+        (b',"direction":', b'"offset":'),
+        (b',"direction":', b'"type":"'),
+        (b'"],"messageInfo":', b'"controlId":'),
+        (b'},{"encoding":', b'"controlId":'),
+    ):
+        start = line.index(first, end)
+        end = line.index(last, start) + len(last)
+        parts.append(line[start:end].decode())
+    return tuple(parts)
+
+
 cdef class FastJsonLine:
-    """Writes the line of a usual exchange; ``slow`` writes what is not beyond doubt simple, and a connection's first."""
+    """Writes the line of an exchange that took the fast path.
+
+    ``slow`` is the Python writer.  It writes the first line of each connection and direction, whose constant parts are
+    kept, and every line with a charset, non-ASCII text or values out of range.
+    """
 
     cdef object _slow
 
@@ -64,7 +88,7 @@ cdef class FastJsonLine:
     def __call__(self, told):
         try:
             return self._line(told)
-        except OverflowError:  # a time that no machine word holds
+        except OverflowError:  # a time beyond 64 bits
             return self._slow(told)
 
     cdef _line(self, told):
@@ -74,16 +98,24 @@ cdef class FastJsonLine:
         cdef Py_ssize_t size
         cdef bytes raw, asked_raw, question, reply, made = None
         cdef tuple constant
-        cdef long long asked_ns, asked_end_ns, start_ns, end_ns, asked_offset, offset
+        cdef long long asked_ns, asked_end_ns, start_ns, end_ns, first_ns, last_ns, asked_offset, offset
         connection, request, answer = _fields(told, _FastExchange)
         asking, asked_raw, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, clean = _fields(request, _Request)
         _, raw, offset, start_ns, end_ns, own_id, own_type, charset, own_clean, code = _fields(answer, _Reply)
-        constant = connection.constant[asking.side]
-        if asked_charset or charset or not constant or asked_ns < 0 or start_ns < 0 or asked_end_ns < 0 or end_ns < 0:
+        first_ns = min(asked_ns, asked_end_ns, start_ns, end_ns)
+        last_ns = max(asked_ns, asked_end_ns, start_ns, end_ns)
+        if asked_charset or charset or first_ns < 0 or last_ns >= _EXACT:
             return self._slow(told)
         question, reply = asked_raw[1:len(asked_raw) - 2], raw[1:len(raw) - 2]
         if not (question.isascii() and reply.isascii() and (clean or _is_clean(question)) and (own_clean or _is_clean(reply))):
             return self._slow(told)
+        constant = connection.constant[asking.side]
+        if not constant:
+            made = self._slow(told)
+            constant = _constant_parts(made)
+            first, second = connection.constant
+            connection.constant = (first, constant) if asking.side else (constant, second)
+            return made
         head, there, back, info, own_info = constant
         size = 2 * (PyBytes_GET_SIZE(question) + PyBytes_GET_SIZE(reply)) + _AROUND
         if size > _SMALL:
@@ -127,7 +159,7 @@ cdef class FastJsonLine:
 
 
 cdef int _put_message(_Line* line, control_id, kind, bytes text, long long end_ns) except -1:
-    """What ``messageInfo`` says of a message, from the value of its control id on."""
+    """Write a message's entry in ``messageInfo``, from the value of its control id on."""
     _put(line, b'"', 1)
     _put_text(line, control_id)
     _put(line, b'","messageType":"', 17)

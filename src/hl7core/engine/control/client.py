@@ -138,7 +138,7 @@ class ControlClient:
 
     def sessions(self, query: SessionQuery) -> Iterator[Session]:
         """Yield the matching sessions, at most ``query.limit``."""
-        from hl7core.model.schema import session_from_json
+        from hl7core.model.stored import session_from_json
 
         for item in self.stream("sessions", query=query_to_json(query)):
             yield session_from_json(json.dumps(item).encode())
