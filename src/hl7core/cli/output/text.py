@@ -11,20 +11,11 @@ from typing import IO, Any, Final
 
 import click
 
-from hl7core.model.session import Direction, Element, ElementType, Ending, Message, Session, moment
+from hl7core.cli.output.endings import ending_text
+from hl7core.model.session import Direction, Element, ElementType, Message, Session, moment
 
 __all__ = ["clean", "colourful", "columns", "duration", "headline", "ladder", "message_head", "size"]
 
-_ENDINGS: Final = {
-    Ending.COMPLETE: "complete",
-    Ending.SILENT: "no answer came",
-    Ending.CLOSED: "connection closed",
-    Ending.RESET: "connection reset",
-    Ending.GAPPED: "bytes missing from the capture",
-    Ending.CAPTURE_END: "capture ended",
-    Ending.STOPPED: "stopped",
-    Ending.EVICTED: "let go for want of room",
-}
 _PROTOCOLS: Final = {"mllp": "MLLP", "lis01": "LIS01", "plain": "plain"}
 _WIDE: Final = 124
 _WIDE_DATED: Final = 136
@@ -88,7 +79,7 @@ def _headed(session: Session, refused: int, *, dated: bool) -> Iterator[_Part]:
     yield f" {local:{'%Y-%m-%d %H:%M:%S' if dated else '%H:%M:%S'}}.{local.microsecond // 1000:03d}  ", {"dim": True}
     yield f"{_PROTOCOLS.get(session.protocol, session.protocol):<5}  ", {}
     yield f"{session.device!s:>21} {_arrow(session)} {session.lis!s:<21}  {_what(session):<34}  ", {}
-    yield _ending(session), {"fg": None if session.is_complete else "red"}
+    yield ending_text(session), {"fg": None if session.is_complete else "red"}
     notes = _notes(session, refused)
     yield f"  {notes}" if notes else "", {"fg": "yellow"}
 
@@ -102,7 +93,7 @@ def _headed_briefly(session: Session, refused: int, *, dated: bool, ports: bool)
     yield f"{_PROTOCOLS.get(session.protocol, session.protocol):<5} ", {}
     yield f"{device:>{wide}} {_arrow(session)} {lis:<{wide}} {_what(session)}", {}
     if not session.is_complete:
-        yield f"  {_ending(session)}", {"fg": "red"}
+        yield f"  {ending_text(session)}", {"fg": "red"}
     notes = _notes(session, refused)
     yield f"  {notes}" if notes else "", {"fg": "yellow"}
 
@@ -129,16 +120,11 @@ def _arrow(session: Session) -> str:
     return "→" if not session.elements or session.elements[0].direction is Direction.FROM_DEVICE else "←"
 
 
-def _ending(session: Session) -> str:
-    if session.ending is Ending.COMPLETE and not session.is_complete:
-        return "incomplete"
-    return _ENDINGS[session.ending]
-
-
 def ladder(session: Session) -> Iterator[str]:
     """Draw a session's conversation, a line an element: the analyzer on the left, the LIS on the right."""
     protocol = _PROTOCOLS.get(session.protocol, session.protocol)
-    yield f"{click.style(session.id, bold=True)}  {protocol}  {_ENDINGS[session.ending]}"
+    ending = click.style(ending_text(session), fg=None if session.is_complete else "red")
+    yield f"{click.style(session.id, bold=True)}  {protocol}  {ending}"
     yield f"{'':13}{'analyzer ' + str(session.device):<31}{'LIS ' + str(session.lis):>30}"
     previous = session.start_ns
     for element in session.elements:
@@ -214,9 +200,3 @@ def _label(session: Session, element: Element) -> str:
     if element.message is not None and session.protocol == "mllp":
         name = _named(session.messages[element.message])
     return f"{name or element.type} ({size(len(raw))})"
-
-
-def write_lines(lines: Iterator[str]) -> None:
-    """Print lines, in colour where the terminal wants it."""
-    for line in lines:
-        click.echo(line, color=colourful(sys.stdout))
