@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hl7core.cli import exits
 from hl7core.cli.common import load_settings
+from hl7core.cli.output.formats import chosen_format, output_option
 from hl7core.errors import Hl7coreError
-
-if TYPE_CHECKING:
-    from hl7core.contract import State
 
 __all__ = ["command"]
 
@@ -53,7 +50,7 @@ Examples:
     "-p", "--no-promiscuous", "quiet_card", is_flag=True, help="Do not put the interface into promiscuous mode."
 )
 @click.option("--no-store", is_flag=True, help="Save nothing.")
-@click.option("-o", "--output", type=click.Choice(("text", "jsonl")), help="Default: text on a terminal, else jsonl.")
+@output_option("capture")
 @click.pass_obj
 def command(
     settings_path: str | None,
@@ -72,14 +69,15 @@ def command(
 
     Without -i: as the settings say.  Capturing needs rights: see README, Capture rights.
     """
-    from hl7core.cli.live import Limit, operate
+    from hl7core.cli.output.capture_summary import capture_summary
+    from hl7core.cli.run_engine import Limit, run_engine
     from hl7core.contract import SourceRequest
     from hl7core.engine.engine import Engine
 
     overrides: dict[str, Any] = {"core.enable_persistence": False} if no_store else {}
-    from hl7core.settings import reading as settings_room
+    from hl7core.settings import reading
 
-    settings = settings_room.read(settings_room.find(settings_path), overrides)
+    settings = reading.read(reading.find(settings_path), overrides)
     if listing:
         return _list(settings_path)
     from hl7core.engine.sources import default_bpf
@@ -92,22 +90,22 @@ def command(
         configured=False,
     )
     engine = Engine(settings, request=request, overrides=overrides)
-    shown = output or ("text" if sys.stdout.isatty() else "jsonl")
     if not no_store:
         click.echo(f"sessions go to {settings.output_folder / 'sessions'}", err=True)
     limit = Limit(packets=count or 0, seconds=_duration(autostop))
+    form = chosen_format(output)
     if write is None:
         if ring:
-            raise click.UsageError("-b needs -w")
-        code = operate(engine, output=shown, limit=limit)
-        click.echo(_summary(engine.state()), err=True)
+            raise click.UsageError("-b needs -w: it divides the file that -w writes")
+        code = run_engine(engine, output=form, limit=limit)
+        click.echo(capture_summary(engine.state()), err=True)
         return code
     from hl7core.cli.output.packet_log import PacketLog
 
     with PacketLog(write, **_ring(ring), noted=None if no_store else settings.output_folder) as log:
         engine.sources.tap = log.put
-        code = operate(engine, output=shown, limit=limit)
-    click.echo(_summary(engine.state()), err=True)
+        code = run_engine(engine, output=form, limit=limit)
+    click.echo(capture_summary(engine.state()), err=True)
     click.echo(log.summary(), err=True)
     return code if code != exits.OK or not log.failed else exits.PARTIAL
 
@@ -131,13 +129,6 @@ def _list(settings_path: str | None) -> int:
         state = "up" if interface.is_up else "down"
         click.echo(f"{interface.name:<16} {state:<5} {', '.join(interface.addresses)}")
     return exits.OK if found else exits.NOTHING
-
-
-def _summary(state: State) -> str:
-    """Say in one line what came, and what did not."""
-    lost = state.dropped_kernel + state.dropped_intake
-    detail = f" ({state.dropped_kernel} by the kernel, {state.dropped_intake} before decoding)" if lost else ""
-    return f"{state.packets} packets decoded, {lost} lost{detail}; {state.sessions} sessions"
 
 
 def _duration(text: str | None) -> float:

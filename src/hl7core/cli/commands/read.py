@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import click
 
 from hl7core.cli import exits
-from hl7core.cli.output.writers import FORMATS, Writer, writer_for
-from hl7core.cli.tune_gc import settle
+from hl7core.cli.output.formats import Writer, chosen_format, output_option, writer_for, writes_messages
+from hl7core.cli.tune_gc import tune_gc
 from hl7core.errors import CaptureFileError, SettingsError
 from hl7core.files import CaptureFile
 from hl7core.model.packet import PacketBatch
@@ -44,7 +44,7 @@ Examples:
 @click.command("read", epilog=_EPILOG)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("-f", "--filter", "bpf", metavar="BPF", default="", help="Decode only packets that this filter takes.")
-@click.option("-o", "--output", type=click.Choice(FORMATS), help="Default: text on a terminal, else jsonl.")
+@output_option("read")
 @click.option(
     "--store",
     "save",
@@ -81,10 +81,10 @@ def command(
 
     Several files are read as one capture, in the order given: a conversation may go on from one to the next.
     """
-    settle()
+    tune_gc()
     options, dialects = _options(settings_path)
     keys = _keys(keylog)
-    name = output or ("text" if sys.stdout.isatty() else "jsonl")
+    name = chosen_format(output)
     progress = sys.stderr.isatty() and not no_progress
     decoding = _Decoding(options, dialects, keys)
     with _saver(settings_path, save) as saver, _output(name, decoding, files, bpf, saver, jobs) as taker:
@@ -181,7 +181,7 @@ def _output(
     out = sys.stdout.buffer
     options, dialects, keys = decoding
     if name != "jsonl" or saver is not None or dialects or keys is not None:
-        decoder = Decoder(options._replace(watch_messages=name == "messages"), dialects, keys=keys)
+        decoder = Decoder(options._replace(watch_messages=writes_messages(name)), dialects, keys=keys)
         yield _Sessions(decoder, writer_for(name, out), saver)
         return
     from hl7core.cli.parallel import Lines, Shares, jobs_for

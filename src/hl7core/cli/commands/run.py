@@ -24,11 +24,11 @@ def command(settings_path: str | None) -> int:
 
     A changed settings file counts at once.  Other commands reach the running engine.
     """
-    from hl7core.cli.live import operate
+    from hl7core.cli.run_engine import run_engine
     from hl7core.engine.engine import Engine
 
     settings = load_settings(settings_path)
     logging.getLogger("hl7core").setLevel(min(logging.getLogger().level, logging.INFO))
     if settings.path is None:
         click.echo(f"no settings file: the defaults are in force, sessions go to {settings.output_folder}", err=True)
-    return operate(Engine(settings))
+    return run_engine(Engine(settings))

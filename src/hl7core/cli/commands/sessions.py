@@ -14,11 +14,11 @@ from hl7core.cli.commands import sessions_export as export
 from hl7core.cli.commands import sessions_import as importing
 from hl7core.cli.commands import sessions_trash as trash
 from hl7core.cli.filters import filtered
-from hl7core.cli.output.text import colourful, columns, headline, ladder, message_head
+from hl7core.cli.output.formats import chosen_format, output_option, writer_for
+from hl7core.cli.output.text import colourful, headline, ladder, message_head
 from hl7core.cli.prefix import MANY, begins_with
 from hl7core.cli.session_access import all_sessions, open_desk
 from hl7core.model.delivery import DeliveryStatus
-from hl7core.model.schema import session_to_json
 from hl7core.model.session import Session, SessionQuery
 
 __all__ = ["command"]
@@ -41,7 +41,7 @@ def command() -> None:
 )
 @filtered
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
-@click.option("-o", "--output", type=click.Choice(("text", "jsonl")), help="Default: text on a terminal, else jsonl.")
+@output_option("list")
 @click.pass_obj
 def list_(
     settings_path: str | None,
@@ -51,19 +51,14 @@ def list_(
     output: str | None,
 ) -> int:
     """List sessions, oldest first; all filters that are given must fit."""
-    shown = output or ("text" if sys.stdout.isatty() else "jsonl")
-    count, room = 0, max(0, columns(sys.stdout) - 14)
+    writer = writer_for(chosen_format(output), sys.stdout.buffer, saved=True)
+    count = 0
     with open_desk(settings_path) as desk:
-        for session in all_sessions(desk, query, limit):
-            count += 1
-            if shown == "text":
-                click.echo(
-                    f"{click.style(session.id[:13], dim=True)} {headline(session, dated=True, width=room)}",
-                    color=colourful(sys.stdout),
-                )
-            else:
-                sys.stdout.buffer.write(session_to_json(session) + b"\n")
-    sys.stdout.buffer.flush()
+        found = all_sessions(desk, query, limit)
+        while part := list(islice(found, _TOGETHER)):
+            count += len(part)
+            writer.sessions(part)
+    writer.close()
     if not count:
         click.echo("no session fits", err=True)
         return exits.NOTHING
@@ -78,22 +73,24 @@ def list_(
 )
 @click.argument("session_id", metavar="ID")
 @click.option("--raw", is_flag=True, help="The messages line by line as they came, not taken apart.")
-@click.option("-o", "--output", type=click.Choice(("text", "jsonl")), default="text", help="jsonl: all that is stored.")
+@output_option("show", default="text", text="jsonl: the session as it is stored.")
 @click.pass_obj
 def show(settings_path: str | None, session_id: str, raw: bool, output: str) -> int:
     """Show one session: the conversation as a ladder, then each of its messages as a tree.
 
     The first letters of its id are enough.
     """
-    if raw and output == "jsonl":
-        raise click.UsageError("--raw is for text; -o jsonl has the messages as they came")
+    if raw and output != "text":
+        raise click.UsageError("--raw is for -o text; the other formats have the messages as they came")
     with open_desk(settings_path) as desk:
         found = begins_with(desk, session_id)
     if len(found) != 1:
         _ambiguous(session_id, found)
         return exits.NOTHING if not found else exits.ERROR
-    if output == "jsonl":
-        sys.stdout.buffer.write(session_to_json(found[0]) + b"\n")
+    if output != "text":
+        writer = writer_for(output, sys.stdout.buffer, saved=True)
+        writer.sessions(found)
+        writer.close()
         return exits.OK
     lines = _drawn(found[0], raw=raw)
     while part := list(islice(lines, _TOGETHER)):

@@ -13,7 +13,7 @@ from hl7core import __version__
 from hl7core.cli import exits
 from hl7core.cli.common import load_settings
 from hl7core.cli.filters import filtered
-from hl7core.cli.output.formats import FORMATS
+from hl7core.cli.output.formats import FORMATS, format_of_file, output_option
 from hl7core.cli.output.outfile import output as open_output
 from hl7core.cli.output.progress import over_time
 from hl7core.cli.prefix import MANY, begins_with
@@ -35,7 +35,6 @@ Examples:
   hl7core sessions export 01978a3c-5b1e -w one.pcapng
   hl7core sessions export --packets line_00001.pcapng -w line.pcapng
 """
-_SUFFIXES: Final = {".hl7": "hl7", ".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".pcapng": "pcapng"}
 _REBUILT: Final = (
     "Rebuilt by hl7core from stored sessions, their packets not being kept. As captured: addresses, ports, times, every"
     " byte said. Made up: handshakes, sequence numbers (so a decoder gives these sessions other ids), bare"
@@ -48,13 +47,7 @@ _ORIGINAL: Final = "Original packets of stored sessions, as hl7core captured the
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @filtered
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
-@click.option(
-    "-o",
-    "--output",
-    "name",
-    type=click.Choice((*FORMATS, "pcapng")),
-    help="Default: as the file's name ends, or jsonl.",
-)
+@output_option("export", text="Default: as the file's name ends, else jsonl.")
 @click.option("-w", "--output-file", "file", metavar="FILE", help="Where to write, mode 0600; default standard output.")
 @click.option(
     "--packets",
@@ -72,7 +65,7 @@ def command(
     ids: tuple[str, ...],
     query: SessionQuery,
     limit: int | None,
-    name: str | None,
+    output: str | None,
     file: str | None,
     packets: tuple[str, ...],
     rebuild: bool,
@@ -83,7 +76,7 @@ def command(
     The first letters of an ID are enough.  pcapng has the original packets where they were kept, else packets rebuilt
     from the session; it says which.
     """
-    chosen = name or _SUFFIXES.get(Path(file or "").suffix.lower(), "jsonl")
+    chosen = output or format_of_file(Path(file or "").suffix)
     if chosen == "pcapng" and (file is None or file == "-") and sys.stdout.isatty():
         raise click.UsageError("pcapng is nothing to read on a terminal: name a file with -w, or pipe it on")
     if chosen != "pcapng" and (packets or rebuild):
@@ -97,10 +90,11 @@ def command(
         if not source.any():
             return _nothing(missing)
         with open_output(file) as out:
-            if chosen == "pcapng":
+            make = FORMATS[chosen].make
+            if make is None:
                 _pcapng(settings_path, source, out, packets, rebuild=rebuild)
             else:
-                form = FORMATS[chosen](saved=True)
+                form = make(saved=True)
                 out.write(form.start())
                 for session in source():
                     out.write(form.of(session))
