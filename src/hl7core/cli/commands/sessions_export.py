@@ -14,7 +14,7 @@ from hl7core.cli import exits
 from hl7core.cli.common import load_settings
 from hl7core.cli.filters import filtered
 from hl7core.cli.output.formats import FORMATS, format_of_file, output_option
-from hl7core.cli.output.outfile import output as open_output
+from hl7core.cli.output.outfile import open_output
 from hl7core.cli.output.progress import over_time
 from hl7core.cli.prefix import MANY, begins_with
 from hl7core.cli.session_access import Desk, all_sessions, open_desk
@@ -183,11 +183,11 @@ def _pcapng(
 
 
 def _kept(settings_path: str | None, source: _Source, packets: tuple[str, ...]) -> Kept | None:
-    from hl7core.cli.captures import kept_captures
+    from hl7core.cli.captures import captures_between
     from hl7core.cli.original_packets import Kept
 
     settings = load_settings(settings_path)
-    files = list(packets) or kept_captures(settings.output_folder, source.first, source.last)
+    files = list(packets) or captures_between(settings.output_folder, source.first, source.last)
     if not files:
         return None
     kept = Kept(files, settings.core.decoder_options())
