@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from hl7core.cli import exits
+from hl7core.cli import exit_codes
 from hl7core.cli.output.live_view import show_live
 from hl7core.cli.tune_gc import tune_gc
 from hl7core.engine.engine import Engine
@@ -39,7 +39,7 @@ def run_engine(engine: Engine, *, output: str | None = None, limit: Limit = NO_L
     try:
         return asyncio.run(_run(engine, output, limit))
     except KeyboardInterrupt:
-        return exits.INTERRUPTED
+        return exit_codes.INTERRUPTED
 
 
 async def _run(engine: Engine, output: str | None, limit: Limit) -> int:
@@ -75,8 +75,8 @@ async def _run(engine: Engine, output: str | None, limit: Limit) -> int:
         raise limited
     if engine.unsaved:
         click.echo(f"hl7core: {len(engine.unsaved)} sessions could not be saved", err=True)
-        return exits.PARTIAL
-    return exits.INTERRUPTED if interrupted else exits.OK
+        return exit_codes.PARTIAL
+    return exit_codes.INTERRUPTED if interrupted else exit_codes.OK
 
 
 async def _stop_at(engine: Engine, limit: Limit) -> None:

@@ -1,4 +1,4 @@
-"""A progress bar over sessions.  How many will come is not known beforehand; the time that they span is."""
+"""A progress bar over sessions.  Their number is not known in advance, but the time that they span is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["over_time"]
+__all__ = ["progress_over_time"]
 
 
 @contextmanager
-def over_time(doing: str, *, shown: bool) -> Iterator[Callable[[int, float, float, float], None]]:
-    """Show a bar on a terminal; yields what takes the count so far, and the first, present and last unix seconds."""
+def progress_over_time(doing: str, *, shown: bool) -> Iterator[Callable[[int, float, float, float], None]]:
+    """Show a bar on a terminal.  Yields a function to call with the count so far, and the first, current and last time.
+
+    Times are unix seconds.
+    """
     if not (shown and sys.stderr.isatty()):
         yield lambda _count, _first, _at, _last: None
         return

@@ -1,4 +1,7 @@
-"""Sessions in words and lines, for people at a terminal.  Nothing that a device sent reaches the terminal raw."""
+"""Sessions as text, for people at a terminal.
+
+No character of a message reaches the terminal raw: one that could control it is replaced.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,17 @@ _PROTOCOLS: Final = {"mllp": "MLLP", "lis01": "LIS01", "plain": "plain"}
 _WIDE: Final = 124
 _WIDE_DATED: Final = 136
 _PORTS: Final = 96
-"""From so many columns on a headline is said in full (without and with the date), and briefly but with ports."""
+"""The columns a headline needs to be full (without and with the date), and to be brief but have ports."""
 _CONTROL: Final = {0x05: "ENQ", 0x06: "ACK", 0x15: "NAK", 0x04: "EOT"}
 
 
 def colourful(stream: IO[Any]) -> bool:
-    """Say whether ``stream`` is a terminal on which colour is wanted (https://no-color.org)."""
+    """Return whether ``stream`` is a terminal that should have colour (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def clean(text: str) -> str:
-    """Return ``text`` with every character replaced that could command a terminal."""
+    """Return ``text`` with every character replaced that could control a terminal."""
     return "".join(c if c.isprintable() else "·" for c in text)
 
 
@@ -60,9 +63,10 @@ def columns(stream: IO[Any]) -> int:
 
 
 def headline(session: Session, *, dated: bool = False, width: int = 0) -> str:
-    """Return a session in one line: when, who, what, how it ended.
+    """Return a session in one line: when, who, what, and how it ended.
 
-    With a ``width`` (columns; 0: as wide as it likes) too small for all of it, it is said more briefly, and cut.
+    ``width`` is the terminal's (columns; 0: no limit).  If it is too small for the full line, a briefer one is returned
+    and cut to it.
     """
     refused = sum(element.type is ElementType.NAK for element in session.elements)
     if not width or width >= (_WIDE_DATED if dated else _WIDE):
@@ -85,7 +89,7 @@ def _headed(session: Session, refused: int, *, dated: bool) -> Iterator[_Part]:
 
 
 def _headed_briefly(session: Session, refused: int, *, dated: bool, ports: bool) -> Iterator[_Part]:
-    """Leave out what is seldom asked for: milliseconds, year, that a complete session is complete, even ports."""
+    """Leave out milliseconds, the year, the word "complete", and without ``ports`` those too."""
     device, lis = (str(end) if ports else end.address for end in (session.device, session.lis))
     wide = 18 if ports else 12
     yield _mark(session, refused)
@@ -99,7 +103,7 @@ def _headed_briefly(session: Session, refused: int, *, dated: bool, ports: bool)
 
 
 def _line(parts: Iterable[_Part], width: int) -> str:
-    """Join styled parts; what goes beyond ``width`` is cut."""
+    """Join styled parts, cut at ``width``."""
     left, out = width or sys.maxsize, []
     for text, style in parts:
         if len(text) >= left:
@@ -121,7 +125,7 @@ def _arrow(session: Session) -> str:
 
 
 def ladder(session: Session) -> Iterator[str]:
-    """Draw a session's conversation, a line an element: the analyzer on the left, the LIS on the right."""
+    """Yield a session's conversation, one line per element: the analyzer on the left, the LIS on the right."""
     protocol = _PROTOCOLS.get(session.protocol, session.protocol)
     ending = click.style(ending_text(session), fg=None if session.is_complete else "red")
     yield f"{click.style(session.id, bold=True)}  {protocol}  {ending}"
@@ -144,7 +148,7 @@ def ladder(session: Session) -> Iterator[str]:
 
 
 def message_head(session: Session, index: int) -> Iterator[str]:
-    """Say which of a session's messages comes (``index`` from 0), who sent it, how long it is, and how it was read."""
+    """Yield the heading of message ``index`` (from 0): its type, sender, length, encoding and checksum."""
     message = session.messages[index]
     state = "" if message.complete else click.style("  incomplete", fg="red")
     yield click.style(f"message {index + 1} of {len(session.messages)}: {_named(message)}", bold=True) + state
