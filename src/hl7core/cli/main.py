@@ -18,12 +18,12 @@ __all__ = ["cli", "main"]
 
 # name: (module, short help); the command in the module is called ``command``.
 _COMMANDS: Final = {
-    "demo": ("demo", "Show hl7core at work with simulated analyzers: no root, no network."),
+    "demo": ("demo", "See hl7core at work with a simulated lab: no root, no network."),
     "run": ("run", "Run the engine with all enabled plugins, as a service does."),
     "capture": ("capture", "Capture live on one or several interfaces."),
     "read": ("read", "Decode capture files: pcap, pcapng, gzip, or a pipe."),
     "sessions": ("sessions", "List, show, export and import stored sessions."),
-    "submit": ("submit", "Submit pending sessions now, and show the state of each destination."),
+    "submit": ("submit", "Submit pending sessions now, or show the destinations."),
     "cleanup": ("cleanup", "Delete expired sessions now."),
     "plugins": ("plugins", "List, inspect, enable and disable plugins, or start a new one."),
     "settings": ("settings", "Show, check, find and create the settings."),

@@ -93,4 +93,6 @@ def test_through_a_running_engine_it_is_the_same(tmp_path):
             assert time.monotonic() < until
             run = hl7core("cleanup", cwd=tmp_path)
         assert hl7core("sessions", "restore", "--last", cwd=tmp_path).stdout == "3 restored\n"
-        assert hl7core("sessions", "delete", "--for-good", "-y", IDS[0], cwd=tmp_path).stdout == "1 deleted permanently\n"
+        assert (
+            hl7core("sessions", "delete", "--for-good", "-y", IDS[0], cwd=tmp_path).stdout == "1 deleted permanently\n"
+        )

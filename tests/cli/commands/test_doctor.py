@@ -60,7 +60,7 @@ def test_a_closed_port_is_told_with_the_remedy(receiver, tmp_path):
     assert line.startswith(
         f"✘ destination rest_destination cannot be reached: http://127.0.0.1:{receiver.port}: connection refused"
     )
-    assert "→ look whether it runs, and at [plugins.rest_destination]; until then sessions wait" in line
+    assert "→ check that it is running, and check [plugins.rest_destination]; sessions wait" in line
 
 
 @pytest.mark.parametrize("before_reading", [False, True])
@@ -101,7 +101,7 @@ def test_an_answer_that_may_be_due_to_the_question_is_a_note(receiver, tmp_path,
     (line,) = say(tmp_path, receiver.url)
     assert line.startswith("- destination rest_destination answers to a request without a session: ")
     assert text in line
-    assert "→ look at [plugins.rest_destination], unless it takes sessions all the same" in line
+    assert "→ check [plugins.rest_destination], unless it accepts sessions all the same" in line
 
 
 def test_what_is_no_receiver_is_told(receiver, tmp_path):
@@ -120,7 +120,7 @@ def test_settings_that_cannot_be_used_are_told(receiver, tmp_path):
 
 
 def test_without_an_endpoint_it_is_a_note(tmp_path):
-    assert say(tmp_path, "") == ["- destination rest_destination is inactive: its settings do not say where to"]
+    assert say(tmp_path, "") == ["- destination rest_destination is inactive: its settings name no receiver"]
 
 
 def test_without_a_destination_it_is_a_note(tmp_path):

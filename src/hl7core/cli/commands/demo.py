@@ -86,7 +86,8 @@ class _Demo:
         if engine is None:
             engine = self._engine(SourceRequest(configured=False), stream=True)
             await engine.start()
-        how = "captured live on the loopback interface" if captured else "simulated (this process may not capture)"
+        why = "this process may not capture" if live else "--no-live"
+        how = "captured live on the loopback interface" if captured else f"simulated ({why})"
         _say(f"packets   {how}")
         _say(f"sessions  {self.folder / 'sessions'}")
         _say(f"receiver  {self.receiver.url} (the demo's own; set yours in plugins.rest_destination.endpoint)\n")

@@ -184,7 +184,9 @@ def _notes(session: Session, refused: int) -> str:
     replies = [message for message in session.messages if message.reply_to is not None]
     if session.protocol == "mllp" and replies and session.ended_at:
         codes = "/".join(clean(reply.ack_code) for reply in replies)
-        notes.append(f"{codes} after {duration(replies[-1].time_ns - session.messages[0].time_ns)}")
+        asked = session.messages[0]
+        after = f" after {duration(replies[-1].time_ns - asked.time_ns)}" if asked.reply_to is None else ""
+        notes.append(f"{codes}{after}")
     if refused and session.protocol != "mllp":
         notes.append(f"{refused} NAK")
     faults = sorted({fault.code for element in session.elements for fault in element.faults})
