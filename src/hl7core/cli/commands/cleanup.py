@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import click
 
 from hl7core.cli import exit_codes
 from hl7core.cli.load_settings import load_settings
+from hl7core.cli.output.progress import progress_of_cleanup
 from hl7core.cli.output.text import size
 from hl7core.cli.session_access import open_sessions, plugins_with
 from hl7core.engine.control.protocol import event_to_json
@@ -50,7 +49,7 @@ def command(settings_path: str | None, dry_run: bool, confirmed: bool, output: s
     began = datetime.now(UTC)
     with (
         open_sessions(settings_path, plugins=cleaners, overrides=overrides) as access,
-        _progress(dry_run=dry_run) as progress,
+        progress_of_cleanup(dry_run=dry_run) as progress,
     ):
         reports = access.clean(dry_run=dry_run, confirmed=confirmed, progress=progress)
     if not reports:
@@ -79,18 +78,3 @@ def _lines(report: CleanupReport) -> Iterator[str]:
     for reason, count in report.kept:
         yield f"{count} kept: {reason}"
     yield f"{report.in_trash} in the trash"
-
-
-@contextmanager
-def _progress(*, dry_run: bool) -> Iterator[Callable[[int], None]]:
-    if not sys.stderr.isatty():
-        yield lambda _count: None
-        return
-    from rich.console import Console  # only on a terminal
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    what = "would be deleted" if dry_run else "deleted"
-    columns = (SpinnerColumn(), TextColumn("{task.completed} sessions {task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda count: bar.update(task, completed=count)

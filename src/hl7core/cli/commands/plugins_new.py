@@ -28,17 +28,17 @@ class _Kind(NamedTuple):
 
 
 KINDS: Final = {
-    "observer": _Kind("it hears of each session that ends.", "every = 100\n", ""),
-    "destination": _Kind("it hands sessions on.", 'url = "https://lab.example/sessions"\n', ""),
+    "observer": _Kind("it is called for each session that ends.", "every = 100\n", ""),
+    "destination": _Kind("it sends sessions to another system.", 'url = "https://lab.example/sessions"\n', ""),
     "store": _Kind(
-        "it remembers sessions.",
+        "it stores sessions.",
         "",
-        "\nNew sessions go to it once it is the store of record:\n\n"
+        "\nNew sessions go to it when it is the store of record:\n\n"
         '```toml\n[core]\nstore = "$name"\n```\n\n'
-        "    hl7core sessions import --from json_store     # and the earlier ones\n",
+        "    hl7core sessions import --from json_store     # earlier sessions too\n",
     ),
-    "dialect": _Kind("a framing of its own.", "", ""),
-    "source": _Kind("a source of packets.", 'folder = "/var/captures"\n', ""),
+    "dialect": _Kind("it decodes another framing.", "", ""),
+    "source": _Kind("it is a source of packets.", 'folder = "/var/captures"\n', ""),
 }  # fmt: skip
 _EPILOG: Final = """\b
 Examples:

@@ -13,6 +13,7 @@ import click
 
 from hl7core.cli import exit_codes
 from hl7core.cli.output.formats import Writer, chosen_format, output_option, writer_for, writes_messages
+from hl7core.cli.output.progress import progress_of_capture
 from hl7core.cli.tune_gc import tune_gc
 from hl7core.errors import CaptureFileError, SettingsError
 from hl7core.files import CaptureFile
@@ -92,10 +93,9 @@ def command(
     options, dialects = _options(settings_path)
     keys = _keys(keylog)
     name = chosen_format(output)
-    progress = sys.stderr.isatty() and not no_progress
     decoding = _Decoding(options, dialects, keys)
     with _saver(settings_path, save) as saver, _open_output(name, decoding, files, bpf, saver, jobs) as out:
-        damage = _read(files, bpf, out.decode, keys, progress=progress)
+        damage = _read(files, bpf, out.decode, keys, progress=not no_progress)
         out.finish()
     for problem in damage:
         click.echo(f"hl7core: {problem}", err=True)
@@ -213,7 +213,7 @@ def _read(
     for number, name in enumerate(files):
         unknown: Counter[int] = Counter()
         try:
-            with CaptureFile(name) as capture, _progress(capture, name, shown=progress) as step:
+            with CaptureFile(name) as capture, progress_of_capture(capture, name, shown=progress) as step:
                 for batch in _filtered(capture, bpf):
                     if keys is not None:
                         keys.add(capture.take_secrets())
@@ -297,17 +297,3 @@ def _saver(settings_path: str | None, wanted: bool) -> Iterator[Saver | None]:
 
     with open_saver(settings_path) as saver:
         yield saver
-
-
-@contextmanager
-def _progress(capture: CaptureFile, name: str, *, shown: bool) -> Iterator[Callable[[], None]]:
-    if not shown:
-        yield lambda: None
-        return
-    from rich.console import Console  # only on a terminal
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=capture.size or None)
-        yield lambda: bar.update(task, completed=capture.position)

@@ -51,10 +51,10 @@ def command(
     ):
         for report in access.import_sessions(source=source or "", files=paths, empty=move):
             step(report.found, report.first, report.at, report.last)
-    return _told(report, source)
+    return _report(report, source)
 
 
-def _told(report: ImportReport | None, source: str | None) -> int:
+def _report(report: ImportReport | None, source: str | None) -> int:
     if report is None or not (report.found or report.damaged):
         click.echo(f"{source} has no sessions" if source else "these files have no sessions", err=True)
         return exit_codes.NOTHING

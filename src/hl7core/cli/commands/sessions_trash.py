@@ -35,8 +35,8 @@ def delete(settings_path: str | None, ids: tuple[str, ...], for_good: bool, yes:
     if for_good and not yes:
         click.confirm(f"Delete {len(ids)} sessions permanently?", abort=True, err=True)
     with open_sessions(settings_path) as access:
-        found = _by_parts(access, "delete", ids, to_trash=not for_good)
-    return _told(ids, found, "deleted permanently" if for_good else "moved to the trash", "no session {}")
+        found = _change_in_parts(access, "delete", ids, to_trash=not for_good)
+    return _report(ids, found, "deleted permanently" if for_good else "moved to the trash", "no session {}")
 
 
 @click.command(
@@ -60,13 +60,13 @@ def restore(settings_path: str | None, ids: tuple[str, ...], last: bool, everyth
     with open_sessions(settings_path) as access:
         entries = [] if ids else access.trash()
         if listing:
-            return _listed(entries)
+            return _list_trash(entries)
         latest = entries[-1][1] if entries else None
         wanted = ids or tuple(dict.fromkeys(i for i, when in entries if everything or when == latest))
         if not wanted:
             click.echo("the trash is empty", err=True)
             return exit_codes.NOTHING
-        found = _by_parts(access, "restore", wanted)
+        found = _change_in_parts(access, "restore", wanted)
         expired = _expired(access, found)
     if expired:
         click.echo(
@@ -74,10 +74,10 @@ def restore(settings_path: str | None, ids: tuple[str, ...], last: bool, everyth
             " core.retention_days, then delete and restore them",
             err=True,
         )
-    return _told(wanted, found, "restored", "not restored: {} is not in the trash, or it is stored already")
+    return _report(wanted, found, "restored", "not restored: {} is not in the trash, or it is stored already")
 
 
-def _by_parts(access: SessionAccess, do: str, ids: Sequence[str], **more: bool) -> list[str]:
+def _change_in_parts(access: SessionAccess, do: str, ids: Sequence[str], **more: bool) -> list[str]:
     found: list[str] = []
     for at in range(0, len(ids), _PART):
         found += access.change(do, list(ids[at : at + _PART]), **more)
@@ -92,7 +92,7 @@ def _expired(access: SessionAccess, ids: Sequence[str]) -> int:
     )
 
 
-def _told(ids: Sequence[str], found: Sequence[str], done: str, missing: str) -> int:
+def _report(ids: Sequence[str], found: Sequence[str], done: str, missing: str) -> int:
     click.echo(f"{len(found)} {done}")
     known = set(found)
     left = [one for one in ids if one not in known]
@@ -105,7 +105,7 @@ def _told(ids: Sequence[str], found: Sequence[str], done: str, missing: str) -> 
     return exit_codes.PARTIAL if left else exit_codes.OK
 
 
-def _listed(entries: Sequence[tuple[str, datetime]]) -> int:
+def _list_trash(entries: Sequence[tuple[str, datetime]]) -> int:
     for session_id, when in entries:
         if sys.stdout.isatty():
             click.echo(f"{session_id}  deleted {when.astimezone():%Y-%m-%d %H:%M:%S}")

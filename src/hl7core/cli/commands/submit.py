@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -15,6 +14,7 @@ import click
 
 from hl7core.cli import exit_codes
 from hl7core.cli.load_settings import load_settings
+from hl7core.cli.output.progress import progress_of_sending
 from hl7core.cli.session_access import all_sessions, engine_client, open_sessions, own_engine, plugins_with, stores_of
 from hl7core.engine.outbox.status import DestinationStatus
 from hl7core.model.delivery import DeliveryStatus
@@ -64,7 +64,7 @@ def now(settings_path: str | None, no_progress: bool) -> int:
     with _sender(settings_path) as sender:
         before = {one.name: one for one in sender.before}
         queued = sender.start()
-        with _progress(shown=sys.stderr.isatty() and not no_progress) as step:
+        with progress_of_sending(shown=not no_progress) as step:
             while True:
                 standing = [one for one in sender.statuses() if one.state != "inactive"]
                 sent = sum(one.submitted - _of(before, one).submitted for one in standing)
@@ -87,20 +87,6 @@ def now(settings_path: str | None, no_progress: bool) -> int:
 
 def _of(before: dict[str, DestinationStatus], one: DestinationStatus) -> DestinationStatus:
     return before.get(one.name, DestinationStatus(one.name, "inactive"))
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    if not shown:
-        yield lambda _done, _total: None
-        return
-    from rich.console import Console  # only on a terminal
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sending", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 # Status.
