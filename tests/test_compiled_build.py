@@ -1,4 +1,4 @@
-"""The build makes machine code where it can, and never costs anybody an installation."""
+"""The build compiles the C extension where it can, and never prevents an installation."""
 
 import hashlib
 import json
@@ -103,7 +103,7 @@ def test_an_editable_install_never_keeps_old_machine_code(monkeypatch, tmp_path)
     assert not old.exists()
 
 
-@pytest.mark.skipif(not is_compiled(), reason="this installation has no machine code")
+@pytest.mark.skipif(not is_compiled(), reason="this installation has no C extension")
 @pytest.mark.parametrize("room", ["hl7", "model", "wire"])
 def test_the_machine_code_is_built_from_this_source(room):
     parts = hook().initialize.__globals__["parts_of"](ROOT / f"src/hl7core/{room}/_native.pyx")

@@ -14,7 +14,7 @@ class RetentionSettings(PluginSettings):
 
     enabled: bool = Field(default=True, description="Delete expired sessions.")
     cleanup_interval_hours: int = Field(
-        default=24, ge=1, le=168, description="Hours between two cleanups; the first runs at the start."
+        default=24, ge=1, le=168, description="Hours between two cleanups. The first one runs at start."
     )
     dry_run: bool = Field(default=False, description="Only report what a cleanup would delete.")
     trash_days: int = Field(

@@ -51,7 +51,7 @@ _PART: Final = 500
 class SqliteStoreSettings(PluginSettings):
     """The table ``[plugins.sqlite_store]``."""
 
-    enabled: bool = Field(default=False, description="Keep sessions in an SQLite database.")
+    enabled: bool = Field(default=False, description="Store sessions in an SQLite database.")
     file: str = Field(
         default="sessions.sqlite",
         description="The database file. A relative path is relative to the data folder (output_folder).",
@@ -158,7 +158,9 @@ class SqliteStore:
                     rows.append((index, session.id, row_of(session)))
                     outcomes.append(f"{path}#{session.id}")
                 except (SessionRefused, AttributeError) as error:
-                    outcomes.append(error if isinstance(error, SessionRefused) else SessionRefused("it is no session"))
+                    outcomes.append(
+                        error if isinstance(error, SessionRefused) else SessionRefused("it is not a session")
+                    )
             if not rows:
                 return outcomes
             ids = {session_id for _, session_id, _ in rows}

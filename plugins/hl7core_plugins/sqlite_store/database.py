@@ -72,7 +72,7 @@ class Terms(NamedTuple):
     network: bool = False
 
 
-class _Damaged(Exception):  # noqa: N818 - what is the matter
+class _Damaged(Exception):  # noqa: N818 - named for the state
     """A check has found damage."""
 
 

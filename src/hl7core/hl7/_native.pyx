@@ -1,11 +1,10 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
-"""The values by which a usual session is found, as machine code: what :mod:`hl7core.hl7.keys` finds, and no more.
+"""The search keys of an ordinary session as a C extension: what :mod:`hl7core.hl7.keys` finds, and no more.
 
-The law is one of doubt: all messages of a session begin with a usual header and all are HL7 v2, or all are LIS02, or the
-session is left to that module.  Without it that module does everything, and answers the same (tests hold the two
-against each other).
+It handles sessions whose messages all begin with an ordinary header and are all HL7 v2 or all LIS02.  Any other session
+is left to that module, which also does everything where the extension is missing.  Tests compare the two.
 
-Bytes are read by address only between a line's begin and end, which lie within one message.
+Bytes are read by address only between the begin and end of a line, which lie within one message.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -44,7 +43,7 @@ if Message._fields != tuple(_MESSAGE.split()):
 
 
 def usual_keys(messages):
-    """Return specimens, patients, control ids, message types and codes, or None if that is not beyond doubt."""
+    """Return specimens, patients, control ids, message types and codes, or None if the session is not an ordinary one."""
     cdef dict specimens = {}, patients = {}, codes = {}, control_ids = {}, message_types = {}
     cdef int kind = _NO_KIND
     cdef Py_ssize_t size

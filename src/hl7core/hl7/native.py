@@ -1,7 +1,7 @@
-"""The values by which a session is found as machine code, where this installation has it; None where not.
+"""The C extension that finds a session's search keys, or None if this installation has none.
 
-It is built from ``_native.pyx`` where a C compiler is at hand (docs/performance.md), and left aside if the environment
-says ``HL7CORE_PURE=1``.
+It is built from ``_native.pyx`` if a C compiler is present (docs/performance.md), and not used if the environment has
+``HL7CORE_PURE=1``.
 """
 
 from __future__ import annotations

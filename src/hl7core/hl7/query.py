@@ -21,7 +21,7 @@ def sort_key(session: Session) -> tuple[datetime, str]:
 
 
 def matches(session: Session, query: SessionQuery) -> bool:
-    """Say whether ``session`` fits all that ``query`` gives, its limit aside.  Never raises over what messages hold."""
+    """Return whether ``session`` matches ``query``, its limit aside.  Never raises because of message content."""
     if query.ids and session.id not in query.ids:
         return False
     if query.status and session.status not in query.status:

@@ -1,7 +1,7 @@
 """What a sensor captured: packets in batches, and the ends they travel between.
 
 Packets move in batches: one buffer and, for each packet, where it lies in it.  A :class:`Packet` is made only for
-who asks (``on_packet``), because an object a packet is what makes captures slow.
+``on_packet``, because one object per packet is what makes captures slow.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A session: one conversation between an analyzer and the LIS, whole.
+"""A session: one complete conversation between an analyzer and the LIS.
 
-The law of these values: they are tuples, so nobody who is handed one (a plugin, another thread) can change it for the
-others; a change is a new value (``session._replace(...)``).  They hold no clock and no file.
+The law of these values: they are tuples, so no plugin or thread that is given one can change it for the others.  A
+change is a new value (``session._replace(...)``).  They hold no clock and no file.
 """
 
 from __future__ import annotations
@@ -210,13 +210,13 @@ class OpenSession(NamedTuple):
 
 
 class SessionQuery(NamedTuple):
-    """What sessions to load: all fields that are given must fit.
+    """Which sessions to load.  A session matches if it matches every field that is given.
 
-    ``since`` and ``until`` bound the start (since included, until not); ``expired_at`` takes those whose
-    ``persisted_until`` lies before it; ``pending_for`` takes those that the named destination has still to get.
-    ``specimen``, ``patient``, ``control_id`` and ``finding`` match whole values, ``text`` a part of any message.
-    ``after`` continues a listing behind that session (its start and id).  At most ``limit`` come, oldest first or
-    with ``newest_first`` the other way round.
+    ``since`` and ``until`` limit the start (``since`` included, ``until`` not).  ``expired_at`` selects sessions whose
+    ``persisted_until`` is before it, ``pending_for`` those still pending for that destination.  ``specimen``,
+    ``patient``, ``control_id`` and ``finding`` match whole values, ``text`` any part of a message.  ``after`` (the
+    start and id of a session) continues a listing after that session.  At most ``limit`` sessions are returned, oldest
+    first, or newest first with ``newest_first``.
     """
 
     ids: tuple[str, ...] = ()

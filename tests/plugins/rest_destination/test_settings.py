@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from hl7core import SettingsError
-from hl7core.settings.model import validate_table
+from hl7core.settings.validation import validate_table
 from hl7core_plugins.rest_destination import RestDestination, RestSettings
 from plugins.rest_destination.parts import SECRET
 
