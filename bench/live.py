@@ -11,9 +11,9 @@ is a network's traffic with a little HL7, whose sessions are also saved, as they
 
 ``lost``: packets sent minus packets that the program reports; ``it says``: the loss that it reports itself.
 ``messages``: found of those sent; hl7core's are compared digest by digest, and no session may occur twice.  ``CPU``:
-the share of one core while packets arrived, all processes of the program together.  MiB: their peak memory, the kernel's
-ring included.  ``behind``: how long after the last packet the last message came out.  The kernel fills a program's ring
-on the sender's core, as it does where the network card's interrupts are; that work is not in ``CPU``.
+the share of one core while packets arrived, all processes of the program together.  ``MiB``: their peak memory, with
+the kernel's ring.  ``behind``: how long after the last packet the last message came out.  The kernel fills a program's
+ring on the sender's core, as it does where the network card's interrupts are; that work is not in ``CPU``.
 
 It needs Linux, root, ``ip``, and two cores for a meaningful result.
 """
