@@ -52,7 +52,7 @@ def test_what_is_still_to_be_sent_is_kept_without_an_engine_too_and_nothing_is_s
     store_in(tmp_path, waiting, *OLD[1:])
     endpoint = {"HL7CORE_PLUGINS__REST_DESTINATION__ENDPOINT": "http://127.0.0.1:9/"}
     run = hl7core("cleanup", cwd=tmp_path, **endpoint)
-    assert "1 kept: still to be sent, and within the grace of 30 days" in run.stdout
+    assert "1 kept: still pending, within the grace period of 30 days" in run.stdout
     assert waiting.id in stored(tmp_path)
     assert b'"attempts":0' in (tmp_path / f"docs/sessions/{waiting.id}.json").read_bytes()
     run = hl7core("cleanup", cwd=tmp_path)  # without the endpoint nobody waits for it
