@@ -77,11 +77,6 @@ class Intake:
         """Whether nothing waits to be decoded."""
         return not self._queue
 
-    @property
-    def waiting_bytes(self) -> int:
-        """The size of the batches in the queue."""
-        return self._bytes
-
     def put(self, batch: PacketBatch, source: str, *, finite: bool = False) -> bool:
         """Queue a batch from ``source``; return false if its packets were dropped or discarded."""
         if not batch.count:

@@ -83,7 +83,7 @@ class SaveQueue:
 
     def claim(self, limit: int, now: float) -> list[str]:
         """Return at most ``limit`` ids that are due, those that failed least often first, and mark them in flight."""
-        due: list[Entry] = []
+        due: list[str] = []
         failed: list[tuple[int, str]] = []
         for session_id, entry in self._entries.items():
             if entry.in_flight or entry.next_at > now:
@@ -91,13 +91,13 @@ class SaveQueue:
             if entry.attempts:
                 failed.append((entry.attempts, session_id))
             else:
-                due.append(entry)
+                due.append(session_id)
                 if len(due) >= limit:
                     break
-        due += [self._entries[session_id] for _, session_id in sorted(failed)[: limit - len(due)]]
-        for entry in due:
-            entry.in_flight = True
-        return [entry.session.id for entry in due]
+        due += [session_id for _, session_id in sorted(failed)[: limit - len(due)]]
+        for session_id in due:
+            self._entries[session_id].in_flight = True
+        return due
 
     def next_due(self) -> float | None:
         """Return the monotonic time at which the next entry is due, None if there is none."""

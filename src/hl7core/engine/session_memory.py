@@ -119,26 +119,27 @@ class SessionMemory:
 
     def make_room(self) -> list[str]:
         """Forget the oldest saved sessions beyond the limits, then the oldest unsaved ones; return the latter's ids."""
-        limits, saved = self.limits, self._saved
-        kept: list[tuple[int, str]] = []
-        count, room = len(saved), limits.memory_bytes + self.queue.size
-        at = 0
-        while at < len(saved) and (count > limits.memory_sessions or self._bytes > room):
-            if saved[at][1] in self.pinned:
-                kept.append(saved[at])
-            else:
-                self._bytes -= self._entries.pop(saved[at][1]).size
-                count -= 1
-            at += 1
-        saved[:at] = kept
+        limits, saved, queue = self.limits, self._saved, self.queue
+        count, room = len(saved), limits.memory_bytes + queue.size
+        if count > limits.memory_sessions or self._bytes > room:
+            kept: list[tuple[int, str]] = []
+            at = 0
+            while at < len(saved) and (count > limits.memory_sessions or self._bytes > room):
+                if saved[at][1] in self.pinned:
+                    kept.append(saved[at])
+                else:
+                    self._bytes -= self._entries.pop(saved[at][1]).size
+                    count -= 1
+                at += 1
+            saved[:at] = kept
         lost: list[str] = []
         while (
             limits.saving
             and not limits.finite
-            and len(self.queue) > 1
-            and (len(self.queue) > limits.unsaved_sessions or self.queue.size > limits.memory_bytes)
+            and (unsaved := len(queue)) > 1
+            and (unsaved > limits.unsaved_sessions or queue.size > limits.memory_bytes)
         ):
-            oldest = self.queue.oldest_idle()
+            oldest = queue.oldest_idle()
             if oldest is None:
                 break
             self.forget(oldest)

@@ -21,7 +21,7 @@ from hl7core.engine.reason import reason_of
 from hl7core.errors import Hl7coreError, SourceError
 from hl7core.guard import in_thread
 from hl7core.model.events import CaptureChanged, PacketsDropped
-from hl7core.model.packet import Interface, PacketBatch
+from hl7core.model.packet import PacketBatch
 from hl7core.plugin_host.dispatch import Dispatch
 from hl7core.settings.model import CoreSettings
 
@@ -117,10 +117,6 @@ class Sources:
     def dropped_kernel(self) -> int:
         """How many packets the kernel dropped, also for sources that have ended."""
         return self._dropped_before + sum(one.last_stats.dropped for one in self._running)
-
-    def interfaces(self) -> list[Interface]:
-        """Return the interfaces that the sources listen on."""
-        return [interface for one in self._running for interface in one.source.interfaces()]
 
     def runs(self, source: PacketSource) -> bool:
         """Return whether ``source`` is running."""
