@@ -6,7 +6,7 @@ has no privileges.  Three parts, each started by the one before it:
 * the *parent* (:mod:`.source`), inside the engine, reads pcapng from a pipe;
 * the *reader* (:mod:`.child`) first drops all privileges, then maps the ring that the kernel writes packets into and
   copies them to the pipe without parsing them;
-* the *opener* (:mod:`.opener`) keeps only ``CAP_NET_RAW`` and is the only one to import scapy; it opens a socket when
+* the *opener* (:mod:`.opener`) keeps only ``CAP_NET_RAW`` and is the only user of scapy; it opens a socket when
   the reader names an interface, passes it on, and never reads from it.
 
 Names here are imported when they are first used: the reader imports this package and must not load the settings.

@@ -23,7 +23,7 @@ def test_a_folder_that_is_open_to_others_is_said_once(tmp_path, caplog):
     store = started(tmp_path)
     for number in range(3):
         store.persist_session(session(number), replace=False)
-    assert sum("open to others" in record.getMessage() for record in caplog.records) == 1
+    assert sum("has mode 755" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_the_folder_may_vanish_while_it_runs(store, tmp_path):

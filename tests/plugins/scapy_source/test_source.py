@@ -45,7 +45,7 @@ class TestErrors:
 
     def test_a_process_that_dies_before_it_captured_is_an_error_with_its_last_words(self, capture_process):
         capture_process("raise RuntimeError('no memory for this')")
-        with pytest.raises(SourceError, match="cannot begin: RuntimeError: no memory for this"):
+        with pytest.raises(SourceError, match="cannot start: RuntimeError: no memory for this"):
             LiveSource(["eth0"]).run(print)
 
     def test_an_interpreter_that_is_gone_is_an_error(self, monkeypatch, tmp_path):
