@@ -1,4 +1,4 @@
-"""What a cleanup threw away."""
+"""What a cleanup deleted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["CleanupReport"]
 
 
 class CleanupReport(NamedTuple):
-    """What was (or with ``dry_run`` would be) thrown away, what was kept and why.
+    """What was deleted (or with ``dry_run`` would be), and what was kept and why.
 
-    ``deleted`` sessions went to the trash or for good, ``freed`` counts their bytes (those in the trash still take
-    them), ``in_trash`` the sessions that wait in the trash afterwards, ``kept`` maps a reason in plain words to how
-    many sessions were kept for it, ``failed`` counts sessions that could not be removed.  ``emptied`` sessions left the
-    trash for good.  ``halted`` says in a sentence why nothing, or not all, was done; "" if all was.
+    ``deleted`` counts the sessions moved to the trash or deleted permanently, ``freed`` their bytes (in the trash they
+    still take space), ``in_trash`` the sessions in the trash afterwards, ``failed`` those that could not be deleted,
+    and ``emptied`` those deleted permanently from the trash.  ``kept`` has pairs of a reason, in plain words, and how
+    many sessions were kept for it.  ``halted`` says in a sentence why not everything was done; "" if it was.
     """
 
     deleted: int = 0

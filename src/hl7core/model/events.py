@@ -1,4 +1,4 @@
-"""News for whoever watches: what a dashboard shows, without message content."""
+"""The events of an engine: what a dashboard would show, without message content."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SessionUpdated:
-    """A session that still goes on has changed."""
+    """An open session has changed."""
 
     session: OpenSession
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSaved:
-    """The store ``store`` holds the session now; ``location`` is where."""
+    """The store ``store`` has saved the session, at ``location``."""
 
     session_id: str
     store: str
@@ -46,7 +46,7 @@ class SessionSaved:
 
 @dataclass(frozen=True, slots=True)
 class SessionUnsaved:
-    """A save failed: ``reason`` says why; the session waits in memory and is tried again."""
+    """A save failed, because of ``reason``.  The session stays in memory and is retried; ``waiting`` sessions do."""
 
     session_id: str
     reason: str
@@ -55,7 +55,7 @@ class SessionUnsaved:
 
 @dataclass(frozen=True, slots=True)
 class SessionsRemoved:
-    """These sessions are no longer in the store."""
+    """These sessions were deleted from their store, with ``to_trash`` to the trash."""
 
     session_ids: tuple[str, ...]
     to_trash: bool
@@ -72,7 +72,7 @@ class SubmissionProgress:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionResult:
-    """How an attempt to hand a session on ended."""
+    """How an attempt to submit a session ended."""
 
     session_id: str
     destination: str
@@ -84,7 +84,7 @@ class SubmissionResult:
 
 @dataclass(frozen=True, slots=True)
 class CleanupProgress:
-    """A cleanup goes on: so many sessions it has deleted (or with ``dry_run`` would have), so many kept."""
+    """A cleanup is in progress: how many sessions it has deleted (with ``dry_run``: would have), and how many kept."""
 
     deleted: int
     kept: int
@@ -93,7 +93,7 @@ class CleanupProgress:
 
 @dataclass(frozen=True, slots=True)
 class CleanupSummary:
-    """A cleanup has run."""
+    """A cleanup has ended."""
 
     report: CleanupReport
     start_time: datetime
@@ -102,7 +102,7 @@ class CleanupSummary:
 
 @dataclass(frozen=True, slots=True)
 class PacketsDropped:
-    """Packets were lost: ``where`` is "kernel" or "intake", ``count`` those since the last such event."""
+    """Packets were lost.  ``where`` is "kernel" or "intake"; ``count`` is how many since the last such event."""
 
     where: str
     source: str
@@ -112,7 +112,7 @@ class PacketsDropped:
 
 @dataclass(frozen=True, slots=True)
 class CaptureChanged:
-    """A source started, stopped, paused, resumed, lost its interface or got it back: ``state`` says which."""
+    """A source started, stopped, paused, resumed, lost its interface or got it back; ``state`` says which."""
 
     source: str
     state: str
@@ -121,7 +121,7 @@ class CaptureChanged:
 
 @dataclass(frozen=True, slots=True)
 class PluginChanged:
-    """A plugin's state has changed: ``state`` as in ``plugins list``, ``error`` why (never message content)."""
+    """A plugin's state has changed: ``state`` as in ``plugins list``, ``error`` why (without message content)."""
 
     plugin: str
     state: str
@@ -130,14 +130,14 @@ class PluginChanged:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChanged:
-    """New settings are in force (``problems`` empty), or were refused and the old ones stay."""
+    """New settings are in force (``problems`` is empty), or were refused and the old ones stay."""
 
     problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveryDone:
-    """A store recovered what an interrupted run left behind."""
+    """A store has recovered what an interrupted run left behind."""
 
     store: str
     recovered: int
@@ -146,7 +146,7 @@ class RecoveryDone:
 
 @dataclass(frozen=True, slots=True)
 class NoticeRaised:
-    """Something a person should know, in one sentence; ``key`` names the matter, so that it is told once."""
+    """Something a person should know, in one sentence.  ``key`` names the subject, so that it is reported once."""
 
     key: str
     text: str
@@ -155,7 +155,7 @@ class NoticeRaised:
 
 @dataclass(frozen=True, slots=True)
 class Resync:
-    """``missed`` events did not fit into this plugin's queue: read the present state anew."""
+    """``missed`` calls did not fit into this plugin's queue: read the current state again."""
 
     missed: int
 

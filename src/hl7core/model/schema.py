@@ -64,9 +64,8 @@ _NO_FRAMING: Final = (b"", b"")
 def usual_framing(protocol: str, before: bytes, text: bytes) -> tuple[bytes, bytes]:
     """Return the bytes before and after ``text`` in a sound frame of ``protocol``; the JSON leaves them out.
 
-    MLLP: VT and FS CR (HL7 v2, Minimal Lower Layer Protocol).  Plain: STX and CR LF.  LIS01 (LIS01-A2, 6.3): before, no
-    bytes are usual, since the frame number differs; after, ETX, the checksum of everything between STX and checksum,
-    CR LF.
+    MLLP: VT and FS CR.  Plain: STX and CR LF.  LIS01: nothing before, since the frame number differs; after, ETX, the
+    checksum of everything between STX and checksum, CR LF.  docs/wire.md names the sources.
     """
     if protocol == "mllp":
         return _MLLP
