@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
         return self.whole and self.behind is not None and self.behind <= _KEPT_UP_SECONDS
 
     def at_rate(self, rate: float) -> bool:
-        """Say whether the sender reached ``rate``."""
+        """Return whether the sender reached ``rate``."""
         return self.sent.packets / self.sent.seconds >= rate * _REACHED
 
 

@@ -1,6 +1,6 @@
-"""Writes the pages that follow from the code: ``python docs/make_reference.py`` after a change to hooks or settings.
+"""Generates the reference pages from the code.  Run ``python docs/make_reference.py`` after changing hooks or settings.
 
-A test holds the pages against what this writes.
+``tests/test_docs.py`` fails if the pages differ from what this writes.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from hl7core.wire.framing.lis01 import diagram
 DOCS = Path(__file__).parent
 
 GROUPS = {
-    "The brief's six": [
+    "The life of a session": [
         "on_packet", "on_session_complete", "persist_session", "load_sessions", "submit_session", "cleanup",
     ],
-    "What else a destination answers": ["submit_sessions", "reach_destination"],
-    "What else a store answers": [
+    "More hooks of a destination": ["submit_sessions", "reach_destination"],
+    "More hooks of a store": [
         "persist_sessions", "delete_sessions", "restore_sessions", "empty_trash", "list_trash", "store_size",
     ],
     "Before a save": ["before_persist"],
     "Lifecycle": ["register_settings", "configure", "start", "stop"],
-    "Seams": ["open_source", "list_interfaces", "register_framers", "diagnose", "on_event", "register_hookspecs"],
+    "Extension points": ["open_source", "list_interfaces", "register_framers", "diagnose", "on_event", "register_hookspecs"],
 }  # fmt: skip
 
 EXAMPLES = {
@@ -90,7 +90,7 @@ EXAMPLES = {
     "register_framers": "def register_framers(self):\n    return [Dialect('fixed', score, FixedFramer, turns=False)]",
     "diagnose": (
         "def diagnose(self, session):\n    if not session.messages:\n"
-        "        yield Finding('empty', Severity.INFO, 'nothing was said')"
+        "        yield Finding('empty', Severity.INFO, 'the session holds no message')"
     ),
     "on_event": "def on_event(self, event):\n    if isinstance(event, PacketsDropped):\n        self.lost += event.count",
     "register_hookspecs": "def register_hookspecs(self):\n    return my_hookspecs  # a module of functions marked @hookspec",
@@ -102,22 +102,29 @@ def hooks_page() -> str:
     lines = [
         "# Hooks",
         "",
-        "Every hook that the core calls. Mark an implementation with `@hookimpl`; take only the arguments you want.",
-        "All names in the examples come from `hl7core`. `def` and `async def` are as shown: only `submit_session`,",
-        "`submit_sessions`, `reach_destination`, `start` and `stop` may be `async def`.",
+        "Every hook that the core calls. Mark an implementation with `@hookimpl` and take only the arguments you need. All",
+        "names in the examples come from `hl7core`. Use `def` or `async def` as shown: only `submit_session`,",
+        "`submit_sessions`, `reach_destination`, `start` and `stop` may be `async def`. Hook wrappers are not allowed.",
         "",
-        "| if it raises | then |",
+        f"This is version {hookspecs.HOOK_API} of the hooks.",
+        "",
+        "## When a plugin fails",
+        "",
+        "A plugin's exception never reaches another plugin. What happens instead depends on the hook:",
+        "",
+        "| raised by | effect |",
         "|---|---|",
-        "| `on_*`, `diagnose` | logged once a minute, counted, told as `PluginChanged`; the others are called all the same |",
-        "| a store's hook | the session stays in memory and is tried again, ever less often |",
-        "| `submit_session`, `submit_sessions` | one failed attempt; the kind of SubmitError says what becomes of the session |",
-        "| `cleanup` | its report is missing, and says so |",
-        "| lifecycle, `register_*`, `open_source` | that plugin is FAILED; all others run |",
+        "| `on_*`, `diagnose`, `register_framers` | counted, logged at most once a minute, published as `PluginChanged`; ten within a minute make the plugin FAILED |",
+        "| a store's hook, `before_persist` | the session stays in memory and is retried, less and less often |",
+        "| `submit_session`, `submit_sessions` | one failed attempt; the kind of `SubmitError` decides what happens to the session |",
+        "| `cleanup` | its report is missing, and a notice says so |",
+        "| lifecycle, `register_settings`, `register_hookspecs` | that plugin is FAILED |",
+        "| `open_source`, `list_interfaces` | logged; the other sources are still asked |",
         "",
-        "A call that takes over 5 seconds marks the plugin hanging; at 30 seconds it is quarantined: taken out, named in",
-        "`hl7core plugins list`, and brought back by enabling it again.",
-        "",
-        f"The version of this set of hooks is {hookspecs.HOOK_API}.",
+        "A call that runs for over 5 seconds marks the plugin as hanging until it returns. After 30 seconds the plugin is",
+        "quarantined: taken out of service, shown in `hl7core plugins list`, and brought back by enabling it again. Calls that",
+        "may take long (stores, `cleanup`, destinations, opening a source) are never quarantined; a destination counts as",
+        "hanging only 5 seconds after its own `timeout`.",
     ]
     for title, names in GROUPS.items():
         lines += ["", f"## {title}"]
@@ -139,21 +146,27 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "`settings.toml` in the working folder, or `--settings FILE`, or `HL7CORE_SETTINGS`; then the user's and the",
-        "system's config folder. What is stronger wins: command line, environment, `settings.local.toml`,",
-        "`.secrets.toml` (mode 0600), `settings.toml`, defaults. In the environment a key is written",
-        "`HL7CORE_CORE__STORE` or `HL7CORE_PLUGINS__JSON_STORE__ENABLED`. Several values in one key are one string:",
-        '`interfaces = "eth0, eth1"`.',
+        "hl7core reads the file named by `--settings FILE` or `HL7CORE_SETTINGS`. Otherwise it reads `settings.toml` in the",
+        "working folder, or else in the user's or the system's config folder. Earlier entries in this list override later ones:",
         "",
-        "A running engine follows a changed file within a second. A file or value that is wrong changes nothing, and you are",
-        "told which value it is and what stays in force. `hl7core settings check` says the same beforehand.",
+        "1. the command line",
+        "2. environment variables: `HL7CORE_CORE__STORE`, `HL7CORE_PLUGINS__JSON_STORE__ENABLED`",
+        "3. `settings.local.toml`",
+        "4. `.secrets.toml` (mode 0600)",
+        "5. `settings.toml`",
+        "6. the defaults below",
+        "",
+        'Several values in one key are written as one string: `interfaces = "eth0, eth1"`.',
+        "",
+        "A running engine applies a changed file within a second. If the file or a value is wrong, nothing changes, and you are",
+        "told which value is wrong and what stays in force. Check beforehand with `hl7core settings check`.",
     ]
     registry = Registry(Settings(core=CoreSettings()))
     models = {"core": CoreSettings} | {
         f"plugins.{name}": registry.model(name) for name in sorted(registry.names()) if registry.info(name).bundled
     }
     for table, model in models.items():
-        lines += ["", f"## [{table}]", "", "| key | default | |", "|---|---|---|"]
+        lines += ["", f"## [{table}]", "", "| key | default | meaning |", "|---|---|---|"]
         for key, field in model.model_fields.items():
             default = field.get_default(call_default_factory=True)
             text = " ".join((field.description or "").split())
@@ -170,7 +183,7 @@ def _toml(value: object) -> str:
 
 
 def wire_diagram() -> str:
-    """Return the block of ``wire.md`` that is drawn from the transition table."""
+    """Return the block of ``wire.md`` that is generated from the transition table."""
     return f"```mermaid\n{diagram().strip()}\n```"
 
 

@@ -1,11 +1,13 @@
 """What all tests have in common."""
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A machine that stalls for a second says nothing about a test: no promise here is about speed.
@@ -28,3 +30,12 @@ def leave_home():
 
 
 leave_home()
+
+
+@pytest.fixture(autouse=True)
+def _log_levels():
+    """Restore the level of the package's logger: a command with a live view lowers it for its own process."""
+    logger = logging.getLogger("hl7core")
+    level = logger.level
+    yield
+    logger.setLevel(level)

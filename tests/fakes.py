@@ -10,7 +10,8 @@ from types import MappingProxyType, SimpleNamespace
 from hl7core.model.packet import Endpoint
 from hl7core.model.session import Ending, Session
 from hl7core.plugin_host.registry import Registry
-from hl7core.settings.reading import CoreSettings, Settings
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.reading import Settings
 
 
 def entry_point(name, kind, *, bundled=False, group="hl7core"):

@@ -4,7 +4,7 @@ import time
 
 
 def eventually(condition, seconds=10.0):
-    """Say whether ``condition()`` came true within ``seconds``."""
+    """Return whether ``condition()`` came true within ``seconds``."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

@@ -184,7 +184,7 @@ def reassembled(batches: list[PacketBatch]) -> dict[str, bytes]:
             data, link_type = packet.data, batch.interface.link_type
             segment = dissect(data, 0, len(data), link_type)
             if segment is FRAGMENT:
-                whole = fragments.take(data, 0, len(data), link_type, packet.time_ns)
+                whole = fragments.add(data, 0, len(data), link_type, packet.time_ns)
                 if whole is None:
                     continue
                 data = whole

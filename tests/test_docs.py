@@ -39,7 +39,7 @@ def test_every_hook_has_a_section_and_an_example():
         assert f"def {name}(self" in page
 
 
-def test_the_six_hooks_of_the_brief_exist():
+def test_the_six_hooks_of_a_sessions_life_exist():
     assert {
         "on_packet", "on_session_complete", "persist_session", "load_sessions", "submit_session", "cleanup",
     } <= set(hooks())  # fmt: skip
@@ -128,3 +128,25 @@ def test_the_plugin_of_the_page_is_a_plugin():
     scope: dict = {}
     exec(code, scope)
     assert issubclass(scope["Counter"]().register_settings(), PluginSettings)
+
+
+def paths_named_in(page: str) -> set[str]:
+    """Return the paths that a page names in backticks, and those in its tree, the first block of code."""
+    named = set(re.findall(r"`([\w./]+\.(?:pyx?|pxi))`", page)) | set(re.findall(r"`((?:\w+/)+)`", page))
+    folder = ""
+    for line in page.split("```")[1].strip().splitlines():
+        names = re.match(r"(?:[\w.]+(?:\.py|/) ?)+", line.strip())
+        assert names, line
+        folder = folder if line.startswith(" ") else ""
+        named |= {folder + name for name in names[0].split()}
+        folder = folder or (names[0].split()[0] if "/" in names[0] else "")
+    return named
+
+
+def test_every_path_in_the_architecture_exists():
+    page = (DOCS / "architecture.md").read_text()
+    named = paths_named_in(page)
+    assert {"wire/mllp_sessions/", "engine/outbox/", "plugin_host/registry.py", "engine/intake.py"} <= named
+    roots = (ROOT, ROOT / "src/hl7core")
+    optional = {"dynaconf_hooks.py"}  # a file that somebody may have, named to say that it is not run
+    assert sorted(n for n in named - optional if not any((root / n).exists() for root in roots)) == []

@@ -107,7 +107,7 @@ def test_a_place_can_be_pinned_to_the_dialect_while_its_plugin_is_enabled(site, 
     for arguments in (("read", capture), ("settings", "check")):
         run = hl7core(site, "--settings", settings, *arguments)
         assert run.returncode == 5
-        assert "core.protocols: nothing here speaks fixed_frames; the protocols are lis01, mllp, plain" in run.stderr
+        assert "core.protocols: unknown protocol fixed_frames; known protocols are lis01, mllp, plain" in run.stderr
 
 
 def test_the_examples_own_tests_pass(site):

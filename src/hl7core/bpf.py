@@ -1,7 +1,7 @@
-"""Capture filters, as tcpdump has them: libpcap compiles the expression, and its interpreter runs it on each packet.
+"""Capture filters as in tcpdump: libpcap compiles the expression, and its interpreter runs it on each packet.
 
-The law: what an expression means is libpcap's to say, and its message is passed on as it stands.  libpcap is loaded
-when the first filter is made and not before, so that nothing but a filter needs it.
+libpcap alone decides what an expression means, and its error messages are passed on unchanged.  It is loaded when the
+first filter is made, so that nothing but a filter needs it.
 
 Language: pcap-filter(7).  Functions: pcap_open_dead(3pcap), pcap_compile(3pcap), pcap_offline_filter(3pcap).
 """
@@ -22,13 +22,13 @@ from hl7core.model.packet import PacketBatch
 __all__ = ["PacketFilter"]
 
 _NAMES: Final = ("libpcap.so.1", "libpcap.so.0.8", "libpcap.dylib")
-_NETMASK_UNKNOWN: Final = 0xFFFFFFFF  # PCAP_NETMASK_UNKNOWN: only "ip broadcast" needs one
+_NETMASK_UNKNOWN: Final = 0xFFFFFFFF  # PCAP_NETMASK_UNKNOWN: only "ip broadcast" needs a netmask
 _OPTIMIZE: Final = 1
 
-# Capture files number link types their own way, the same but for these (https://www.tcpdump.org/linktypes.html).
+# The link types that capture files number differently from libpcap (https://www.tcpdump.org/linktypes.html).
 _LINK_TYPE_TO_DLT: Final = {100: 11, 101: 12}
 
-# libpcap before 1.8 compiles with global state, and nothing here is made often.
+# libpcap before 1.8 compiles with global state.
 _COMPILING = threading.Lock()
 
 
@@ -50,13 +50,13 @@ class _Header(ctypes.Structure):
 
 
 class PacketFilter:
-    """One capture filter; :meth:`apply` keeps the packets that match.
+    """A capture filter; :meth:`apply` returns the packets that match.
 
-    ``expression`` is pcap-filter(7), such as ``tcp port 2575``; ``link_type`` the LINKTYPE number of the packets,
-    ``snaplen`` the most bytes captured of each.  Packets of another link type get a program of their own as they come.
-    Not for use by two threads at a time.
+    ``expression`` is in the language of pcap-filter(7), such as ``tcp port 2575``.  ``link_type`` is the LINKTYPE
+    number of the packets and ``snaplen`` the most bytes captured of each.  The expression is compiled again for each
+    other link type that arrives.  Two threads must not use a filter at the same time.
 
-    Raises SourceError, with libpcap's own message if the expression is wrong, or with the remedy if libpcap is missing.
+    Raises SourceError with libpcap's message if the expression is not valid, or with the remedy if libpcap is missing.
     """
 
     def __init__(self, expression: str, link_type: int, snaplen: int = 262_144) -> None:
@@ -69,17 +69,17 @@ class PacketFilter:
         self._program(link_type)
 
     def apply(self, batch: PacketBatch) -> PacketBatch | None:
-        """Return the packets of ``batch`` that match, in its buffer; None if none does.
+        """Return the packets of ``batch`` that match, in the same buffer; None if none does.
 
-        ``number`` is then the position of the first of them; what a batch without a match had ``skipped`` counts for
-        the next one.  Raises SourceError if the expression means nothing on the batch's link type.
+        ``number`` of the result is that of its first packet.  The ``skipped`` of a batch without a match is added to
+        the next one.  Raises SourceError if the expression is not valid for the batch's link type.
         """
         link_type = batch.interface.link_type
         program = ctypes.byref(self._programs.get(link_type) or self._program(link_type))
         header = _Header()
         at_header = ctypes.byref(header)
         matches = self._library.pcap_offline_filter
-        # The batch holds the buffer for as long as libpcap looks at it.
+        # The batch keeps the buffer alive while libpcap reads it.
         base = ctypes.cast(ctypes.c_char_p(batch.buffer), ctypes.c_void_p).value or 0
         kept: list[int] = []
         for position, (start, end, wire_length) in enumerate(
@@ -108,7 +108,7 @@ class PacketFilter:
         )
 
     def close(self) -> None:
-        """Free what libpcap holds for this filter, which is of no use afterwards; a second time does nothing."""
+        """Free libpcap's memory; the filter cannot be used afterwards.  Closing twice is harmless."""
         self._free()
 
     def __enter__(self) -> Self:
@@ -127,16 +127,16 @@ class PacketFilter:
         except UnicodeEncodeError:
             expression = b"\0"
         if b"\0" in expression:
-            raise SourceError(f"the capture filter {self.expression!r} holds a character that no filter has")
+            raise SourceError(f"the capture filter {self.expression!r} contains an invalid character")
         program = _Program()
         with _COMPILING:
             handle = library.pcap_open_dead(_LINK_TYPE_TO_DLT.get(link_type, link_type), self._snaplen)
             if not handle:
-                raise SourceError("libpcap has no memory left for a capture filter")
+                raise SourceError("libpcap is out of memory for a capture filter")
             try:
                 if library.pcap_compile(handle, ctypes.byref(program), expression, _OPTIMIZE, _NETMASK_UNKNOWN):
                     reason = library.pcap_geterr(handle).decode("utf-8", "replace")
-                    raise SourceError(f"the capture filter {self.expression!r} is refused: {reason}")
+                    raise SourceError(f"the capture filter {self.expression!r} is not valid: {reason}")
             finally:
                 library.pcap_close(handle)
         self._programs[link_type] = program

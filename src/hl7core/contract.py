@@ -1,7 +1,7 @@
-"""What a plugin meets: its settings, the runtime it is handed, and what a source of packets must do.
+"""The contract between the core and a plugin: its settings, its runtime, and what a packet source must do.
 
 A plugin is a class named by an entry point of the group ``hl7core``.  It is constructed without arguments when it is
-enabled, and implements the hooks of :mod:`hl7core.hookspecs` that it wants, each marked ``@hookimpl``.
+enabled, and implements the hooks of :mod:`hl7core.hookspecs` that it needs, each marked ``@hookimpl``.
 """
 
 from __future__ import annotations
@@ -33,51 +33,53 @@ T = TypeVar("T")
 
 
 class PluginSettings(BaseModel):
-    """The base of a plugin's settings: the table ``[plugins.NAME]``.
+    """The base class of a plugin's settings, the table ``[plugins.NAME]``.
 
-    A field's description and bounds are what the settings page, ``settings.toml`` and error messages show.  Several
-    values in one key are one string (``"eth0, eth1"``); a path is a ``str``; a secret is a ``SecretStr``.
+    The description and bounds of a field appear in ``docs/settings.md``, ``settings.toml``, ``plugins info`` and error
+    messages.  Declare a path as ``str``, a secret as ``SecretStr``, and several values as one string (``"eth0,
+    eth1"``).
     """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True, use_attribute_docstrings=True
     )
 
-    enabled: bool = Field(default=False, description="Whether the plugin is loaded at all.")
+    enabled: bool = Field(default=False, description="Whether to load the plugin.")
 
 
 class DestinationSettings(PluginSettings):
-    """The base of a destination's settings: what the outbox goes by.
+    """The base class of a destination's settings: how the outbox hands it sessions.
 
-    A destination whose settings are none of these is handed sessions by the defaults.
+    A destination whose settings do not derive from this class gets the defaults.
     """
 
     concurrency: int = Field(default=2, ge=1, le=10)
-    """How many attempts may run at once."""
+    """How many attempts may run at the same time."""
     max_retries: int = Field(default=3, ge=1, le=20)
-    """How many attempts a session gets in a cycle, all told; between them the outbox waits 1, 2, 4, 8 s and so on."""
+    """How many attempts a session gets in one cycle; between them the outbox waits 1, 2, 4, 8 seconds and so on."""
     interval_minutes: int = Field(default=5, ge=1, le=60)
-    """Minutes between two cycles: how soon what stayed pending is tried again."""
+    """Minutes between two cycles: how soon sessions that are still pending are tried again."""
     timeout: float = Field(default=30.0, ge=1, le=300)
-    """Seconds that one attempt may take in all."""
+    """How many seconds one attempt may take in total."""
     backlog: bool = True
-    """Whether a destination that becomes active takes up the sessions that were pending before."""
+    """Whether a destination that becomes active also gets the sessions that were already pending."""
     batch_size: int = Field(default=1, ge=1, le=100)
-    """How many sessions are handed over in one attempt, if the destination takes several."""
+    """How many sessions to hand over in one attempt, if the destination accepts several."""
 
     @property
     def active(self) -> bool:
-        """Whether it is to be handed sessions at all; override it (``return bool(self.endpoint)``)."""
+        """Whether to hand it sessions at all; override this, for example with ``return bool(self.endpoint)``."""
         return True
 
 
 class SourceRequest(NamedTuple):
     """Which packets are wanted.
 
-    ``files`` names capture files ("-" is standard input); else capture is live, on ``interfaces`` (empty: as the
-    plugin's settings say).  ``bpf`` is a filter that the user wrote; ``default_bpf`` the one that the addresses and
-    ports in the settings amount to, used if there is no other.  ``configured`` is true when the engine starts what the
-    settings ask for, false when a person asked.
+    ``files`` names capture files ("-" is standard input).  Without files, capture live on ``interfaces``; if those are
+    empty too, as the plugin's settings say.  ``bpf`` is a filter written by the user.  ``default_bpf`` follows from the
+    addresses and port in the settings and applies if there is no other filter.  ``promiscuous`` asks for packets
+    addressed to other machines too.  ``configured`` is true if the engine starts what the settings ask for, false if a
+    person asked.
     """
 
     files: tuple[str, ...] = ()
@@ -89,9 +91,11 @@ class SourceRequest(NamedTuple):
 
 
 class SourceStats(NamedTuple):
-    """What a source has seen: packets handed on, packets that the kernel dropped, and, for files, bytes read of all.
+    """What a source has seen so far.
 
-    ``detail`` is one sentence for a person about its state ("eth0 is down, waiting"), empty if all is well.
+    ``received`` counts the packets passed on, ``dropped`` those that the kernel dropped.  For files, ``position`` is
+    how many of ``size`` bytes have been read.  ``detail`` describes the state in one sentence ("eth0 is down,
+    waiting"); it is empty if all is well.
     """
 
     received: int = 0
@@ -103,35 +107,35 @@ class SourceStats(NamedTuple):
 
 @runtime_checkable
 class PacketSource(Protocol):
-    """Where packets come from.  ``run`` blocks, on a thread that the core owns."""
+    """A source of packets.  ``run`` blocks, on a thread that the core owns."""
 
     @property
     def name(self) -> str:
-        """What people call it: ``eth0``, ``day.pcap``."""
+        """The source's name for people: ``eth0``, ``day.pcap``."""
 
     def run(self, emit: Callable[[PacketBatch], None]) -> None:
-        """Hand batches to ``emit`` until the packets end or ``stop`` is called.
+        """Pass batches to ``emit`` until the packets end or ``stop`` is called.
 
-        A live source hands on what it has at least every 100 ms.  Raises SourceError or CaptureFileError if packets
-        cannot be had; what was emitted before counts.
+        A live source passes on what it has at least every 100 ms.  Raises SourceError or CaptureFileError if packets
+        cannot be had; batches emitted before count.
         """
 
     def stop(self) -> None:
-        """Make ``run`` hand on what it still holds and return; called from any thread, more than once."""
+        """Make ``run`` pass on what it still holds and return.  May be called from any thread, and more than once."""
 
     def stats(self) -> SourceStats:
-        """Say what it has seen so far; called from any thread."""
+        """Return what the source has seen so far.  May be called from any thread."""
 
     def interfaces(self) -> Sequence[Interface]:
-        """Name the interfaces it listens on, as far as known."""
+        """Return the interfaces it listens on, as far as known."""
 
 
 class CoreView(NamedTuple):
-    """What every plugin may know of ``[core]``: the data folder (absolute), and how long sessions are kept.
+    """The part of ``[core]`` that plugins may see.
 
-    ``destinations`` are those that sessions are handed on to now.
-    ``owner`` is false where another process owns the data folder (an engine runs, and this one only adds sessions):
-    then nothing that is already there may be recovered, moved or thrown away.
+    ``output_folder`` is the data folder, an absolute path.  ``destinations`` are the destinations active now.
+    ``owner`` is false if another process owns the data folder, because an engine runs there and this process only
+    adds sessions: then do not recover, move or delete anything that is already in it.
     """
 
     output_folder: str
@@ -146,7 +150,7 @@ class CoreView(NamedTuple):
 
 
 class State(NamedTuple):
-    """The engine's state in numbers, cheap to take."""
+    """The engine's state in numbers.  Taking it is cheap."""
 
     running: bool
     paused: bool
@@ -164,115 +168,118 @@ class State(NamedTuple):
 
 
 class Runtime(Protocol):
-    """The only handle on the engine that a plugin gets (in ``start``).
+    """A plugin's only access to the engine, passed to ``start``.
 
-    The coroutines run on the engine's event loop: from a thread use ``call``.  The plain methods may be called from
-    any thread.
+    The coroutines run on the engine's event loop; from another thread, use ``call``.  The plain methods may be called
+    from any thread.
     """
 
     async def sessions(self, query: SessionQuery) -> list[Session]:
-        """Return stored sessions, and those in memory that are not stored yet."""
+        """Return the matching sessions: those stored, and those in memory not stored yet.  Raises StoreError."""
 
     async def retry(self, ids: Sequence[str]) -> list[str]:
-        """Make failed or submitted sessions pending again with no attempts; return the ids that were found."""
+        """Make failed or submitted sessions pending again, with no attempts.  Return the ids that were found."""
 
     async def ignore(self, ids: Sequence[str]) -> list[str]:
-        """Mark sessions as never to be sent; return the ids that were found."""
+        """Mark sessions as never to be submitted.  Return the ids that were found."""
 
     async def unignore(self, ids: Sequence[str]) -> list[str]:
-        """Undo ``ignore``; return the ids that were found."""
+        """Undo ``ignore``.  Return the ids that were found."""
 
     async def delete(
         self, ids: Sequence[str], *, to_trash: bool = True, deleted_at: datetime | None = None
     ) -> list[str]:
-        """Remove sessions from memory and store; return the ids that were removed.
+        """Delete sessions from memory and from their store.  Return the ids that were deleted.
 
-        ``deleted_at`` (None: now) is the time under which they lie in the trash; give one time to what belongs
-        together.  Raises StoreError.
+        With ``to_trash`` they can be restored.  ``deleted_at`` (default: now) is the time under which they are filed in
+        the trash; use the same time for sessions that belong together.  Raises StoreError.
         """
 
     async def restore(self, ids: Sequence[str]) -> list[str]:
-        """Bring sessions back from the trash; return the ids that came back.
+        """Bring sessions back from the trash.  Return the ids that came back.
 
-        Their expiry is counted anew, from their first save and today's ``retention_days``.
+        Each gets a new expiry: its first save plus the current ``retention_days``.
         """
 
     async def empty_trash(self, before: datetime) -> CleanupReport:
-        """Throw away for good what went to the trash before that time; ``in_trash`` tells what is left there.
+        """Permanently delete what went to the trash before that time.
 
-        Raises StoreError.
+        The report's ``in_trash`` is how many sessions are left in the trash.  Raises StoreError.
         """
 
     async def trash(self) -> list[tuple[str, datetime]]:
-        """Return the ids of the sessions in the trash and when each went there, oldest first.
+        """Return the sessions in the trash as (id, when it went there), oldest first.
 
-        Raises StoreError, also if an attached store cannot say.
+        Raises StoreError, also if an attached store does not implement ``list_trash``.
         """
 
     async def store_size(self) -> int:
-        """Return the bytes on disk that the stored sessions take, the trash included.
+        """Return how many bytes on disk the stored sessions take, trash included.
 
-        Raises StoreError, also if an attached store cannot say.
+        Raises StoreError, also if an attached store does not implement ``store_size``.
         """
 
     async def submit_now(self) -> int:
-        """Try all that is pending at once; return how many sessions are known to be.
+        """Try every pending session now.  Return how many are known to be pending.
 
-        Raises EngineError if no destination is active, or nothing is saved.
+        Raises EngineError if no destination is active or sessions are not being saved.
         """
 
     async def cleanup(self, *, dry_run: bool = False, confirmed: bool = False) -> list[CleanupReport]:
-        """Run every plugin's ``cleanup``; return their reports, none while nothing is saved.
+        """Run every plugin's ``cleanup`` and return the reports; none while ``enable_persistence`` is false.
 
-        ``confirmed``: a person has said yes to it, whatever the clock looks like.
+        ``confirmed`` says that a person has confirmed it, whatever the clock looks like.
         """
 
     async def change_settings(self, changes: dict[str, Any]) -> None:
-        """Write ``changes`` ({"core.retention_days": 14}) to the settings file.
+        """Write ``changes``, for example {"core.retention_days": 14}, to the settings file and apply them.
 
-        Raises SettingsError, changing nothing.
+        If any of them is refused, nothing changes and SettingsError is raised.
         """
 
     async def interfaces(self) -> list[Interface]:
-        """List the interfaces that can be captured on."""
+        """Return the interfaces that can be captured on."""
 
     async def start_capture(self, interfaces: Sequence[str] = (), bpf: str = "") -> None:
-        """Start capturing; nothing given: as the settings say.  Raises SourceError."""
+        """Start capturing; without arguments, as the settings say.  Raises SourceError."""
 
     async def stop_capture(self) -> None:
         """Stop capturing and end the open sessions."""
 
     async def pause(self) -> None:
-        """Stop decoding; packets that come are counted and let go, and a gap is marked."""
+        """Stop decoding.  Packets that arrive are counted and dropped, and a gap is marked."""
 
     async def resume(self) -> None:
-        """Decode again."""
+        """Resume decoding."""
 
     async def clear(self) -> None:
-        """Forget the sessions in memory that are stored; the store keeps them."""
+        """Drop stored sessions from memory; the store keeps them."""
 
     def publish(self, event: Event) -> None:
-        """Tell every plugin that listens; a NoticeRaised stands, told once, until it is published as resolved."""
+        """Send ``event`` to every plugin that implements ``on_event``.
+
+        A NoticeRaised is sent once per ``key`` and stands until it is published as resolved.
+        """
 
     def state(self) -> State:
         """Return the engine's state in numbers."""
 
     def core(self) -> CoreView:
-        """Return what a plugin may know of ``[core]`` now."""
+        """Return the part of ``[core]`` that plugins may see, as it is now."""
 
     def now(self) -> datetime:
-        """Return the wall-clock time (aware, UTC); a test may set another."""
+        """Return the wall-clock time (aware, UTC).  Use this instead of the system clock, so that tests can set it."""
 
     def give_way(self) -> None:
-        """Let what waits to be saved be saved before you go on: for a store that is long at reading.
+        """Let waiting sessions be saved before you go on.  For stores that may take long to read.
 
-        It costs next to nothing, so call it between any two steps of ``load_sessions`` and ``store_size``; your
-        ``persist_sessions`` is called within it if need be.  Does nothing elsewhere.  Raises EngineError if the engine
-        stops: nobody waits for the answer any more.
+        Call it often, between any two steps of ``load_sessions`` and ``store_size``: it costs next to nothing.  If
+        sessions wait, your ``persist_sessions`` is called inside it.  Elsewhere it does nothing.  Raises EngineError if
+        the engine stops, because nobody waits for the answer any more.
         """
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run ``coroutine`` on the event loop, from another thread."""
+        """Run ``coroutine`` on the event loop.  For use from another thread."""
 
     def every(self, period: timedelta, job: Callable[[], None]) -> Callable[[], None]:
-        """Run ``job`` each ``period`` on a worker thread until the returned function is called or the plugin stops."""
+        """Run ``job`` every ``period`` on a worker thread, until the returned function is called or the plugin ends."""

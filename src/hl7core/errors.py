@@ -3,24 +3,24 @@
 ::
 
     Hl7coreError
-    ├── SettingsError          a setting is wrong: which, its rule, what stays in force
-    ├── CaptureFileError       a capture file cannot be read (on): where the damage lies
+    ├── SettingsError          a setting is wrong; carries one sentence per wrong value
+    ├── CaptureFileError       a capture file cannot be read; carries the packet where the damage begins
     ├── SourceError            packets cannot be had
-    │   ├── PermissionMissing  ... for want of privileges; carries the remedy
-    │   └── InterfaceMissing   ... no such interface; carries those that exist
+    │   ├── PermissionMissing  ... because a privilege is missing; carries the remedy
+    │   └── InterfaceMissing   ... because there is no such interface; carries those that exist
     ├── StoreError             a session could not be saved, loaded or deleted
     │   └── SessionRefused     ... because it is not a valid session
-    ├── SubmitError            an attempt to hand a session on failed; carries when to come again
-    │   ├── DestinationUnreachable  ... the network, or no answer in time: the session stays pending
-    │   ├── DestinationBusy         ... it says "later" (408, 425, 429): never makes a session failed
-    │   ├── DestinationBroken       ... it is at fault (5xx): failed after the last attempt of a cycle
-    │   ├── SessionRejected         ... it will not have this session (other 4xx, 3xx): failed at once
-    │   └── DestinationUnauthorized ... it will not have us (401, 403): failed, and the destination pauses
+    ├── SubmitError            an attempt to submit a session failed; carries how long to wait
+    │   ├── DestinationUnreachable  ... network failure, or no answer in time: the session stays pending
+    │   ├── DestinationBusy         ... the answer is "later" (408, 425, 429): the session stays pending
+    │   ├── DestinationBroken       ... the destination has an error (5xx): failed after the last attempt of a cycle
+    │   ├── SessionRejected         ... it refuses this session (other 4xx, 3xx): failed at once
+    │   └── DestinationUnauthorized ... it refuses our credentials (401, 403): failed, and the destination is paused
     ├── PluginError            a plugin cannot be loaded, or broke the contract
     └── EngineError            the engine cannot run, or does not answer
         └── EngineBusy         another engine owns the data folder; carries its pid
 
-No message of theirs holds message content: an error may be logged, a patient's data may not.
+No message of these errors contains message content: errors are logged, and patient data must not be.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ __all__ = [
 
 
 class Hl7coreError(Exception):
-    """The root: catch it to catch whatever hl7core raises on purpose."""
+    """The base class of every error that hl7core raises on purpose."""
 
 
 class SettingsError(Hl7coreError):
     """A setting is wrong.
 
-    ``problems`` has one sentence a wrong value, each naming the key (``plugins.json_store.enabled``) and its rule.
+    ``problems`` has one sentence per wrong value, which names the key (``plugins.json_store.enabled``) and its rule.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -62,9 +62,9 @@ class SettingsError(Hl7coreError):
 
 
 class CaptureFileError(Hl7coreError):
-    """A capture file is damaged or no capture file.
+    """A capture file is damaged, or is not a capture file.
 
-    ``packet`` is the number (from 1) of the first packet that could not be read, 0 if not even the header could.
+    ``packet`` is the number (from 1) of the first packet that could not be read, or 0 if the header could not.
     """
 
     def __init__(self, message: str, *, packet: int = 0) -> None:
@@ -73,11 +73,11 @@ class CaptureFileError(Hl7coreError):
 
 
 class SourceError(Hl7coreError):
-    """Packets cannot be had from a source."""
+    """A source cannot supply packets."""
 
 
-class PermissionMissing(SourceError):  # noqa: N818 - named for what is the matter, as PermissionError is
-    """The process may not capture; ``remedy`` is what to do about it."""
+class PermissionMissing(SourceError):  # noqa: N818 - named for what is missing
+    """The process may not capture; ``remedy`` says what to do about it."""
 
     def __init__(self, message: str, *, remedy: str) -> None:
         super().__init__(message)
@@ -99,15 +99,15 @@ class StoreError(Hl7coreError):
 
 
 class SessionRefused(StoreError):  # noqa: N818
-    """What should be saved is no valid session."""
+    """What should be saved is not a valid session."""
 
 
 class SubmitError(Hl7coreError):
-    """An attempt to hand a session on failed; raise one of its kinds, which say what becomes of the session.
+    """An attempt to submit a session failed.  Raise one of the subclasses: they decide what happens to the session.
 
-    The text is kept with the session and shown: it says what the destination did (``HTTP 503``, ``connection
-    refused``), never what it was sent.  ``retry_after`` is how many seconds the destination asked to be left alone,
-    None if it did not; the outbox waits as long, one hour at most.
+    The text is stored with the session and shown to people, so it says what the destination did (``HTTP 503``,
+    ``connection refused``), never what it was sent.  ``retry_after`` is how many seconds the destination asked to be
+    left alone, or None; the outbox waits that long, one hour at most.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -115,35 +115,38 @@ class SubmitError(Hl7coreError):
         self.retry_after = retry_after
 
 
-class DestinationUnreachable(SubmitError):  # noqa: N818 - named for what is the matter
-    """The network failed, or no answer came in time; the session stays pending and is tried again."""
+class DestinationUnreachable(SubmitError):  # noqa: N818 - named for what happened
+    """The network failed, or no answer came in time.  The session stays pending and is retried."""
 
 
 class DestinationBusy(SubmitError):  # noqa: N818
-    """It answered "later" (408, 425, 429); that never makes a session failed."""
+    """The destination answered "later" (408, 425, 429).  The session stays pending; this never makes it failed."""
 
 
 class DestinationBroken(SubmitError):  # noqa: N818
-    """It failed at its own fault (5xx); after the last attempt of a cycle the session is failed.
+    """The destination has an error (5xx).  The session is retried, and failed after the last attempt of a cycle.
 
-    Three sessions in a row that end so pause the destination.
+    Three sessions in a row that fail like this pause the destination.
     """
 
 
 class SessionRejected(SubmitError):  # noqa: N818
-    """It will not have this session (any other 4xx, 3xx): failed at once, and not repeated."""
+    """The destination refuses this session (other 4xx, 3xx).  It is failed at once and not retried."""
 
 
 class DestinationUnauthorized(SubmitError):  # noqa: N818
-    """It will not have us (401, 403): the session is failed, the destination paused, the other sessions wait."""
+    """The destination refuses our credentials (401, 403).
+
+    The session is failed, the destination is paused, and the other sessions wait.
+    """
 
 
 class PluginError(Hl7coreError):
-    """A plugin cannot be loaded or broke the contract; the others run on."""
+    """A plugin cannot be loaded, or broke the contract.  Other plugins are not affected."""
 
 
 class EngineError(Hl7coreError):
-    """The engine cannot start, or does not answer."""
+    """The engine cannot start or run, or does not answer."""
 
 
 class EngineBusy(EngineError):  # noqa: N818

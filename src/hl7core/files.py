@@ -1,9 +1,8 @@
-"""Capture files on disk, in a pipe, on standard input: opened here, read by :mod:`hl7core.wire.pcap.reader`.
+"""Capture files on disk, in a pipe or on standard input: opened here, parsed by :mod:`hl7core.wire.pcap.reader`.
 
-The law: memory stays flat, whatever the size.  A file is read a mebibyte at a time, never mapped and never whole; what
-is compressed gives a mebibyte at a time too, however small it was; a pipe gives what it has at once, so that a live
-capture can be piped in.  What cannot be opened raises; what ends badly keeps every packet that was read and says so in
-``damage``.
+Memory use does not grow with the size of the file.  A file is read, and decompressed, 128 KiB at a time; it is never
+mapped and never held as a whole.  A pipe is read as its data arrives, so that a live capture can be piped in.  A file
+that cannot be opened raises; one that ends in damage keeps every packet before it and says so in ``damage``.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from hl7core.wire.pcap.reader import CaptureReader
 
 __all__ = ["CaptureFile"]
 
-_CHUNK = 128 * 1024  # small enough that what is decoded of it stays in the processor's cache
+_CHUNK = 128 * 1024  # small enough for what is decoded of it to stay in the processor's cache
 _GZIP_MAGIC = b"\x1f\x8b"  # RFC 1952, section 2.3.1
 _GZIP_PIECE = 16 * 1024
 _GZIP_WINDOW = 31  # zlib: the largest window, with a gzip header and trailer
 
 
 class CaptureFile:
-    """One capture file, opened for reading once: iterate over it for its batches.
+    """A capture file, opened for reading once; iterate over it for its batches.
 
-    ``path`` is a file, a named pipe, or ``-`` for standard input; pcap or pcapng, plain or compressed with gzip (told
-    by its content, whatever its name).  ``size`` is the length of the file in bytes, 0 where it has none (a pipe);
-    ``position`` how many of them were read.  Opening a named pipe waits for its writer.
+    ``path`` is a file, a named pipe, or ``-`` for standard input.  The content is pcap or pcapng, plain or
+    gzip-compressed, whatever the name says.  ``size`` is the length of the file in bytes, 0 for a pipe; ``position`` is
+    how many bytes have been read.  Opening a named pipe waits for its writer.
 
-    Raises CaptureFileError if it cannot be opened; iterating raises it if this is no capture file.
+    Raises CaptureFileError if the file cannot be opened; iterating raises it if this is not a capture file.
     """
 
     def __init__(self, path: str) -> None:
@@ -47,40 +46,42 @@ class CaptureFile:
         self._reader = CaptureReader()
         self._damage: CaptureFileError | None = None
         try:
-            # Unbuffered: one read is one system call, which for a pipe returns what is there.
+            # Unbuffered: each read is one system call, which returns what a pipe holds.
             self._file = io.FileIO(0, "rb", closefd=False) if path == "-" else io.FileIO(path, "rb")
             status = os.fstat(self._file.fileno())
         except FileNotFoundError:
-            raise CaptureFileError(f"{self.name}: there is no such file") from None
+            raise CaptureFileError(f"{self.name}: no such file") from None
         except IsADirectoryError:
-            raise CaptureFileError(f"{self.name}: it is a folder; name the capture files in it") from None
+            raise CaptureFileError(f"{self.name}: this is a folder; name the capture files in it") from None
         except PermissionError:
-            raise CaptureFileError(f"{self.name}: you may not read it; ask its owner, or read a copy") from None
+            raise CaptureFileError(
+                f"{self.name}: permission denied; ask its owner for access, or read a copy"
+            ) from None
         except (OSError, ValueError) as error:
-            raise CaptureFileError(f"{self.name}: it cannot be opened: {_reason(error)}") from error
+            raise CaptureFileError(f"{self.name}: cannot be opened: {_reason(error)}") from error
         self.size = status.st_size if stat.S_ISREG(status.st_mode) else 0
 
     @property
     def damage(self) -> CaptureFileError | None:
-        """Why the file ended badly, known once the iteration has ended; None if it ended well."""
+        """Why the reading ended early, known after the iteration; None if it did not."""
         return self._damage
 
     @property
     def packets(self) -> int:
-        """How many packets were read so far."""
+        """How many packets have been read so far."""
         return self._reader.packets
 
     @property
     def drops(self) -> int:
-        """How many packets the capture says were dropped while it was made, so far (pcapng alone says it)."""
+        """How many packets were dropped while capturing, as far as the file says so yet; only pcapng records it."""
         return self._reader.drops
 
     def take_secrets(self) -> bytes:
-        """Return the TLS key logs that the file carries, of what was read so far and was not returned yet."""
+        """Return the TLS key logs read from the file that were not returned before."""
         return self._reader.take_secrets()
 
     def __iter__(self) -> Iterator[PacketBatch]:
-        """Yield the batches of the file, in order.  Raises CaptureFileError if it is no capture file."""
+        """Yield the batches of the file in order.  Raises CaptureFileError if it is not a capture file."""
         reader = self._reader
         try:
             for data in self._unpacked():
@@ -89,7 +90,7 @@ class CaptureFile:
                     break
             yield from reader.finish()
         except CaptureFileError as error:
-            # If a disk or gzip error took even the header, that is what went wrong, not the short header.
+            # If a disk or gzip error cut off the header, report that error, not the short header.
             raise CaptureFileError(str(self._damage or self._named(error))) from None
         if reader.damage and not self._damage:
             self._damage = self._named(reader.damage)
@@ -107,14 +108,14 @@ class CaptureFile:
         self.close()
 
     def _raw(self) -> Iterator[bytes]:
-        """Yield the bytes of the file as they come; an error of the disk ends them with damage."""
+        """Yield the bytes of the file as they arrive; a read error ends them with damage."""
         while True:
             try:
                 data = self._file.read(_CHUNK)
             except OSError as error:
-                self._cut(f"it cannot be read on after {self.position} bytes: {_reason(error)}")
+                self._cut(f"reading failed after {self.position} bytes: {_reason(error)}")
                 return
-            if data is None:  # a standard input that someone set to non-blocking has nothing yet
+            if data is None:  # standard input is non-blocking and holds nothing yet
                 select.select([self._file], [], [])
                 continue
             if not data:
@@ -123,7 +124,7 @@ class CaptureFile:
             yield data
 
     def _unpacked(self) -> Iterator[bytes]:
-        """Yield the bytes of the capture: those of the file, decompressed if they are gzip."""
+        """Yield the bytes of the capture, decompressed if the file is gzip."""
         raw = self._raw()
         head = b""
         for data in raw:
@@ -138,9 +139,9 @@ class CaptureFile:
         yield from self._gunzip(head, raw)
 
     def _gunzip(self, head: bytes, raw: Iterator[bytes]) -> Iterator[bytes]:
-        """Decompress the members of a gzip file, one after the other; what is broken or cut short ends it with damage.
+        """Decompress the members of a gzip file one after the other; corrupt or missing data ends it with damage.
 
-        Zeros between and after members are padding, as for gzip itself (a tape or a block device leaves them).
+        Zeros between and after members are padding, as for gzip itself; tapes and block devices leave them.
         """
         member = None
         for piece in _pieces(chain((head,), raw)):
@@ -177,14 +178,14 @@ class CaptureFile:
 
 
 def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Cut what is compressed small: each member's end copies the rest, and a hostile file is all ends."""
+    """Cut compressed data into small pieces: each end of a member copies the rest, and a hostile file has many ends."""
     for chunk in chunks:
         for at in range(0, len(chunk), _GZIP_PIECE):
             yield chunk[at : at + _GZIP_PIECE]
 
 
 def _salvage(member: zlib._Decompress, data: bytes) -> bytes:
-    """Return what ``data`` holds up to the error in it: zlib raises away the output before an error."""
+    """Return what ``data`` decompresses to before the error in it, which zlib discards when it raises."""
     parts: list[bytes] = []
     size = len(data)
     while size and not member.eof:

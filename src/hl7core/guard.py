@@ -1,8 +1,7 @@
-"""Around a plugin's code: what it may raise, how that is told, and how long it may take.
+"""Guarding a plugin's code: what happens to its errors, how they are described, and how long a call may take.
 
-The law: whatever a plugin raises stays a matter of that plugin, and what is told of it never holds its message unless
-the error is one of ours (another's may quote a patient).  Ctrl-C alone passes, and only where it can arrive: on the
-main thread.
+Whatever a plugin raises affects that plugin alone.  A description of the error never contains its message, which may
+quote a patient, unless the error is one of ours.  Only Ctrl-C passes, and only on the main thread, where it can occur.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ T = TypeVar("T")
 
 
 def contained(error: BaseException) -> bool:
-    """Say whether ``error``, raised by a plugin, ends with the plugin; if not, it must be raised on."""
+    """Return whether ``error`` is the plugin's own; if not, the caller must raise it again."""
     return not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread()
 
 
 def describe(error: BaseException) -> str:
-    """Say what ``error`` is without what it says, unless it is one of ours.
+    """Return a description of ``error`` that quotes its message only if it is one of ours.
 
-    Of the others: the type, what is safe to tell (a missing module's name, the system's word for an errno), and the
-    innermost line of code.
+    Otherwise it has the type, what is safe to show (the name of a missing module, the system's text for an errno), and
+    the innermost line of code.
     """
     kind = type(error).__name__
     if isinstance(error, Hl7coreError):
@@ -49,15 +48,15 @@ def describe(error: BaseException) -> str:
 
 
 async def in_thread(function: Callable[..., T], *args: Any, deadline: float | None = None, name: str = "plugin") -> T:
-    """Run ``function`` on a thread of its own and wait at most ``deadline`` seconds, then abandon the thread.
+    """Run ``function`` on a thread of its own; return its result, or abandon the thread after ``deadline`` seconds.
 
-    The thread is a daemon, so that a plugin which never returns cannot keep the process from ending.  Raises what the
-    function raises (SystemExit and its like as PluginError, since the event loop would end with them), or TimeoutError.
+    The thread is a daemon, so a plugin that never returns cannot keep the process from ending.  Raises what the
+    function raises (SystemExit and its like as PluginError, because they would end the event loop), or TimeoutError.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: Exception | None) -> None:
+    def resolve(result: T | None, error: Exception | None) -> None:
         if future.done():
             return
         if error is not None:
@@ -70,15 +69,15 @@ async def in_thread(function: Callable[..., T], *args: Any, deadline: float | No
         failure: Exception | None = None
         try:
             result = function(*args)
-        except StopIteration as error:  # no future may hold it
+        except StopIteration as error:  # a future cannot hold it
             failure = PluginError(describe(error))
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             failure = error
-        except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin is its failure, not our end
+        except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin must not end the engine
             failure = PluginError(describe(error))
         try:
-            loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(resolve, result, failure)
+        except RuntimeError:  # the loop has ended, so nobody is waiting
             return
 
     threading.Thread(target=run, name=name, daemon=True).start()
@@ -87,9 +86,9 @@ async def in_thread(function: Callable[..., T], *args: Any, deadline: float | No
 
 
 async def guarded(what: str, function: Callable[..., Any], *args: Any, deadline: float) -> Any:
-    """Run plugin code on a thread, and on the loop what is ``async def``, within ``deadline`` seconds.
+    """Run plugin code within ``deadline`` seconds: on a thread, or on the loop if it is ``async def``.
 
-    Raises PluginError or SettingsError, whatever the plugin raised; ``what`` names it.
+    ``what`` names the call in errors.  Raises PluginError or SettingsError, whatever the plugin raises.
     """
     try:
         async with asyncio.timeout(deadline) as limit:

@@ -1,8 +1,10 @@
-"""Every hook that the core calls.
+"""The hooks: every function that the core calls in a plugin.
 
-The name is the contract: ``on_*`` is news, a bare verb is work, ``register_*`` contributes and is asked once when the
-plugin is enabled.  A hook's docstring is its documentation: ``docs/plugin_hooks.md`` is held against it by a test.
-Implementations may take fewer arguments than the hook offers.
+The name says what kind of hook it is: ``on_*`` delivers news, a bare verb does work, and ``register_*`` contributes
+something when the plugin is loaded.  A hook's docstring is its documentation: ``docs/plugin_hooks.md`` is generated
+from it.
+
+An implementation is a method marked ``@hookimpl``.  It may take fewer arguments than the hook offers.
 """
 
 from __future__ import annotations
@@ -32,128 +34,184 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-# The brief's six.
+# The life of a session: captured, ended, saved, read back, handed on, cleaned up.
 
 
 @hookspec
 def on_packet(packet: Packet) -> None:
-    """Hear of a packet as it was captured, ahead of reassembly.
+    """Called for every captured packet, before TCP reassembly.
 
-    Runs on the decoder thread: it delays the capture, so be quick.  While nobody implements it, it costs nothing.
+    Runs on the decoder thread, so be quick: a slow implementation delays the capture, and packets may be lost.  If no
+    plugin implements this hook, it has no cost.
     """
 
 
 @hookspec
 def on_session_complete(session: Session) -> None:
-    """Hear of a session that has ended; ``session.ending`` says how.
+    """Called when a session has ended, before it is stored.  ``session.ending`` says how it ended.
 
-    Called once a session, before it is stored, on the plugin's own news thread.  When an acknowledgement joins it
-    later, it is called again with ``session.revision`` raised.
+    Called once per session.  If an acknowledgement joins the session later, it is called again with a higher
+    ``session.revision``.
+
+    Runs on the plugin's own news thread, so it delays nothing else.
     """
 
 
 @hookspec
 def persist_session(session: Session, replace: bool) -> str | None:
-    """Save a session and return where it now lives; once this returns, it survives a power cut.
+    """Save one session.  Implemented by stores.
 
-    ``replace`` false: an id already stored is left as it is (so a capture read twice never resets a status).
-    Implemented by stores; only the store of record is asked.  Raise StoreError: the session waits and is tried again.
+    Only one store is asked: the store of record for a new session, the store that holds it for a changed one.
+    ``replace`` false means: if this id is already stored, leave the stored session as it is.  A capture that is read
+    twice therefore never resets a status.
+
+    Return where the session now lives, for people and logs (a path, a table).  Once this returns, the session must
+    survive a power cut.  Raise ``StoreError`` if it cannot be saved: the session stays in memory and is retried.  Raise
+    ``SessionRefused`` if it is not a valid session.
+
+    Runs on the store thread.
     """
 
 
 @hookspec
 def load_sessions(query: SessionQuery) -> list[Session] | None:
-    """Return at most ``query.limit`` sessions that fit, in the query's order.
+    """Return the stored sessions that match ``query``, at most ``query.limit``.  Implemented by stores.
 
-    What cannot be read is logged and skipped.  A store that is long at it calls ``runtime.give_way()`` meanwhile.
+    A session matches if ``hl7core.matches(session, query)`` is true.  Sort by ``hl7core.sort_key``, in reverse if
+    ``query.newest_first``.  Callers page with ``query.after``.  Log and skip what cannot be read; raise ``StoreError``
+    if the store itself cannot be read.
+
+    Runs on the store thread.  If it may take long, call ``runtime.give_way()`` between steps.
     """
 
 
 @hookspec
 def submit_session(session: Session) -> Receipt | Awaitable[Receipt]:
-    """Hand a session on: ONE attempt.  ``session.id`` is the idempotency key; the outbox repeats.
+    """Hand one session to the destination: ONE attempt.  Implemented by destinations.
 
-    ``async def`` runs on the event loop, ``def`` on a worker thread; either has ``timeout`` seconds of the settings.
-    Return once the destination has the session for good.  Else raise a kind of SubmitError, which says what becomes of
-    the session; whatever else is raised counts as DestinationBroken, its text not quoted.
+    Every active destination is asked, independently of the others.  ``session.id`` is the idempotency key: the same
+    session may come again, for example after a lost answer.  Do not retry; the outbox does that.
+
+    Return a ``Receipt`` once the destination has safely stored the session.  Otherwise raise a kind of ``SubmitError``:
+    the kind decides what happens to the session.  Any other exception counts as ``DestinationBroken``, and its text is
+    not shown.
+
+    ``async def`` runs on the event loop, ``def`` on a worker thread.  An attempt has ``timeout`` seconds (a setting).
     """
 
 
 @hookspec
 def submit_sessions(sessions: Sequence[Session]) -> list[Receipt | Exception] | Awaitable[list[Receipt | Exception]]:
-    """Hand several on in one attempt (optional): one entry a session, in order, its receipt or why it failed.
+    """Hand several sessions to the destination in one attempt (optional).
 
-    Called instead of ``submit_session`` when ``batch_size`` of the settings is over 1 and more than one is due.  If it
-    raises SessionRejected, or what counts as DestinationBroken, each is then handed on by itself.
+    Called instead of ``submit_session`` if the setting ``batch_size`` is over 1 and more than one session is due.
+
+    Return one entry per session, in order: its ``Receipt``, or the exception that says why it failed.  If the whole
+    attempt raises ``SessionRejected``, ``DestinationBroken`` or an exception that counts as such, each session is then
+    submitted on its own.
+
+    Threads and timeout as for ``submit_session``.
     """
 
 
 @hookspec
 def reach_destination(seconds: float) -> str | Awaitable[str]:
-    """Find out whether the destination can be reached, and hand no session on (optional); say what answered.
+    """Check that the destination can be reached, without handing it a session (optional).
 
-    ``hl7core doctor`` calls it, in a process of its own, between ``start`` and ``stop``; it has ``seconds``.  Raise
-    DestinationUnreachable if nothing answers; another kind of SubmitError if something does, but not as it should.
+    Return one line about who answered.  Raise ``DestinationUnreachable`` if nothing answers, another kind of
+    ``SubmitError`` if something answers but not as it should.
+
+    Called by ``hl7core doctor``, in its own process, between ``start`` and ``stop``.  It has ``seconds`` to answer.
+    Threads as for ``submit_session``.
     """
 
 
 @hookspec
 def cleanup(now: datetime, dry_run: bool, confirmed: bool) -> CleanupReport:
-    """Throw away what should go and say what went; with ``dry_run`` only say it.  Runs on a worker thread.
+    """Delete what should be deleted, and return a report.
 
-    ``confirmed``: a person has said yes to it, so what looks wrong about the clock is no reason to wait.
+    ``now`` is the time of the cleanup (aware, UTC).  With ``dry_run``, only report what would be deleted.
+    ``confirmed`` is true if a person has confirmed the cleanup: then do not hold back because the clock looks wrong.
+
+    All plugins that implement it are called, one after the other, on a worker thread.  If one raises, its report is
+    missing and a notice says so.
     """
 
 
-# What else a store answers: all on the store thread, in order, and only the store that holds the session is asked.
+# The rest of a store.  All of it runs on the store thread, one call at a time.
 
 
 @hookspec
 def persist_sessions(sessions: Sequence[Session], replace: bool) -> list[str | Exception]:
-    """Save several at once (optional): one entry a session, in order, where it lives or why it could not be saved."""
+    """Save several sessions at once (optional; otherwise ``persist_session`` is called for each).
+
+    ``replace`` as in ``persist_session``.  Return one entry per session, in order: where it now lives, or the exception
+    that says why it could not be saved.  Sessions with a location must survive a power cut.
+
+    Runs on the store thread.
+    """
 
 
 @hookspec
 def delete_sessions(ids: Sequence[str], to_trash: bool, deleted_at: datetime) -> list[str]:
-    """Remove sessions and return the ids that were removed; a missing one is no error.
+    """Delete sessions and return the ids that were deleted.  A missing session is not an error.
 
-    ``deleted_at`` is the time under which they lie in the trash: one cleanup deletes in parts, all with one time.
+    With ``to_trash``, move them to the trash, filed under the time ``deleted_at`` (aware, UTC); otherwise delete them
+    permanently.  A cleanup deletes in several calls, all with the same ``deleted_at``.  Raise ``StoreError`` if a
+    session cannot be deleted.
+
+    Runs on the store thread.
     """
 
 
 @hookspec
 def restore_sessions(ids: Sequence[str]) -> list[str]:
-    """Bring sessions back from the trash and return the ids that came back."""
+    """Bring sessions back from the trash and return the ids that came back.
+
+    A session that has been stored again in the meantime stays as it is.  Raise ``StoreError`` if the trash cannot be
+    read.
+
+    Runs on the store thread.
+    """
 
 
 @hookspec
 def empty_trash(before: datetime, limit: int) -> CleanupReport:
-    """Throw away for good what went to the trash before that time, at most ``limit`` sessions in one call.
+    """Permanently delete what went to the trash before that time, at most ``limit`` sessions per call.
 
-    Called again while it has thrown away so many: ``in_trash``, what is left there, is asked of the last call alone.  A
-    store that is quick at it need not take ``limit``.
+    Called again as long as a call deletes ``limit`` sessions.  The report's ``in_trash``, the number of sessions left
+    in the trash, is only used of the last call.  A store that is fast at this may leave out the argument ``limit``.
+
+    Runs on the store thread.
     """
 
 
 @hookspec
 def list_trash() -> list[tuple[str, datetime]]:
-    """Return the ids of the sessions in the trash and when each went there, the oldest first (optional)."""
+    """Return the sessions in the trash as (id, when it went there), oldest first (optional).
+
+    The times are aware, UTC.  Runs on the store thread.
+    """
 
 
 @hookspec
 def store_size() -> int:
-    """Return the bytes on disk that the stored sessions take, the trash included (optional).
+    """Return how many bytes on disk the stored sessions take, trash included (optional).
 
-    What deletion for good gives back must show in it at once, even where the file itself stays large.
+    Space freed by a permanent deletion must show at once, even if the file itself does not shrink.
+
+    Runs on the store thread.  If it may take long, call ``runtime.give_way()`` between steps.
     """
 
 
 @hookspec
 def before_persist(session: Session) -> Session | None:
-    """Change what is saved (redact, encrypt): return another session, or None for no change.
+    """Change what is saved, for example redact or encrypt it.  Any plugin may implement this.
 
-    Any plugin may implement it; they run on the store thread in the order of the settings.  If one raises, nothing is
-    stored and the session is tried again.  The id must stay.
+    Return the session to save, or None for no change.  Its id must stay the same.  If an implementation raises, the
+    session is not stored; it stays in memory and is retried.
+
+    Called before every save, on the store thread, for each plugin in the order of their tables in the settings.
     """
 
 
@@ -162,52 +220,98 @@ def before_persist(session: Session) -> Session | None:
 
 @hookspec
 def register_settings() -> type[PluginSettings]:
-    """Return the model of ``[plugins.NAME]``."""
+    """Return the model of the plugin's table ``[plugins.NAME]``.
+
+    Called when the plugin is loaded.  Without this hook the table has only ``enabled``.
+    """
 
 
 @hookspec
 def configure(settings: PluginSettings) -> None:
-    """Take settings, before ``start`` and at each change.  Raise SettingsError: the old ones stay in force."""
+    """Receive the settings.  Called before ``start``, and again whenever the plugin's table changes.
+
+    ``settings`` is an instance of the model from ``register_settings``.  Raise ``SettingsError`` to refuse it: the
+    previous settings stay in force.
+
+    Runs on a worker thread and has 30 seconds.
+    """
 
 
 @hookspec
 def start(runtime: Runtime) -> Awaitable[None] | None:
-    """Begin; ``runtime`` is the only handle on the engine."""
+    """Start working.  Called once, after ``configure`` and before any hook outside this section.
+
+    ``runtime`` is the plugin's only access to the engine.  If this raises, the plugin is FAILED and its other hooks are
+    not called.
+
+    ``async def`` runs on the event loop, ``def`` on a worker thread.  It has 30 seconds.
+    """
 
 
 @hookspec
 def stop() -> Awaitable[None] | None:
-    """End within 10 seconds; no hook of the plugin is called any more."""
+    """Stop working and release everything.  Called once; no other hook is called after it.
+
+    Calls that were running have ended, or have had 10 seconds to end.
+
+    ``async def`` runs on the event loop, ``def`` on a worker thread.  It has 10 seconds.
+    """
 
 
-# Seams.
+# Extension points.
 
 
 @hookspec
 def open_source(request: SourceRequest) -> PacketSource | None:
-    """Return a source for ``request``, or None if it is for another plugin.  Raises SourceError."""
+    """Return a source for the requested packets, or None if the request is for another plugin.
+
+    Called whenever a capture starts.  Raise ``SourceError`` (``PermissionMissing``, ``InterfaceMissing``) if the
+    packets cannot be had.
+
+    Runs on a worker thread.  The core then calls the source's ``run`` on a thread of its own.
+    """
 
 
 @hookspec
 def list_interfaces() -> list[Interface]:
-    """Return the interfaces that this source could capture on, without opening any."""
+    """Return the interfaces that this plugin could capture on, without opening them.
+
+    Runs on a worker thread.
+    """
 
 
 @hookspec
 def register_framers() -> Iterable[Dialect]:
-    """Contribute framings of your own (a vendor's dialect); detection tries them."""
+    """Contribute framings, such as a vendor's dialect.  Detection asks them before the built-in ones.
+
+    Called when plugins come, go or change their settings.  The dialects apply to connections that begin from then on.
+    Their framers run on the decoder thread, so they must be quick.  ``hl7core read`` calls this hook without ``start``.
+    """
 
 
 @hookspec
 def diagnose(session: Session) -> Iterable[Finding]:
-    """Say what is wrong with a session."""
+    """Return what is wrong with a session that has ended.  The findings of all plugins are stored with it.
+
+    Called before the session is saved, and again if an acknowledgement joined it later.
+
+    Runs on a thread of the plugin's own.  After 5 seconds the session is saved without these findings.
+    """
 
 
 @hookspec
 def on_event(event: Event) -> None:
-    """Hear everything that a dashboard shows, on the plugin's own news thread."""
+    """Called for every event of the engine: everything that a dashboard would show, without message content.
+
+    If the plugin's queue overflows, it gets one ``Resync`` with the number of calls it missed.
+
+    Runs on the plugin's own news thread.
+    """
 
 
 @hookspec
 def register_hookspecs() -> ModuleType:
-    """Return a module of hooks of your own: the caller of a hook specifies it."""
+    """Return a module with hooks of your own, marked ``@hookspec``, for other plugins to implement.
+
+    Called when the plugin is loaded.  The plugin that specifies a hook also calls it.
+    """

@@ -62,9 +62,9 @@ def test_silence_ends_a_session_though_no_packet_comes(rooms):
     clock = Clock()
     intake, decoding, sessions = rooms(monotonic=clock)
     intake.put(exchange("A", answered=False), "eth0")
-    poll(lambda: decoding.settled().wait(5))
+    poll(lambda: decoding.drained().wait(5))
     clock.now += 59
-    assert decoding.settled().wait(5)
+    assert decoding.drained().wait(5)
     assert sessions == []
     clock.now += 3
     poll(lambda: sessions)
@@ -76,10 +76,10 @@ def test_in_a_file_no_time_passes_between_packets(rooms):
     intake, decoding, sessions = rooms(monotonic=clock)
     decoding.finite = True
     intake.put(exchange("A", answered=False), "day.pcap", finite=True)
-    assert decoding.settled().wait(5)
+    assert decoding.drained().wait(5)
     clock.now += 3600
     for _ in range(3):
-        assert decoding.settled().wait(5)
+        assert decoding.drained().wait(5)
     assert sessions == []
 
 
@@ -87,11 +87,11 @@ def test_while_paused_no_session_falls_silent(rooms):
     clock = Clock()
     intake, decoding, sessions = rooms(monotonic=clock)
     intake.put(exchange("A", answered=False), "eth0")
-    assert decoding.settled().wait(5)
+    assert decoding.drained().wait(5)
     intake.pause()
     clock.now += 3600
     for _ in range(3):
-        assert decoding.settled().wait(5)
+        assert decoding.drained().wait(5)
     assert sessions == []
 
 
@@ -106,9 +106,9 @@ def test_who_listens_hears_every_packet_before_its_session(rooms):
 
 def test_a_fault_in_decoding_costs_no_more_than_the_open_sessions_and_is_told_without_content(rooms, caplog):
     told = []
-    intake, decoding, sessions = rooms(on_trouble=told.append)
+    intake, decoding, sessions = rooms(on_fault=told.append)
     intake.put(exchange("OPEN", answered=False), "eth0")
-    assert decoding.settled().wait(5)
+    assert decoding.drained().wait(5)
     broken = decoding._decoder
 
     def feed(_batch):
@@ -120,7 +120,7 @@ def test_a_fault_in_decoding_costs_no_more_than_the_open_sessions_and_is_told_wi
     assert [s.ending for s in sessions] == [Ending.EVICTED]
     intake.put(exchange("NEXT"), "eth0")
     poll(lambda: len(sessions) == 2)
-    assert decoding.troubles == 1
+    assert decoding.faults == 1
     assert decoding.counters["packets"] == 2 * exchange("X").count - 2
     assert "PATIENT" not in told[0] + caplog.text
     assert "KeyError" in told[0]

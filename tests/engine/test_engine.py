@@ -7,53 +7,30 @@ import stat
 import subprocess
 import sys
 import time
-from datetime import timedelta
 
 import pytest
 
-from engine.parts import Listener, Store, exchange, noise, poll, session
+from engine.parts import exchange, noise, poll
 from hl7core.contract import SourceRequest
 from hl7core.engine.control.client import ControlClient
 from hl7core.engine.engine import Engine
-from hl7core.engine.sources import default_bpf
 from hl7core.errors import (
     CaptureFileError,
     EngineBusy,
-    EngineError,
-    InterfaceMissing,
-    PermissionMissing,
-    SettingsError,
-    StoreError,
 )
 from hl7core.hookspecs import hookimpl
-from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import (
-    CaptureChanged,
-    CleanupSummary,
-    PacketsDropped,
     PluginChanged,
     SessionSaved,
-    SessionsRemoved,
-    SettingsChanged,
 )
-from hl7core.model.session import Ending, SessionQuery
-from hl7core.settings.reading import CoreSettings, Settings
-from hl7core.testing.harness import EngineHarness, FakeSource
+from hl7core.model.session import Ending
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.reading import Settings
+from hl7core.testing import EngineHarness, TcpTalk
+from hl7core.testing.harness import FakeSource
+from tls_peers import TlsTalk
 
 FILES = SourceRequest(files=("day.pcap",), configured=False)
-
-
-@pytest.fixture
-def parts(tmp_path):
-    store, listener = Store(), Listener()
-
-    def make(more=None, **options):
-        settings = {"core.store": "memory_store", **options.pop("settings", {})}
-        return EngineHarness(
-            tmp_path, {"memory_store": store, "listener": listener, **(more or {})}, settings=settings, **options
-        )
-
-    return store, listener, make
 
 
 def test_a_session_is_told_and_saved(parts):
@@ -157,160 +134,6 @@ def test_toggling_a_plugin_while_packets_flow_loses_no_packet_and_no_session(par
         poll(lambda: len(store.held) == 310)
 
 
-def test_toggling_in_the_settings_file_takes_a_second_at_most(parts, tmp_path):
-    _, listener, make = parts
-    with make() as harness:
-        path = tmp_path / "settings.toml"
-        before = path.read_text()
-        began = time.monotonic()
-        path.write_text(before.replace("[plugins.listener]\nenabled = true", "[plugins.listener]\nenabled = false"))
-        poll(lambda: harness.engine.registry.info("listener").state == "disabled")
-        assert time.monotonic() - began < 1
-        harness.feed(exchange("A"))
-        harness.wait_decoded()
-        assert listener.sessions == []
-        path.write_text(before)
-        poll(lambda: harness.engine.registry.info("listener").state == "enabled")
-        harness.feed(exchange("B"))
-        poll(lambda: len(listener.sessions) == 1)
-
-
-def test_restarting_the_source_marks_a_gap_and_keeps_the_rest(parts):
-    store, _, make = parts
-    with make() as harness:
-        harness.feed(exchange("A"))
-        poll(lambda: store.held)
-        harness.call(harness.runtime.change_settings({"plugins.fake_source.enabled": False}))
-        assert not harness.state().capturing
-        assert "capture" in dict(harness.state().notices)
-        harness.call(harness.runtime.change_settings({"plugins.fake_source.enabled": True}))
-        assert harness.state().capturing
-        poll(lambda: "capture" not in dict(harness.state().notices))
-        harness.feed(exchange("B"))
-        poll(lambda: len(store.held) == 2)
-
-
-def test_a_wrong_value_in_the_file_is_named_and_the_old_one_stays(parts, tmp_path):
-    store, listener, make = parts
-    with make(settings={"core.retention_days": 5}) as harness:
-        path = tmp_path / "settings.toml"
-        right = path.read_text()
-        path.write_text(right.replace("retention_days = 5", "retention_days = 5000"))
-        poll(lambda: listener.of(SettingsChanged))
-        assert "core.retention_days" in listener.of(SettingsChanged)[0].problems[0]
-        assert "core.retention_days" in dict(harness.state().notices)["settings"]
-        harness.feed(exchange("A"))
-        poll(lambda: store.held)
-        assert next(iter(store.held.values())).retention_days == 5
-        path.write_text(right.replace("retention_days = 5", "retention_days = 50"))
-        poll(lambda: harness.engine.settings.core.retention_days == 50)
-        poll(lambda: "settings" not in dict(harness.state().notices))
-
-
-def test_days_changed_while_it_runs_count_at_the_next_save(parts):
-    store, _, make = parts
-    with make() as harness:
-        harness.call(harness.runtime.change_settings({"core.retention_days": 3}))
-        harness.feed(exchange("A"))
-        poll(lambda: store.held)
-    (held,) = store.held.values()
-    assert held.persisted_until - held.first_saved_at == timedelta(days=3)
-
-
-def test_a_change_that_is_refused_leaves_the_file_as_it_was(parts, tmp_path):
-    _, _, make = parts
-    with make() as harness:
-        before = (tmp_path / "settings.toml").read_text()
-        for changes in (
-            {"core.retention_days": 0},
-            {"core.store": "no_such_store"},
-            {"core.retention_days": 9, "plugins.listener.colour": "red"},
-        ):
-            with pytest.raises(SettingsError):
-                harness.call(harness.runtime.change_settings(changes))
-            assert (tmp_path / "settings.toml").read_text() == before
-        assert harness.engine.settings.core.retention_days == 30
-        assert harness.engine.record == "memory_store"
-
-
-def test_a_linked_settings_file_stays_a_link_with_its_mode_when_a_change_is_refused(parts, tmp_path):
-    _, _, make = parts
-    with make() as harness:
-        link, real = tmp_path / "settings.toml", tmp_path / "mine.toml"
-        link.rename(real)
-        real.chmod(0o640)
-        link.symlink_to(real)
-        before = real.read_text()
-        with pytest.raises(SettingsError):
-            harness.call(harness.runtime.change_settings({"core.store": "no_such_store"}))
-        assert link.is_symlink()
-        assert real.read_text() == before
-        assert real.stat().st_mode & 0o777 == 0o640
-
-
-def test_with_persistence_off_nothing_is_saved_and_that_is_said_once(parts):
-    store, listener, make = parts
-    with make(settings={"core.enable_persistence": False}) as harness:
-        store.held[session(1).id] = session(1)
-        harness.feed(exchange("A"))
-        poll(lambda: listener.sessions)
-        assert len(harness.sessions()) == 2
-        assert harness.state().unsaved == 0
-        poll(lambda: listener.notices("persistence"))
-        harness.call(harness.runtime.change_settings({"core.enable_persistence": True}))
-        harness.feed(exchange("B"))
-        poll(lambda: len(store.held) == 2)
-    assert [n.resolved for n in listener.notices("persistence")] == [False, True]
-
-
-def test_another_store_takes_over_and_the_old_one_is_still_read_and_changed(parts):
-    store, _, make = parts
-    other = Store()
-    with make({"other_store": other}) as harness:
-        harness.feed(exchange("A"))
-        poll(lambda: store.held)
-        harness.call(harness.runtime.change_settings({"core.store": "other_store"}))
-        harness.feed(exchange("B"))
-        poll(lambda: other.held)
-        ids = [s.id for s in harness.sessions()]
-        assert len(ids) == 2
-        harness.call(harness.runtime.clear())
-        assert sorted(harness.call(harness.runtime.ignore(ids))) == sorted(ids)
-        poll(lambda: all(s.ignored for s in (*store.held.values(), *other.held.values())))
-        assert (len(store.held), len(other.held)) == (1, 1)
-
-
-def test_a_store_that_does_not_start_leaves_the_old_one_in_force(parts):
-    class Broken(Store):
-        @hookimpl
-        def start(self):
-            raise StoreError("no such disk")
-
-    store, _, make = parts
-    with make({"broken_store": Broken()}) as harness:
-        with pytest.raises(SettingsError):
-            harness.call(harness.runtime.change_settings({"core.store": "broken_store"}))
-        harness.feed(exchange("A"))
-        poll(lambda: store.held)
-        assert harness.engine.record == "memory_store"
-
-
-def test_a_start_never_fails_because_of_what_is_stored(parts):
-    store, _, make = parts
-    store.unreadable = True
-    with make() as harness:
-        harness.feed(exchange("A"))
-        poll(lambda: store.held)
-
-
-def test_memory_holds_the_newest_stored_sessions_after_a_start(parts):
-    store, _, make = parts
-    for number in range(1, 6):
-        store.held[session(number).id] = session(number)
-    with make(settings={"core.memory_sessions": 2}) as harness:
-        poll(lambda: harness.state().sessions_in_memory == 2)
-
-
 def test_files_are_read_to_their_end_saved_and_the_engine_ends_by_itself(parts):
     store, listener, make = parts
     source = FakeSource([exchange(f"A{n}") for n in range(500)] + [exchange("Z", answered=False)], live=False)
@@ -332,91 +155,6 @@ def test_a_damaged_file_keeps_what_came_before_and_the_error_is_raised(parts):
     assert len(store.held) == 1
 
 
-def test_a_person_who_may_not_capture_is_told_by_the_error_itself(parts):
-    _, _, make = parts
-    source = FakeSource()
-    harness = make(source=source, request=SourceRequest(interfaces=("fake0",), configured=False))
-    harness.start()
-    source.finish(PermissionMissing("you may not capture", remedy="setcap"))
-    harness.join()
-    with pytest.raises(PermissionMissing):
-        harness.raise_failure()
-
-
-def test_a_service_whose_capture_fails_stays_up_and_says_so(parts):
-    _, listener, make = parts
-    with make() as harness:
-        harness.source.finish(PermissionMissing("you may not capture", remedy="setcap"))
-        poll(lambda: "you may not capture" in dict(harness.state().notices).get("capture", ""))
-        assert harness.state().running
-    assert [e.state for e in listener.of(CaptureChanged)][:2] == ["started", "failed"]
-
-
-def test_an_engine_without_a_source_says_so(parts):
-    _, _, make = parts
-    with make(settings={"plugins.fake_source.enabled": False}) as harness:
-        assert "capture" in dict(harness.state().notices)
-        assert not harness.state().capturing
-
-
-def test_kernel_drops_and_a_lost_interface_are_told(parts):
-    _, listener, make = parts
-    with make() as harness:
-        harness.source.dropped = 5
-        harness.source.detail = "fake0 is down"
-        poll(lambda: listener.of(PacketsDropped))
-        assert harness.state().dropped_kernel == 5
-    assert listener.of(PacketsDropped) == [PacketsDropped("kernel", "fake0", 5, 5)]
-    assert CaptureChanged("fake0", "waiting", "fake0 is down") in listener.events
-
-
-def test_pause_lets_packets_go_and_resume_takes_them_again(parts):
-    store, listener, make = parts
-    with make() as harness:
-        harness.call(harness.runtime.pause())
-        assert harness.state().paused
-        harness.feed(exchange("A"))
-        harness.wait_for(lambda: harness.source.idle)
-        assert dict(harness.state().counters)["letGo"] == exchange("X").count
-        harness.call(harness.runtime.resume())
-        harness.feed(exchange("B"))
-        poll(lambda: len(store.held) == 1)
-    assert [e.state for e in listener.of(CaptureChanged)] == ["started", "paused", "resumed", "stopped"]
-
-
-def test_capture_can_be_stopped_and_started(parts):
-    store, _, make = parts
-    with make() as harness:
-        harness.feed(exchange("A", answered=False))
-        harness.wait_decoded()
-        harness.call(harness.runtime.stop_capture())
-        poll(lambda: [s.ending for s in store.held.values()] == [Ending.STOPPED])
-        assert not harness.state().capturing
-        harness.call(harness.runtime.start_capture())
-        harness.feed(exchange("B"))
-        poll(lambda: len(store.held) == 2)
-        assert [i.name for i in harness.call(harness.runtime.interfaces())] == ["fake0"]
-
-
-def test_sessions_can_be_deleted_and_restored(parts):
-    store, listener, make = parts
-    with make() as harness:
-        harness.feed(exchange("A"))
-        poll(lambda: store.held)
-        (one,) = harness.sessions()
-        assert harness.call(harness.runtime.delete([one.id])) == [one.id]
-        assert harness.sessions() == []
-        assert harness.call(harness.runtime.restore([one.id])) == [one.id]
-        assert [s.id for s in harness.sessions(SessionQuery(device=one.device.address))] == [one.id]
-    assert listener.of(SessionsRemoved) == [SessionsRemoved((one.id,), True)]
-
-
-def test_nothing_is_submitted_without_a_destination_and_that_is_said(parts):
-    _, _, make = parts
-    with make() as harness, pytest.raises(EngineError, match="no destination is active"):
-        harness.call(harness.runtime.submit_now())
-
-
 def test_a_delivery_is_made_for_each_destination_in_service(parts):
     class Lab:
         @hookimpl
@@ -431,24 +169,6 @@ def test_a_delivery_is_made_for_each_destination_in_service(parts):
     assert [(d.name, d.status) for d in held.deliveries] == [("lab", "pending")]
 
 
-def test_cleanup_asks_every_plugin_and_tells_of_the_reports_and_of_what_failed(parts):
-    class Broom:
-        @hookimpl
-        def cleanup(self, now, dry_run):
-            return CleanupReport(deleted=3, dry_run=dry_run)
-
-    class BrokenBroom:
-        @hookimpl
-        def cleanup(self, now):
-            raise OSError(5, "PATIENT^NAME")
-
-    _, listener, make = parts
-    with make({"broom": Broom(), "broken": BrokenBroom()}) as harness:
-        assert harness.call(harness.runtime.cleanup(dry_run=True)) == [CleanupReport(deleted=3, dry_run=True)]
-        assert "PATIENT" not in dict(harness.state().notices)["cleanup-broken"]
-    assert listener.of(CleanupSummary)[0].report.deleted == 3
-
-
 def test_a_decoded_fault_is_told_and_the_capture_goes_on(parts):
     store, _, make = parts
     with make() as harness:
@@ -457,23 +177,6 @@ def test_a_decoded_fault_is_told_and_the_capture_goes_on(parts):
         poll(lambda: "decoding" in dict(harness.state().notices))
         harness.feed(exchange("A"))
         poll(lambda: store.held)
-
-
-def test_a_plugins_job_runs_until_it_is_ended(parts):
-    _, _, make = parts
-    ran = []
-    with make() as harness:
-        end = harness.runtime.of("listener").every(timedelta(milliseconds=20), lambda: ran.append(1))
-        poll(lambda: len(ran) >= 3)
-        end()
-        other = []
-        harness.runtime.of("listener").every(timedelta(milliseconds=20), lambda: other.append(1))
-        poll(lambda: other)
-        harness.call(harness.runtime.change_settings({"plugins.listener.enabled": False}))
-        time.sleep(0.05)
-        count = len(other)
-        time.sleep(0.1)
-        assert len(other) == count
 
 
 def test_a_plugin_that_raises_is_told_of_and_nothing_else_happens(parts):
@@ -596,46 +299,6 @@ def test_a_store_that_hangs_holds_up_neither_decoding_nor_the_news(parts):
         poll(lambda: len(store.held) == 101)
 
 
-def test_an_interface_that_does_not_exist_keeps_the_engine_from_starting(parts, tmp_path):
-    _, _, make = parts
-    with pytest.raises(InterfaceMissing), make(request=SourceRequest(interfaces=("eth9",), configured=False)):
-        pass
-    assert not (tmp_path / "docs" / "control.sock").exists()
-    with make():
-        pass
-
-
-def test_what_taps_the_packets_sees_every_batch(parts):
-    store, _, make = parts
-    harness = make()
-    seen = []
-    with harness:
-        harness.engine.sources.tap = seen.append
-        batch = exchange("A")
-        harness.feed(batch)
-        poll(lambda: store.held)
-    assert seen == [batch]
-
-
-def test_settings_that_came_from_no_file_are_not_changed_in_one(tmp_path):
-    async def main():
-        engine = Engine(Settings(core=CoreSettings(output_folder=str(tmp_path)), root=tmp_path), entry_points=[])
-        await engine.start()
-        (tmp_path / "settings.toml").write_text("[core]\nretention_days = 5\n")
-        try:
-            with pytest.raises(SettingsError, match="no settings file"):
-                await engine.runtime.change_settings({"core.retention_days": 7})
-            await asyncio.sleep(1.2)
-            assert engine.settings.core.retention_days == 30
-            assert not engine.stopping
-        finally:
-            await engine.stop()
-        assert engine.stopping
-        assert [item async for item in engine.follow()] == []
-
-    asyncio.run(main())
-
-
 def test_an_engine_told_to_stop_while_it_starts_stops(tmp_path):
     async def main():
         engine = Engine(Settings(core=CoreSettings(output_folder=str(tmp_path)), root=tmp_path), entry_points=[])
@@ -645,7 +308,18 @@ def test_an_engine_told_to_stop_while_it_starts_stops(tmp_path):
     asyncio.run(main())
 
 
-def test_addresses_and_port_in_the_settings_amount_to_a_filter():
-    assert default_bpf(CoreSettings()) == ""
-    core = CoreSettings(device_address="10.1.0.7, 10.2.0.0/24", lis_address="10.0.0.9", lis_port=2575)
-    assert default_bpf(core) == "tcp and (host 10.1.0.7 or net 10.2.0.0/24) and (host 10.0.0.9) and port 2575"
+def test_an_encrypted_connection_is_counted_and_told_once(tmp_path):
+    with EngineHarness(tmp_path / "data") as harness:
+        for number in range(3):
+            tls = TlsTalk(tmp_path, talk=TcpTalk(opener=("10.0.0.5", 40000 + number)))
+            tls.open()
+            tls.opener(b"\x0bMSH|^~\\&|A\r\x1c\r")
+            harness.feed(tls.talk.batch())
+            harness.wait_decoded()
+            harness.wait_for(lambda: "tls" in dict(harness.state().notices))
+        assert dict(harness.state().counters)["tls"] == 3
+        assert dict(harness.state().notices)["tls"] == (
+            "connection 10.0.0.5:40000-10.0.0.9:2575 is encrypted (TLS):"
+            " hl7core read FILE --keylog KEYS reads a capture of it if its keys were logged"
+        )
+        assert harness.sessions() == []

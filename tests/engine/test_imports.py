@@ -59,7 +59,7 @@ def fill(store, count, **fields):
 
 def brought(harness, source="old_store", **options):
     async def run():
-        pages = [dict(report.as_json()) async for report in Imports(harness.engine).from_store(source, **options)]
+        pages = [dict(report.as_json()) async for report in Imports(harness.engine.parts).from_store(source, **options)]
         return pages[-1] | {"pages": len(pages)}
 
     return harness.call(run())
@@ -67,7 +67,7 @@ def brought(harness, source="old_store", **options):
 
 def from_files(harness, *paths):
     async def run():
-        return [report async for report in Imports(harness.engine).from_files([str(path) for path in paths])][-1]
+        return [report async for report in Imports(harness.engine.parts).from_files([str(path) for path in paths])][-1]
 
     return harness.call(run())
 
@@ -117,7 +117,7 @@ def test_an_import_that_broke_off_goes_on_where_it_was(house):
     fill(house.old, 250)
 
     async def first_page():
-        pages = Imports(house.engine).from_store("old_store")
+        pages = Imports(house.engine.parts).from_store("old_store")
         await anext(pages)
         await pages.aclose()
 
@@ -155,7 +155,7 @@ def test_a_copy_that_was_sent_since_is_not_pending_again_because_of_the_old_one(
     (session,) = fill(house.old, 1, deliveries=(Delivery("lab"),))
     brought(house)
     house.engine.keeper.submit(
-        lambda: house.engine.shelf.change([session.id], lambda s: s._replace(deliveries=(SENT,)))
+        lambda: house.engine.stores.change([session.id], lambda s: s._replace(deliveries=(SENT,)))
     ).result(10)
     poll(lambda: b'"submitted"' in in_json(house)[session.id])
     assert house.sessions(SessionQuery(pending_for="lab")) == []
@@ -194,7 +194,7 @@ def test_an_import_that_makes_no_sense_is_refused_with_the_reason(house):
     for source, error, words in (
         ("json_store", PluginError, "is the store of record"),
         ("jsn_store", PluginError, "there is no plugin"),
-        ("redactor", PluginError, "does not run as a store"),
+        ("redactor", PluginError, "is not running as a store"),
     ):
         with pytest.raises(error, match=words):
             brought(house, source)

@@ -18,7 +18,7 @@ def test_batches_come_out_in_the_order_in_which_they_came_in_and_orders_among_th
     intake = Intake()
     first, second = noise(1), noise(2)
     intake.put(first, "eth0")
-    intake.order(intake.pause)
+    intake.put_work(intake.pause)
     intake.put(second, "eth0")
     assert taken(intake) == [first, intake.pause, second]
 
@@ -55,7 +55,7 @@ def test_losses_are_told_at_most_once_a_second_and_none_is_forgotten():
         intake.put(noise(1), "eth0")
     assert told == [("eth0", 1, 1)]
     time.sleep(1.05)
-    intake.flush_told()
+    intake.report_drops()
     assert told == [("eth0", 1, 1), ("eth0", 49, 50)]
 
 
@@ -90,7 +90,7 @@ def test_while_paused_live_packets_are_let_go_and_the_gap_is_marked_afterwards()
     intake = Intake()
     intake.pause()
     assert not intake.put(noise(6), "eth0")
-    assert (intake.let_go, intake.dropped) == (6, 0)
+    assert (intake.discarded, intake.dropped) == (6, 0)
     intake.resume()
     intake.put(noise(1), "eth0")
     assert intake.get(0).batch.skipped == 6
@@ -104,7 +104,7 @@ def test_while_paused_a_finite_source_waits():
     assert not done.wait(0.1)
     intake.resume()
     assert done.wait(5)
-    assert intake.let_go == 0
+    assert intake.discarded == 0
 
 
 def test_closing_frees_who_waits_and_what_is_queued_can_still_be_taken():

@@ -2,98 +2,23 @@
 
 import threading
 import time
-from datetime import UTC, datetime
 
 import pytest
 
-from engine.parts import Store, poll, session
-from hl7core.engine.books import Limits
-from hl7core.engine.keeper import Keeper, Policy
-from hl7core.engine.ledger import Ledger
-from hl7core.engine.news import News
-from hl7core.engine.session_state import ignore
+from engine.parts import exchange, poll, session
+from engine.rooms import NOW
 from hl7core.engine.store_jobs import FAIR
-from hl7core.engine.stores import Shelf
-from hl7core.errors import EngineError, StoreError
+from hl7core.errors import (
+    EngineError,
+)
 from hl7core.model.delivery import Delivery
-from hl7core.model.events import NoticeRaised, SessionSaved, SessionUnsaved
+from hl7core.model.events import (
+    NoticeRaised,
+    SessionSaved,
+    SessionUnsaved,
+)
 from hl7core.model.finding import Finding, Severity
 from hl7core.model.session import SessionQuery
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Direct:
-    """The dispatch's surface, straight onto stores."""
-
-    def __init__(self, **stores):
-        self.stores = stores
-        self.events = []
-        self.found = ()
-
-    def attached_stores(self):
-        return tuple(self.stores)
-
-    def persist(self, store, sessions, *, replace):
-        if store not in self.stores:
-            return [StoreError(f"the store {store} is not in service")] * len(sessions)
-        return self.stores[store].persist_sessions(sessions, replace)
-
-    def load(self, store, query):
-        return self.stores[store].load_sessions(query)
-
-    def delete(self, store, ids, to_trash, deleted_at):
-        return self.stores[store].delete_sessions(ids, to_trash, deleted_at)
-
-    def restore(self, store, ids):
-        return self.stores[store].restore_sessions(ids)
-
-    def findings(self, _session):
-        return self.found
-
-    def event(self, event):
-        self.events.append(event)
-
-    def of(self, kind):
-        return [event for event in self.events if isinstance(event, kind)]
-
-
-class Rooms:
-    def __init__(self, limits, **stores):
-        self.store = stores.get("main") or Store()
-        self.dispatch = Direct(main=self.store, **{k: v for k, v in stores.items() if k != "main"})
-        self.ledger = Ledger(limits)
-        self.news = News(self.dispatch)
-        self.shelf = Shelf(self.dispatch, self.ledger, record=lambda: "main")
-        self.policy = Policy("main", 30, ("lab",))
-        self.keeper = Keeper(
-            self.ledger, self.dispatch, self.shelf, self.news, policy=lambda: self.policy, now=lambda: NOW
-        )
-
-    def add(self, *sessions):
-        self.ledger.add(sessions)
-        self.keeper.wake()
-
-    def saved(self):
-        poll(lambda: self.ledger.unsaved == 0)
-
-    def do(self, job):
-        return self.keeper.submit(job).result(10)
-
-
-@pytest.fixture
-def rooms():
-    made = []
-
-    def make(limits=None, **stores):
-        one = Rooms(limits or Limits(), **stores)
-        made.append(one)
-        one.keeper.start()
-        return one
-
-    yield make
-    for one in made:
-        one.keeper.stop(0.1)
 
 
 def test_a_session_is_saved_with_its_stamps_and_told_with_its_place(rooms):
@@ -170,16 +95,6 @@ def test_what_raises_in_the_store_thread_reaches_who_asked_and_the_thread_lives(
     assert r.do(lambda: 7) == 7
 
 
-def test_a_late_acknowledgement_of_a_session_that_memory_forgot_keeps_what_is_stored_of_it(rooms):
-    r = rooms()
-    r.store.held[session(1).id] = session(1)._replace(ignored=True, first_saved_at=NOW.replace(year=2025))
-    r.add(session(1, revision=1))
-    r.saved()
-    held = r.store.held[session(1).id]
-    assert (held.revision, held.ignored, held.first_saved_at.year) == (1, True, 2025)
-    assert r.store.replaced == [session(1).id]
-
-
 def test_a_session_of_an_earlier_run_decoded_again_is_left_as_it_is_stored(rooms):
     r = rooms()
     stored = session(1)._replace(ignored=True)
@@ -187,68 +102,9 @@ def test_a_session_of_an_earlier_run_decoded_again_is_left_as_it_is_stored(rooms
     r.add(session(1))
     r.saved()
     assert r.store.held[stored.id] is stored
-    assert r.do(lambda: r.shelf.change([stored.id], lambda s: s._replace(sensor="seen"))) == [stored.id]
+    assert r.do(lambda: r.stores.change([stored.id], lambda s: s._replace(sensor="seen"))) == [stored.id]
     r.saved()
     assert r.store.held[stored.id].ignored
-
-
-def test_a_change_of_a_session_that_only_the_store_holds_is_stored(rooms):
-    r = rooms()
-    r.store.held[session(1).id] = session(1)
-    assert r.do(lambda: r.shelf.change([session(1).id, session(2).id], ignore)) == [session(1).id]
-    r.saved()
-    assert r.store.held[session(1).id].ignored
-
-
-def test_a_session_is_changed_in_the_store_that_holds_it_and_new_ones_go_to_the_store_of_record(rooms):
-    old = Store()
-    r = rooms(old=old)
-    old.held[session(1).id] = session(1)
-    r.add(session(2))
-    r.do(lambda: r.shelf.change([session(1).id], ignore))
-    r.saved()
-    assert old.held[session(1).id].ignored
-    assert list(r.store.held) == [session(2).id]
-
-
-def test_listings_merge_all_stores_and_memory_in_order_and_in_pages(rooms):
-    old = Store()
-    r = rooms(Limits(memory_sessions=1), old=old)
-    for number in (1, 4, 7):
-        old.held[session(number).id] = session(number)
-    for number in (2, 4, 6):
-        r.store.held[session(number).id] = session(number)._replace(sensor="main")
-    r.store.down = True
-    r.add(session(5))
-    query = SessionQuery(limit=2)
-    seen = []
-    while page := r.do(lambda query=query: r.shelf.load(query)):
-        seen += page
-        query = query._replace(after=(page[-1].started_at, page[-1].id))
-    assert [s.messages[0].control_id for s in seen] == ["C1", "C2", "C4", "C5", "C6", "C7"]
-    assert seen[2].sensor == "main"
-    newest = r.do(lambda: r.shelf.load(SessionQuery(newest_first=True, limit=3)))
-    assert [s.messages[0].control_id for s in newest] == ["C7", "C6", "C5"]
-
-
-def test_a_change_that_waits_is_what_a_reader_sees(rooms):
-    r = rooms()
-    r.add(session(1), session(2))
-    r.saved()
-    r.store.down = True
-    r.do(lambda: r.shelf.change([session(1).id], ignore))
-    assert [s.ignored for s in r.do(lambda: r.shelf.load(SessionQuery()))] == [True, False]
-
-
-def test_one_store_that_cannot_load_does_not_hide_what_the_others_hold(rooms):
-    old = Store()
-    r = rooms(old=old)
-    r.store.held[session(1).id] = session(1)
-    old.unreadable = True
-    assert len(r.do(lambda: r.shelf.load(SessionQuery()))) == 1
-    r.store.unreadable = True
-    with pytest.raises(StoreError):
-        r.do(lambda: r.shelf.load(SessionQuery()))
 
 
 def test_findings_are_part_of_what_is_saved(rooms):
@@ -272,7 +128,7 @@ def test_a_query_that_reads_for_long_does_not_keep_sessions_from_being_saved(roo
         return load(query)
 
     r.store.load_sessions = reading
-    found = r.keeper.submit(lambda: r.shelf.load(SessionQuery()), gives_way=True).result(10)
+    found = r.keeper.submit(lambda: r.stores.load(SessionQuery()), gives_way=True).result(10)
     assert seen == [True]
     assert [one.id for one in found] == [session(number).id for number in (1, 2, 3, 9)]
     assert r.store.threads == {"hl7core-keeper"}
@@ -289,7 +145,7 @@ def test_a_query_that_reads_for_long_ends_when_the_engine_stops(rooms, caplog):
             r.keeper.give_way()
 
     r.store.load_sessions = endless
-    asked = r.keeper.submit(lambda: r.shelf.load(SessionQuery()), gives_way=True)
+    asked = r.keeper.submit(lambda: r.stores.load(SessionQuery()), gives_way=True)
     assert reading.wait(10)
     r.ledger.add([session(1)])
     assert r.keeper.stop(30) == []
@@ -328,24 +184,22 @@ def test_a_store_that_comes_back_during_the_stop_still_gets_them(rooms):
     assert r.keeper.stop(5) == []
 
 
-def test_deleting_and_restoring_go_through_every_store(rooms):
-    old = Store()
-    r = rooms(old=old)
-    old.held[session(1).id] = session(1)
-    r.add(session(2))
-    r.saved()
-    ids = [session(1).id, session(2).id, session(3).id]
-    assert r.do(lambda: r.shelf.delete(ids, to_trash=True, deleted_at=NOW)) == ids[:2]
-    assert not old.held
-    assert not r.store.held
-    assert session(2).id not in r.ledger
-    assert r.do(lambda: r.shelf.restore(ids)) == ids[:2]
+def test_an_old_store_that_cannot_be_read_holds_up_no_new_save(two):
+    two.go_to("new_store")
+    two.old.unreadable = True
+    two.harness.feed(exchange("A"))
+    poll(lambda: two.new.held)
 
 
-def test_memory_is_filled_with_the_newest_stored_sessions(rooms):
-    r = rooms()
-    for number in range(1, 8):
-        r.store.held[session(number).id] = session(number)
-    assert r.do(lambda: r.shelf.fill(3)) == 3
-    assert [session(n).id in r.ledger for n in (4, 5, 6, 7)] == [False, True, True, True]
-    assert r.ledger.unsaved == 0
+def test_a_change_of_a_session_whose_store_is_gone_is_saved_in_the_store_of_record(two):
+    two.harness.feed(exchange("A"))
+    poll(lambda: two.old.held)
+    (stored,) = two.old.held
+    two.go_to("new_store")
+    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+    assert two.harness.call(two.harness.runtime.ignore([stored])) == [stored]
+    poll(lambda: stored in two.new.held)
+    assert two.new.held[stored].ignored
+    assert two.new.held[stored].first_saved_at == two.old.held[stored].first_saved_at
+    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": True}))
+    assert [session.ignored for session in two.harness.sessions()] == [True]

@@ -1,28 +1,15 @@
-"""The ledger: what is in memory, what waits to be saved, and what a session's life says."""
+"""The ledger: the sessions in memory, and what becomes of them when they are decoded again, saved or changed."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from engine.parts import session
-from hl7core.engine.books import Limits
+from engine.rooms import NOW, save, stamped
 from hl7core.engine.ledger import Ledger
-from hl7core.engine.session_state import ignore, retry, unignore
+from hl7core.engine.session_memory import Limits
+from hl7core.engine.session_state import ignore
 from hl7core.model.delivery import Delivery, DeliveryStatus
 from hl7core.model.finding import Finding, Severity
 from hl7core.model.session import SessionQuery
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def stamped(ledger, *, now=NOW, days=30, destinations=(), limit=100):
-    ids = ledger.take_dirty(limit, 0.0)
-    return ledger.stamp(ids, now=now, retention_days=days, store="json_store", destinations=destinations)
-
-
-def save(ledger, **options):
-    made = stamped(ledger, **options)
-    for one in made:
-        ledger.saved(one)
-    return made
 
 
 def test_a_new_session_is_news_and_waits_to_be_saved_without_replacing_anything():
@@ -34,35 +21,6 @@ def test_a_new_session_is_news_and_waits_to_be_saved_without_replacing_anything(
     assert ledger.unsaved == 1
     ledger.saved(one)
     assert ledger.unsaved == 0
-
-
-def test_what_is_in_flight_is_not_taken_twice():
-    ledger = Ledger(Limits())
-    ledger.add([session(1)])
-    assert ledger.take_dirty(10, 0.0)
-    assert ledger.take_dirty(10, 0.0) == []
-
-
-def test_a_life_counts_from_the_first_save_and_a_later_save_uses_todays_days():
-    ledger = Ledger(Limits())
-    ledger.add([session(1)])
-    save(ledger, days=30)
-    ledger.add([session(1, revision=1)])
-    (second,) = save(ledger, now=NOW + timedelta(days=5), days=10)
-    assert second.session.first_saved_at == NOW
-    assert second.session.saved_at == NOW + timedelta(days=5)
-    assert second.session.persisted_until == NOW + timedelta(days=10)
-    assert second.session.retention_days == 10
-
-
-def test_a_delivery_is_made_for_each_active_destination_at_the_first_save_only():
-    ledger = Ledger(Limits())
-    ledger.add([session(1)])
-    (first,) = save(ledger, destinations=("lab", "mirror"))
-    assert first.session.deliveries == (Delivery("lab"), Delivery("mirror"))
-    ledger.add([session(1, revision=1)])
-    (second,) = save(ledger, destinations=("lab", "mirror", "late"))
-    assert [d.name for d in second.session.deliveries] == ["lab", "mirror"]
 
 
 def test_a_late_acknowledgement_replaces_and_keeps_what_became_of_the_session():
@@ -102,8 +60,8 @@ def test_a_session_stored_in_an_earlier_run_is_not_reset_when_it_is_decoded_agai
 def test_what_the_store_turns_out_to_hold_of_a_changed_session_is_taken_over_before_the_save():
     ledger = Ledger(Limits())
     ledger.add([session(1, revision=1)])
-    ids = ledger.take_dirty(10, 0.0)
-    assert ledger.unbased(ids, changed_only=True) == ids
+    ids = ledger.claim_due(10, 0.0)
+    assert ledger.without_base(ids, changed_only=True) == ids
     stored = session(1)._replace(
         deliveries=(Delivery("lab", DeliveryStatus.SUBMITTED),), first_saved_at=NOW - timedelta(days=9)
     )
@@ -128,60 +86,6 @@ def test_a_change_during_a_save_is_saved_again_and_its_first_save_counts():
     assert again.session.ignored
     assert again.session.first_saved_at == NOW
     assert again.session.deliveries == (Delivery("lab"),)
-
-
-def test_only_saved_sessions_are_forgotten_the_oldest_first():
-    ledger = Ledger(Limits(memory_sessions=3))
-    ledger.add([session(number) for number in (5, 1, 4, 2, 3)])
-    assert len(ledger) == 5
-    save(ledger)
-    assert len(ledger) == 3
-    assert session(1).id not in ledger
-    assert session(5).id in ledger
-
-
-def test_memory_is_bounded_in_bytes_too():
-    ledger = Ledger(Limits(memory_bytes=100_000))
-    for number in range(1, 20):
-        ledger.add([session(number, text=b"x" * 20_000)])
-        save(ledger)
-    assert 1 < len(ledger) < 6
-
-
-def test_past_the_bound_the_oldest_unsaved_are_given_up_counted_and_named():
-    lost = []
-    ledger = Ledger(Limits(unsaved_sessions=3), on_lost=lost.extend)
-    ledger.add([session(number) for number in range(1, 6)])
-    assert lost == [session(1).id, session(2).id]
-    assert ledger.lost == 2
-    assert ledger.unsaved == 3
-
-
-def test_packets_that_can_wait_make_no_session_go_and_are_asked_to_wait_in_time():
-    ledger = Ledger(Limits(unsaved_sessions=4, finite=True))
-    ledger.add([session(1)])
-    assert not ledger.pressed
-    ledger.add([session(number) for number in range(2, 9)])
-    assert ledger.pressed
-    assert ledger.unsaved == 8
-    assert ledger.lost == 0
-
-
-def test_a_failed_save_waits_ever_longer_and_the_others_come_first():
-    ledger = Ledger(Limits())
-    ledger.add([session(1)])
-    first = session(1).id
-    waits = []
-    now = 0.0
-    for _ in range(9):
-        assert ledger.take_dirty(10, now) == [first]
-        ledger.failed(first, now)
-        waits.append(ledger.next_due() - now)
-        now = ledger.next_due()
-    assert waits[:3] == [0.5, 1.0, 2.0]
-    assert waits[-1] == 30.0
-    ledger.add([session(2)])
-    assert ledger.take_dirty(1, now) == [session(2).id]
 
 
 def test_while_nothing_is_saved_nothing_waits_and_memory_stays_bounded():
@@ -231,13 +135,3 @@ def test_memory_answers_for_what_no_store_holds_as_it_is_now():
     found, ruling = ledger.newer(SessionQuery(status=(DeliveryStatus.IGNORED,)))
     assert [s.id for s in found] == [session(1).id]
     assert ruling == {session(1).id}
-
-
-def test_retry_ignore_and_unignore_say_what_they_do():
-    failed = session(1)._replace(
-        deliveries=(Delivery("lab", DeliveryStatus.FAILED, 3, error="no"), Delivery("b", DeliveryStatus.SUBMITTED, 1))
-    )
-    again = retry(failed)
-    assert again.deliveries == (Delivery("lab"), Delivery("b"))
-    assert ignore(failed).status is DeliveryStatus.IGNORED
-    assert unignore(ignore(failed)).status is DeliveryStatus.FAILED

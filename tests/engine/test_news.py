@@ -76,7 +76,7 @@ def test_a_notice_is_told_once_and_once_more_when_it_is_settled():
         news.notice("store", "the disk is full")
     assert news.notices == (("store", "the disk is full"),)
     for _ in range(3):
-        news.settle("store", "sessions are saved again")
+        news.resolve("store", "sessions are saved again")
     assert news.notices == ()
     assert direct.events == [
         NoticeRaised("store", "the disk is full"),

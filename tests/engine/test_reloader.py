@@ -7,7 +7,7 @@ import time
 import pytest
 
 from hl7core.engine.reloader import Reloader
-from hl7core.settings import reading as settings_room
+from hl7core.settings import reading
 
 
 class Watched:
@@ -26,10 +26,10 @@ class Watched:
             return ()
 
         def read():
-            return settings_room.read(self.path if self.path.exists() else None)
+            return reading.read(self.path if self.path.exists() else None)
 
         async def main():
-            reloader = Reloader(self.path, read=read, apply=apply, tell=self.told.append)
+            reloader = Reloader(self.path, read=read, apply=apply, report=self.told.append)
             reloader.start()
             await asyncio.sleep(0.2)
             try:

@@ -35,8 +35,8 @@ class Desk:
         return job
 
     def do_all(self):
-        self.jobs.begin_run()
-        while self.jobs.do_next():
+        self.jobs.start_run()
+        while self.jobs.run_next():
             pass
 
 
@@ -155,4 +155,4 @@ def test_what_waits_when_they_are_closed_is_refused_and_so_is_what_comes_then(de
     desk.jobs.close()
     for future in (waiting, desk.submit(lambda: 1)):
         assert isinstance(future.exception(0), EngineError)
-    assert not desk.jobs.do_next()
+    assert not desk.jobs.run_next()

@@ -7,17 +7,9 @@ import pytest
 
 from fakes import registry
 from hl7core.hookspecs import hookimpl
-from hl7core.plugin_host.watchdog import Running, Watchdog
-
-
-class Clock:
-    """Time that moves when told."""
-
-    def __init__(self):
-        self.now = 1_000_000.0
-
-    def __call__(self):
-        return self.now
+from hl7core.model.cleanup import CleanupReport
+from hl7core.plugin_host.watchdog import RunningCall, Watchdog
+from plugin_host.parts import NOW, PACKET, Clock, notice, service, wait_for
 
 
 class Plugin:
@@ -37,25 +29,25 @@ def watched():
     )
 
 
-def test_a_call_that_comes_back_while_the_watchdog_looks_leaves_no_mark(watched, monkeypatch):
-    slot = Running("one", "cleanup", watched.owner, patient=True)
-    assert watched.dog.enter(slot)
+def test_a_call_that_returns_while_the_watchdog_checks_leaves_no_mark(watched, monkeypatch):
+    call = RunningCall("one", "cleanup", watched.owner, unlimited=True)
+    assert watched.dog.enter(call)
     watched.clock.now += 6
     find = watched.registry.pm.get_plugin
 
     def comes_back(name):
         monkeypatch.undo()
-        watched.dog.leave(slot)
+        watched.dog.leave(call)
         return find(name)
 
     monkeypatch.setattr(watched.registry.pm, "get_plugin", comes_back)
-    watched.dog.look()
+    watched.dog.check()
     assert str(watched.registry.info("one").state) == "enabled"
     assert watched.told == ["hanging", "enabled"]
 
 
-def test_a_quick_call_that_ends_while_the_watchdog_looks_is_no_call_since_the_beginning_of_time(watched):
-    class Ends(Running):
+def test_a_quick_call_that_returns_while_the_watchdog_checks_does_not_count_from_time_zero(watched):
+    class Ends(RunningCall):
         """A call of a packet listener that ends as soon as somebody has seen that it runs."""
 
         @property
@@ -66,51 +58,142 @@ def test_a_quick_call_that_ends_while_the_watchdog_looks_is_no_call_since_the_be
         def began(self, value):
             self.times = [watched.clock.now - 0.001]
 
-    watched.dog.keep([Ends("one", "on_packet", watched.owner)])
-    watched.dog.look()
+    watched.dog.watch_listeners([Ends("one", "on_packet", watched.owner)])
+    watched.dog.check()
     assert watched.told == []
 
 
 def test_the_next_call_of_a_listener_that_hung_is_a_new_one(watched):
-    slot = Running("one", "on_packet", watched.owner)
-    watched.dog.keep([slot])
-    slot.began = watched.clock.now
+    call = RunningCall("one", "on_packet", watched.owner)
+    watched.dog.watch_listeners([call])
+    call.began = watched.clock.now
     watched.clock.now += 6
-    watched.dog.look()
+    watched.dog.check()
     assert watched.told == ["hanging"]
-    slot.began = 0.0
-    watched.dog.returned(slot)
-    slot.began = watched.clock.now
-    watched.dog.look()
+    call.began = 0.0
+    watched.dog.returned(call)
+    call.began = watched.clock.now
+    watched.dog.check()
     assert watched.told == ["hanging", "enabled"]
 
 
-def test_listeners_that_were_let_go_of_are_watched_until_they_return(watched):
-    old, new = (Running("one", "on_packet", watched.owner) for _ in range(2))
-    watched.dog.keep([old])
+def test_replaced_listeners_are_watched_until_they_return(watched):
+    old, new = (RunningCall("one", "on_packet", watched.owner) for _ in range(2))
+    watched.dog.watch_listeners([old])
     old.began = watched.clock.now
-    watched.dog.keep([new])
+    watched.dog.watch_listeners([new])
     assert watched.dog.busy("one")
     old.began = 0.0
-    watched.dog.keep([new])
+    watched.dog.watch_listeners([new])
     old.began = watched.clock.now
     assert not watched.dog.busy("one"), "nobody watches it any more"
 
 
-def test_a_fault_while_looking_does_not_end_the_watching(watched, monkeypatch, caplog):
+def test_an_error_while_checking_does_not_end_the_watchdog(watched, monkeypatch, caplog):
     looks = []
 
     def breaks():
         looks.append(threading.current_thread().name)
         raise ValueError("canary")
 
-    monkeypatch.setattr(watched.dog, "look", breaks)
+    monkeypatch.setattr(watched.dog, "check", breaks)
     monkeypatch.setattr(watched.dog._closed, "wait", lambda _seconds: len(looks) >= 3)
-    watched.dog.watch()
+    watched.dog.start()
     until = time.monotonic() + 30
     while len(looks) < 3 and time.monotonic() < until:
         time.sleep(0.002)
     watched.dog.close()
     assert looks == ["hl7core-watchdog"] * 3
-    assert "looking for plugins that hang broke: ValueError" in caplog.text
+    assert "checking for plugins that hang failed: ValueError" in caplog.text
     assert "canary" not in caplog.text
+
+
+def test_a_plugin_whose_call_does_not_return_hangs_then_is_quarantined_and_can_be_enabled_again():
+    clock, gate, entered = Clock(), threading.Event(), []
+    heard = []
+
+    def hear(self, event):
+        entered.append(event)
+        if event == notice(0):
+            gate.wait()
+        heard.append(event)
+
+    with service({"one": {"on_event": hear}}, clock=clock) as dispatch:
+        dispatch.event(notice(0))
+        dispatch.event(notice(1))
+        wait_for(lambda: entered)
+        clock.now += 4
+        dispatch.calls.watchdog.check()
+        assert str(dispatch.registry.info("one").state) == "enabled"
+        clock.now += 2
+        dispatch.calls.watchdog.check()
+        assert str(dispatch.registry.info("one").state) == "hanging"
+        assert dispatch.registry.info("one").error == "on_event has been running for 5 seconds"
+        clock.now += 25
+        dispatch.calls.watchdog.check()
+        assert str(dispatch.registry.info("one").state) == "quarantined"
+        assert not dispatch.calls.watchdog.busy("one")
+        asyncio.run(dispatch.registry.enable("one"))
+        dispatch.event(notice(2))
+        wait_for(lambda: heard == [notice(2)])
+        gate.set()
+        wait_for(lambda: len(heard) == 2)
+        time.sleep(0.02)
+        assert heard == [notice(2), notice(0)]
+        assert str(dispatch.registry.info("one").state) == "enabled"
+        assert [str(change.state) for change in dispatch.changes] == ["enabled", "hanging", "quarantined", "enabled"]
+
+
+def test_a_plugin_no_longer_hangs_once_its_call_returns():
+    clock, gate, entered = Clock(), threading.Event(), threading.Event()
+
+    def clean(self):
+        entered.set()
+        gate.wait()
+        return CleanupReport()
+
+    with service({"one": {"cleanup": clean}}, clock=clock) as dispatch:
+        thread = threading.Thread(target=dispatch.cleanup, args=(NOW, False))
+        thread.start()
+        entered.wait()
+        clock.now += 100
+        dispatch.calls.watchdog.check()
+        assert str(dispatch.registry.info("one").state) == "hanging", "a cleanup may take long: no quarantine"
+        gate.set()
+        thread.join()
+        assert str(dispatch.registry.info("one").state) == "enabled"
+
+
+def test_a_packet_listener_that_hangs_is_reported():
+    clock, gate, entered = Clock(), threading.Event(), threading.Event()
+
+    def hear(self):
+        entered.set()
+        gate.wait()
+
+    with service({"one": {"on_packet": hear}}, clock=clock) as dispatch:
+        (listen,) = dispatch.packet_listeners()
+        thread = threading.Thread(target=listen, args=(PACKET,))
+        thread.start()
+        entered.wait()
+        clock.now += 6
+        dispatch.calls.watchdog.check()
+        assert str(dispatch.registry.info("one").state) == "hanging"
+        gate.set()
+        thread.join()
+        assert str(dispatch.registry.info("one").state) == "enabled"
+
+
+def test_the_watchdog_checks_on_a_thread_of_its_own():
+    gate, clock, entered = threading.Event(), Clock(), threading.Event()
+
+    def hear(self):
+        entered.set()
+        gate.wait()
+
+    with service({"one": {"on_event": hear}}, clock=clock) as dispatch:
+        dispatch.event(notice(1))
+        entered.wait()
+        clock.now += 40
+        wait_for(lambda: str(dispatch.registry.info("one").state) == "quarantined")
+    gate.set()

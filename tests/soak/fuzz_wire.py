@@ -71,7 +71,7 @@ def packets(data: bytes) -> None:
     for link_type in (0, 1, 101, 113, 228, 229, 276):
         segment = dissect(data, 0, len(data), link_type)
         assert segment is None or 0 <= segment.start <= segment.end <= len(data)
-        fragments.take(data, 0, len(data), link_type, 0)
+        fragments.add(data, 0, len(data), link_type, 0)
 
 
 def reassembly(data: bytes) -> None:

@@ -1,43 +1,25 @@
-"""Noise never gives a session, real conversations always do, and pins need no proof."""
+"""Detection: noise never gives a session, and real conversations always do."""
+
+from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hl7core.testing import NOISE
-from hl7core.testing.framer_contract import FramerContract
 from hl7core.wire.connection import DecoderOptions
-from hl7core.wire.decoder import Decoder
 from hl7core.wire.detect import HELD_BYTES, TLS, UNKNOWN, WAIT, builtin, choose
 from hl7core.wire.framing.framer import Dialect
-from hl7core.wire.framing.lis01 import Lis01Framer
-from hl7core.wire.pcap.synthetic_tcp import TcpTalk
-from hl7core.wire.pins import Pin
+from wire.first_bytes import ACK, DIALECTS, FRAME, ORU, sessions
+from wire.linear_time import PATTERNS, assert_linear
 
-OPTIONS = DecoderOptions()
-DIALECTS = builtin(OPTIONS)
 HEADERS = (b"MSH", b"FHS", b"BHS")
 CONTROLS = b"\x04\x05\x06\x15\n\r"
-
-ORU = b"\x0bMSH|^~\\&|AN|LAB|LIS|LAB|20260101||ORU^R01|M1|P|2.5\rOBX|1|NM|GLU||5\r\x1c\r"
-ACK = b"\x0bMSH|^~\\&|LIS|LAB|AN|LAB|20260101||ACK|A1|P|2.5\rMSA|AA|M1\r\x1c\r"
-FRAME = b"\x021H|\\^&|||AN\r\x036D\r\n"
-TURN = (b"\x05" + FRAME + b"\x04", b"\x06\x06")
 
 
 def verdict(first: bytes, second: bytes = b"", *, final: bool = False):
     chosen = choose(DIALECTS, first, second, final=final)
     return chosen.name if isinstance(chosen, Dialect) else chosen
-
-
-def sessions(said: list[tuple[int, bytes]], options: DecoderOptions = OPTIONS, dialects=(), mss: int = 1460):
-    talk = TcpTalk(acceptor=("10.0.0.9", 4000))
-    talk.open()
-    for side, data in said:
-        (talk.opener if side == 0 else talk.acceptor)(data, mss=mss)
-    talk.close()
-    decoder = Decoder(options, dialects)
-    return [*decoder.feed(talk.batch()), *decoder.end()], decoder
 
 
 # Noise.
@@ -100,33 +82,6 @@ def test_the_configured_start_byte_that_stands_alone_is_one_too():
     assert [s.protocol for s in found] == ["plain"]
 
 
-def test_what_is_undecided_holds_a_few_kib_and_is_then_let_go_and_counted():
-    talk = TcpTalk()
-    talk.open()
-    decoder = Decoder()
-    for _ in range(100):
-        talk.packets.clear()
-        talk.opener(b"text of any kind may be a log line ahead of the first block\n")
-        decoder.feed(talk.batch())
-        held = [half.connection.waiting_bytes for half in decoder._halves.values()]
-        assert max(held) <= 2 * HELD_BYTES + 1460
-    assert decoder.counters["ignored"] == 1
-    assert max(half.connection.waiting_bytes for half in decoder._halves.values()) == 0
-
-
-def test_undecided_connections_together_hold_no_more_than_the_settings_allow():
-    decoder = Decoder(DecoderOptions(reassembly_bytes=1 << 20))
-    most = 0
-    for number in range(2000):
-        talk = TcpTalk(opener=(f"10.1.{number >> 8}.{number & 255}", 40000))
-        talk.open()
-        talk.opener(b"x" * 3000)
-        decoder.feed(talk.batch())
-        most = max(most, sum(half.connection.waiting_bytes for half in decoder._halves.values() if half.side == 0))
-    assert most <= (1 << 20) + 8192
-    assert decoder.counters["ignored"] > 1000
-
-
 # Real conversations.
 
 
@@ -152,88 +107,16 @@ def test_real_conversations_always_give_their_session(said, protocol, mss):
     assert sorted(raw) == sorted(b"".join(data for _, data in said))
 
 
-# Pins.
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_detection_takes_time_that_grows_with_the_first_bytes(pattern):
+    """Detection examines them again with each segment until they tell."""
+    dialects = builtin(DecoderOptions())
 
+    def work(size: int) -> None:
+        for front in (b"", b"\x05"):
+            data = front + PATTERNS[pattern] * (size // len(PATTERNS[pattern]))
+            for answer in (b"", b"\x06", data):
+                choose(dialects, data, answer, final=False)
+                choose(dialects, data, answer, final=True)
 
-def test_a_pinned_protocol_is_spoken_from_the_first_byte():
-    found, decoder = sessions([(0, b"no header at all")], DecoderOptions(protocols=(Pin("", 4000, "mllp"),)))
-    assert [s.protocol for s in found] == ["mllp"]
-    assert found[0].raw_of(found[0].elements[0]) == b"no header at all"
-    assert decoder.counters["ignored"] == 0
-
-
-@pytest.mark.parametrize(
-    ("pin", "protocol"),
-    [
-        (Pin("10.0.0.9", 4000, "plain"), "plain"),
-        (Pin("10.0.0.0/24", 0, "plain"), "plain"),
-        (Pin("10.0.0.9", 4001, "plain"), "lis01"),
-        (Pin("10.0.1.0/24", 0, "plain"), "lis01"),
-        (Pin("", 4000, "nobody's"), "lis01"),
-    ],
-)
-def test_a_pin_fits_an_address_a_network_a_port_or_both(pin, protocol):
-    found, _ = sessions([(0, TURN[0]), (1, TURN[1])], DecoderOptions(protocols=(pin,)))
-    assert {s.protocol for s in found} == {protocol}
-
-
-def test_the_first_pin_that_fits_holds():
-    pins = (Pin("10.0.0.9", 0, "plain"), Pin("", 4000, "mllp"))
-    found, _ = sessions([(0, TURN[0]), (1, TURN[1])], DecoderOptions(protocols=pins))
-    assert {s.protocol for s in found} == {"plain"}
-
-
-# Dialects of others.
-
-
-def test_a_dialect_of_others_is_asked_again_at_the_beginning_that_it_names():
-    asked = []
-
-    def score(first: bytes, second: bytes) -> int:
-        asked.append(first)
-        return 3 if first.startswith(b"<lab>") else 0
-
-    dialect = Dialect("tagged", score, Lis01Framer, turns=True, again=(b"<lab>",))
-    said = [(0, b"\xfe" * 5000), (0, b"<lab>" + FRAME)]
-    found, _ = sessions(said, dialects=[dialect])
-    assert {s.protocol for s in found} == {"tagged"}
-    assert sessions(said)[0] == []
-
-
-def test_all_dialects_are_asked_at_a_block_that_begins_with_msh():
-    dialect = Dialect("mine", lambda first, _: 3 if first.startswith(b"\x0bMSH") else 0, Lis01Framer, turns=True)
-    found, _ = sessions([(0, b"\xfe" * 5000), (0, ORU)], dialects=[dialect])
-    assert {s.protocol for s in found} == {"mine"}
-
-
-class TestLis01(FramerContract):
-    def make_dialect(self):
-        return DIALECTS[1]
-
-    def pieces(self):
-        return [b"\x05", FRAME, FRAME[:5], b"\x06", b"\x04"]
-
-    def conversation(self):
-        return TURN
-
-
-class TestMllp(FramerContract):
-    def make_dialect(self):
-        return DIALECTS[0]
-
-    def pieces(self):
-        return [ORU, ACK, ORU[:30], b"\x1c", b"\r"]
-
-    def conversation(self):
-        return ORU, ACK
-
-
-class TestPlain(FramerContract):
-    def make_dialect(self):
-        return DIALECTS[2]
-
-    def pieces(self):
-        return [b"\x05", b"\x02" + ORU[1:-2] + b"\r\n", b"\x02MSH|", b"\x06", b"\x04"]
-
-    def conversation(self):
-        return b"\x05\x02" + ORU[1:-2] + b"\r\n\x04", b"\x06\x06"
+    assert_linear(work, HELD_BYTES // 4)

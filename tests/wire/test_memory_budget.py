@@ -46,13 +46,13 @@ def held(decoder: Decoder) -> int:
     for tracker in trackers:
         if tracker is None:
             continue
-        if hasattr(tracker, "usual"):
-            found += len(tracker.usual.asked[1]) if tracker.usual.asked is not None else 0
-            waiting = tracker._waiting
-            exchanges = {e.id: e for e in (*waiting.open(), *waiting._late.values())}.values()
+        if hasattr(tracker, "fast_path"):
+            found += len(tracker.fast_path.request.block) if tracker.fast_path.request is not None else 0
+            waiting = tracker._unanswered
+            exchanges = () if waiting is None else {e.id: e for e in (*waiting.open(), *waiting.late.values())}.values()
             found += sum(len(m.text) for e in exchanges for m in e.messages)
-        elif tracker._turn is not None:
-            found += sum(len(placed.frame.raw) for placed in tracker._turn.placed)
+        elif tracker._builder is not None:
+            found += sum(len(placed.frame.raw) for placed in tracker._builder.placed)
     return found
 
 
@@ -91,7 +91,7 @@ def test_one_message_of_the_largest_size_may_always_wait():
     assert decoder.counters["crowded"] == 0
 
 
-@pytest.mark.parametrize("before", [0, 1], ids=["the long way", "the short way"])
+@pytest.mark.parametrize("before", [0, 1], ids=["slow path", "fast path"])
 def test_all_that_waits_for_an_answer_is_bounded_together(before):
     """Also where only one message waits on each connection, by the short way of the usual exchange."""
     decoder = Decoder(DecoderOptions(reassembly_bytes=4 * MIB, max_message=MIB))
@@ -245,13 +245,13 @@ def test_what_is_let_go_within_tls_says_that_it_was_encrypted(tmp_path):
     assert len(sessions) + len(decoder.end()) == 30 + 18
 
 
-def test_nothing_stays_on_the_scales_once_all_has_ended():
+def test_nothing_is_held_once_all_sessions_have_ended():
     decoder = Decoder(DecoderOptions(max_message=MIB))
     for number, talk in enumerate(talks(10)):
         for _ in range(3):
             talk.opener(large(str(number)), mss=60_000)
         talk.acceptor(reply(str(number)) + b"noise")
         feed(decoder, talk)
-    assert decoder._streams._scales.held > 2_000_000
+    assert decoder._streams._budget.held > 2_000_000
     decoder.end()
-    assert decoder._streams._scales.held == 0
+    assert decoder._streams._budget.held == 0

@@ -55,7 +55,7 @@ def alike(work, *given_):
 def decoded(batches, **options):
     """Everything that a decoder tells: what each batch gives, what is open and held then, and the counts."""
     decoder = Decoder(DecoderOptions(**options))
-    books = decoder._streams._open, decoder._streams._held
+    books = decoder._streams._in_framers, decoder._streams._held
     told = [
         (decoder.feed(batch), decoder.open_sessions(), decoder.messages[:], [book.total for book in books])
         for batch in batches

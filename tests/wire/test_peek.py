@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from hl7core.model.frame import Fault
 from hl7core.wire.peek import Glance, batch_counts, glance, split_batch
+from wire.linear_time import PATTERNS, SIZE, assert_linear
 
 ORU = rb"MSH|^~\&|IND|LAB|LIS|H|20260101||ORU^R01^ORU_R01|M1|P|2.5.1" + b"\rPID|1||42\rOBX|1|NM|GLU||5\r"
 ACK = rb"MSH|^~\&|LIS|H|IND|LAB|20260101||ACK^R01|A1|P|2.5.1" + b"\rMSA|AA|M1|fine\r"
@@ -171,3 +172,12 @@ def test_any_bytes_are_glanced_at(text):
     assert all(text[start : start + 3] == b"MSH" and end > start for start, end in spans)
     assert sorted(spans) == spans
     assert all(fault.offset <= len(text) for fault in batch_counts(text))
+
+
+@pytest.mark.parametrize("read", [glance, split_batch, batch_counts])
+def test_peeking_takes_time_that_grows_with_the_text(read):
+    for pattern in PATTERNS.values():
+        for front in (b"MSH|^~\\&|", b"FHS|^~\\&|\r", b"H|\\^&|"):
+            assert_linear(
+                lambda size, front=front, pattern=pattern: read(front + pattern * (size // len(pattern))), 10 * SIZE
+            )

@@ -1,11 +1,16 @@
 """What ``[core] protocols`` may say."""
 
+from __future__ import annotations
+
 import pytest
 
 from hl7core.errors import SettingsError
 from hl7core.model.packet import Endpoint
-from hl7core.settings.model import CoreSettings, validate_table
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.validation import validate_table
+from hl7core.wire.connection import DecoderOptions
 from hl7core.wire.pins import Pin, parse_pins, pinned
+from wire.first_bytes import LIS01_SESSION, sessions
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,24 @@ def test_either_end_may_be_the_place():
         assert pinned([pin], ends) == "x"
     for pin in (Pin("10.0.0.5", 4000, "x"), Pin("", 4001, "x"), Pin("10.0.0.10", 0, "x"), Pin("fd00::/8", 0, "x")):
         assert pinned([pin], ends) == ""
+
+
+@pytest.mark.parametrize(
+    ("pin", "protocol"),
+    [
+        (Pin("10.0.0.9", 4000, "plain"), "plain"),
+        (Pin("10.0.0.0/24", 0, "plain"), "plain"),
+        (Pin("10.0.0.9", 4001, "plain"), "lis01"),
+        (Pin("10.0.1.0/24", 0, "plain"), "lis01"),
+        (Pin("", 4000, "nobody's"), "lis01"),
+    ],
+)
+def test_a_pin_fits_an_address_a_network_a_port_or_both(pin, protocol):
+    found, _ = sessions([(0, LIS01_SESSION[0]), (1, LIS01_SESSION[1])], DecoderOptions(protocols=(pin,)))
+    assert {s.protocol for s in found} == {protocol}
+
+
+def test_the_first_pin_that_fits_holds():
+    pins = (Pin("10.0.0.9", 0, "plain"), Pin("", 4000, "mllp"))
+    found, _ = sessions([(0, LIS01_SESSION[0]), (1, LIS01_SESSION[1])], DecoderOptions(protocols=pins))
+    assert {s.protocol for s in found} == {"plain"}

@@ -7,45 +7,16 @@ any decoder: whatever is wholly there must come out once, in order, byte for byt
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hl7core.model.packet import Interface, Packet, PacketBatch
-from hl7core.model.session import Direction, Session
-from hl7core.wire.decoder import Decoder
-from hl7core.wire.pcap.synthetic_tcp import TcpTalk
-
-PLAIN_PORT = 6001
-RECORDS = (b"H|\\^&|||AN\r", b"P|1||P7\r", b"O|1|S4\r", b"R|1|^^^GLU|5.4\r", b"L|1|N\r")
-
-
-def block(text: bytes) -> bytes:
-    return b"\x0b" + text + b"\x1c\r"
-
-
-def frame(number: int, text: bytes, end: bytes = b"\x03") -> bytes:
-    body = b"%d" % (number % 8) + text + end
-    return b"\x02" + body + b"%02X\r\n" % (sum(body) & 0xFF)
-
-
-class Talk(TcpTalk):
-    """A conversation that knows which bytes of each stream make which message."""
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.starts = list(self.seq)
-        self.sent: list[tuple[bytes, list[tuple[int, int, int]]]] = []  # the text, and the (side, from, to) it took
-
-    def at(self, side: int) -> int:
-        return self.seq[side] - self.starts[side] - 1
-
-    def say(self, side: int, data: bytes, mss: int) -> tuple[int, int, int]:
-        begin = self.at(side)
-        (self.opener if side == 0 else self.acceptor)(data, mss=mss)
-        return side, begin, begin + len(data)
+from hl7core.model.packet import Interface, Packet
+from hl7core.model.session import Direction
+from wire.lossy_talks import PLAIN_PORT, RECORDS, Talk, frame, sessions_of, whole_messages
+from wire.mllp_blocks import block
 
 
 @st.composite
@@ -78,13 +49,13 @@ def lis01(draw) -> Talk:
     talk = Talk(isn=draw(st.tuples(sequence_numbers, sequence_numbers)), acceptor=("10.0.0.9", 6661))
     talk.open()
     mss = draw(st.integers(1, 60))
-    for turn in range(draw(st.integers(1, 3))):
+    for session in range(draw(st.integers(1, 3))):
         opening = [talk.say(0, b"\x05", mss), talk.say(1, b"\x06", mss)]
         number = 0
         said = []
         for message in range(draw(st.integers(1, 2))):
             spans = list(opening)
-            records = [*RECORDS[:3], b"R|1|^^^GLU|%d%d\r" % (turn, message), RECORDS[4]]
+            records = [*RECORDS[:3], b"R|1|^^^GLU|%d%d\r" % (session, message), RECORDS[4]]
             for record in records:
                 number += 1
                 spans += [talk.say(0, frame(number, record), mss), talk.say(1, b"\x06", mss)]
@@ -101,11 +72,11 @@ def plain(draw) -> Talk:
     talk.open()
     mss = draw(st.integers(1, 60))
     separator = draw(st.sampled_from([b"\r", b"\r\n"]))
-    for turn in range(draw(st.integers(1, 3))):
+    for session in range(draw(st.integers(1, 3))):
         opening = [talk.say(0, b"\x05", mss), talk.say(1, b"\x06", mss)]
         said = []
         for message in range(draw(st.integers(1, 2))):
-            header = b"MSH|^~\\&|A|L|B|L|2026||ORU^R01|M%d%d|P|2.5" % (turn, message)
+            header = b"MSH|^~\\&|A|L|B|L|2026||ORU^R01|M%d%d|P|2.5" % (session, message)
             text = separator.join([header, b"PID|1||P7", b"OBX|1|NM|GLU||5"])
             said.append((text, [*opening, talk.say(0, b"\x02" + text + b"\r\n", mss), talk.say(1, b"\x06", mss)]))
         end = talk.say(0, b"\x04", mss)
@@ -130,35 +101,6 @@ def tcp(packet: Packet) -> tuple[int, int, int]:
     """Which side sent it, its sequence number, the length of its payload."""
     total, seq = struct.unpack_from(">H", packet.data, 16)[0], struct.unpack_from(">I", packet.data, 38)[0]
     return (0 if packet.data[29] == 5 else 1), seq, total - 40
-
-
-def sessions_of(packets: Sequence[Packet]) -> list[Session]:
-    decoder = Decoder()
-    last: dict[str, Session] = {}
-    at = 0
-    while at < len(packets):  # batches are of one interface each
-        run = [packet for packet in packets[at : at + 5] if packet.interface == packets[at].interface]
-        upto = at
-        while upto < len(packets) and upto - at < 5 and packets[upto].interface == packets[at].interface:
-            upto += 1
-        run = list(packets[at:upto])
-        at = upto
-        for session in decoder.feed(PacketBatch.of(run)):
-            last[session.id] = session
-    for session in decoder.end():
-        last[session.id] = session
-    return sorted(last.values(), key=lambda session: (session.start_ns, session.elements[0].offset))
-
-
-def whole_messages(sessions: list[Session], direction: Direction | None = None) -> list[bytes]:
-    found = [
-        (element.offset, message.text)
-        for session in sessions
-        for number, message in enumerate(session.messages)
-        for element in [next(e for e in session.elements if e.message == number)]
-        if message.complete and (direction is None or message.direction is direction)
-    ]
-    return [text for _, text in sorted(found)]
 
 
 def expected(
@@ -283,80 +225,6 @@ def test_what_the_capture_lost_costs_no_message_that_it_has(talk, data):
         assert [text for text in came if text in there] == there, "a message that was captured is missing"
         # LIS01 whose ENQ, ACK or EOT alone is missing may be whole all the same.
         assert [text for text in sent if text in came] == came, "a message is told that was never sent, or twice"
-
-
-def without(talk: Talk, *lost: int) -> list[Packet]:
-    return [packet for number, packet in enumerate(talk.packets) if number not in lost]
-
-
-def plain_turns(count: int, mss: int, separator: bytes = b"\r") -> tuple[Talk, list[int]]:
-    """``count`` turns of a message each, and the number of the first packet of each message."""
-    talk = Talk(acceptor=("10.0.0.9", PLAIN_PORT))
-    talk.open()
-    begins = []
-    for turn in range(count):
-        talk.say(0, b"\x05", mss)
-        talk.say(1, b"\x06", mss)
-        begins.append(len(talk.packets))
-        text = separator.join([b"MSH|^~\\&|A|L|B|L|2026||ORU^R01|M%d|P|2.5" % turn, b"PID|1||P7", b"OBX|1|NM|GLU||5"])
-        talk.sent.append((text, [talk.say(0, b"\x02" + text + b"\r\n", mss), talk.say(1, b"\x06", mss)]))
-        talk.say(0, b"\x04", mss)
-    return talk, begins
-
-
-@pytest.mark.parametrize("turns", [1, 2])
-@pytest.mark.parametrize("lost", [(0,), (1,), (2,), (3,), (1, 2), (1, 2, 3), (2, 3, 4), (0, 1, 2), (1, 5, 40)])
-def test_a_plain_header_that_was_cut_is_not_taken_for_lis01(turns, lost):
-    """STX and the ``H`` of ``MSH`` look like a header record once the bytes between them are gone."""
-    talk, begins = plain_turns(turns, 1)
-    sessions = sessions_of(without(talk, *(begins[0] + number for number in lost)))
-    assert {session.protocol for session in sessions} == {"plain"}
-    assert whole_messages(sessions) == [text for text, _ in talk.sent[1:]]
-
-
-@pytest.mark.parametrize("lost", range(24))
-def test_a_lis01_frame_that_was_cut_is_still_lis01(lost):
-    talk = Talk(acceptor=("10.0.0.9", 6661))
-    talk.open()
-    talk.say(0, b"\x05", 1)
-    talk.say(1, b"\x06", 1)
-    begin = len(talk.packets)
-    for number, record in enumerate(RECORDS, 1):
-        talk.say(0, frame(number, record), 1)
-        talk.say(1, b"\x06", 1)
-    talk.say(0, b"\x04", 1)
-    sessions = sessions_of(without(talk, begin + lost))
-    assert {session.protocol for session in sessions} == {"lis01"}
-    # What is missing may be but an answer, or a line end; then the message is whole, and as it was sent.
-    assert set(whole_messages(sessions)) <= {b"".join(RECORDS)}
-
-
-@pytest.mark.parametrize("how", ["stays", "closes", "resets", "is reset"])
-def test_a_plain_message_cut_at_a_line_end_is_not_whole_though_nothing_follows_it(how):
-    """CR LF stands between segments too: only what follows tells that it ended the message."""
-    talk, begins = plain_turns(1, 1, b"\r\n")
-    line = talk.sent[0][0].index(b"\r\n") + 1 + 2
-    packets = talk.packets[: begins[0] + line]
-    before = len(talk.packets)
-    if how == "closes":  # its FIN says that more came before it
-        talk.close()
-    elif how != "stays":
-        talk.reset(0 if how == "resets" else 1)
-    sessions = sessions_of(packets + talk.packets[before:])
-    ending = {"stays": "captureEnd", "closes": "captureEnd"}.get(how, "reset")
-    assert [(s.protocol, s.ending.value, [m.complete for m in s.messages]) for s in sessions] == [
-        ("plain", ending, [False])
-    ]
-
-
-def test_a_plain_message_that_its_senders_fin_follows_is_whole():
-    talk, begins = plain_turns(1, 1, b"\r\n")
-    del talk.packets[begins[0] :]
-    talk.seq[0] = talk.starts[0] + 2
-    talk.seq[1] = talk.starts[1] + 2
-    talk.opener(b"\x02" + talk.sent[0][0] + b"\r\n")
-    talk.close()
-    assert whole_messages(sessions_of(talk.packets)) == [talk.sent[0][0]]
 
 
 @given(talks, st.integers(0, 200))

@@ -1,7 +1,7 @@
 """Replays capture files into the engine: pcap, pcapng, gzip, a pipe or standard input.
 
-It holds no reader of its own: the public door's ``CaptureFile`` reads, this hands its batches on.  What is damaged is
-told once, with the packet number, after every packet before the damage was handed on.
+``CaptureFile`` of the public API reads the files; this plugin passes on its batches.  Damage is reported once, with the
+packet number, after all packets before it have been passed on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The default store: a JSON file a session, no database server needed.
+"""The default store: one JSON file per session, no database server needed.
 
-The law: once ``persist_session`` has returned, the session survives a power cut; until then it says nothing, and what
-was stored before is still there, whole.  Saves, deletions and restorations are done one after the other, so two saves
-of one id never cross.  No log line and no error holds content.
+The law: once ``persist_session`` has returned, the session survives a power cut.  Until then the previous file is
+intact. Saves, deletions and restorations run one after the other, so two saves of one id never overlap.  No log line
+and no error contains message content.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _WORK_PERIOD: Final = timedelta(seconds=1)
 class JsonStoreSettings(PluginSettings):
     """The table ``[plugins.json_store]``."""
 
-    enabled: bool = Field(default=True, description="Keep each session in a JSON file of its own.")
+    enabled: bool = Field(default=True, description="Store each session in its own JSON file.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class JsonStore:
     def _piece(self, layout: Layout, session: Session, replace: bool) -> Piece:
         """Return what is to be written, without data if nothing is.  Raises StoreError or SessionRefused."""
         if not isinstance(session, Session) or SESSION_ID.fullmatch(session.id) is None:
-            raise SessionRefused("what should be saved is no session with a valid id")
+            raise SessionRefused("what should be saved is not a session with a valid id")
         with _telling(f"session {session.id} cannot be saved in {layout.sessions}"):
             final = layout.path_of(session.id)
             stored = files.read(final) if files.is_file(final) else None
@@ -232,7 +232,7 @@ class JsonStore:
 
     @hookimpl
     def empty_trash(self, before: datetime, limit: int = sys.maxsize) -> CleanupReport:
-        """Throw away for good what went to the trash before that time, at most ``limit`` sessions."""
+        """Permanently delete what went to the trash before that time, at most ``limit`` sessions."""
         with self._lock:
             return trash.empty(self._started().layout, before, limit)
 
@@ -259,7 +259,7 @@ class JsonStore:
         return self._started().layout.sessions
 
     def session_exists(self, session_id: str) -> bool:
-        """Say whether a session is stored.  Raises StoreError if that cannot be told."""
+        """Return whether a session is stored.  Raises StoreError if that cannot be told."""
         with _telling(f"session {session_id} cannot be looked up"):
             return SESSION_ID.fullmatch(session_id) is not None and files.is_file(
                 self._started().layout.path_of(session_id)
@@ -304,7 +304,7 @@ def _refused(session: object, error: Exception) -> SessionRefused:
 
 
 def _holds(data: bytes, session_id: str) -> bool:
-    """Say whether the session can be read from ``data``."""
+    """Return whether the session can be read from ``data``."""
     try:
         return session_from_json(data).id == session_id
     except Hl7coreError:

@@ -1,10 +1,10 @@
-"""Files that are whole or absent, and on the disk before anyone is told so.
+"""Files that are written atomically, and on the disk before a save is reported.
 
-The law of a durable save: a draft of its own in the same folder, all bytes, fsync; then its final name; then the
-folder's fsync; then, and not before, it counts.  After a failed fsync the kernel may have thrown the data away and
-forgotten it, so such a draft is never synced again: it is discarded, and the next attempt writes a new one.
+The law of a durable save: write all bytes to a draft in the same folder and fsync it; rename it; fsync the folder.
+Only then the save counts.  After a failed fsync the kernel may have discarded the data and forgotten the error, so that
+draft is never synced again: it is deleted, and the next attempt writes a new one.
 
-No link is followed, folders are 0700 and files 0600 whatever the umask says.
+No link is followed.  Folders have mode 0700 and files 0600, whatever the umask.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def read(path: Path) -> bytes:
 
 
 def is_file(path: Path) -> bool:
-    """Say whether ``path`` is a file, and no link to one.  Raises OSError if that cannot be told."""
+    """Return whether ``path`` is a file, and no link to one.  Raises OSError if that cannot be told."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:

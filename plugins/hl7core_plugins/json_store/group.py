@@ -141,7 +141,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _syncs_as_one(folder: Path) -> bool:
-    """Say whether ``syncfs`` can be trusted with ``folder``: it does little on some network and FUSE file systems."""
+    """Return whether ``syncfs`` can be trusted with ``folder``; on some network and FUSE file systems it cannot."""
     return _library() is not None and _file_system(os.stat(folder).st_dev) in _SOUND  # noqa: PTH116
 
 

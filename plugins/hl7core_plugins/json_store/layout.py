@@ -59,7 +59,7 @@ def stamp_of(status: os.stat_result) -> str:
 
 
 def changed_just_now(status: os.stat_result, now_ns: int | None = None) -> bool:
-    """Say whether a file changed so lately that another change may not show; ``now_ns`` is the time if it is known."""
+    """Return whether a file changed so lately that another change may not show; ``now_ns``: the time, if known."""
     return abs((time.time_ns() if now_ns is None else now_ns) - status.st_ctime_ns) <= JUST_NOW_NS
 
 
@@ -198,5 +198,5 @@ class Layout:
 
 
 def is_session(name: str) -> bool:
-    """Say whether a session's file may have this name."""
+    """Return whether a session's file may have this name."""
     return _NAME.fullmatch(name) is not None

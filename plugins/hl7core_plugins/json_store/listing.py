@@ -124,11 +124,11 @@ class Listing:
         return self._elsewhere.get(session_id, self._top) / f"{session_id}.json"
 
     def is_unknown(self, session_id: str) -> bool:
-        """Say whether the index does not know the session's file."""
+        """Return whether the index does not know the session's file."""
         return session_id in self._unknown
 
     def is_exact(self, session_id: str, status: os.stat_result) -> bool:
-        """Say whether the session's file is as this version writes it, and still the one that was listed."""
+        """Return whether the session's file is as this version writes it, and still the one that was listed."""
         return self._stamps.get(session_id) == stamp_of(status)
 
 

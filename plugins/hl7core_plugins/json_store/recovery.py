@@ -165,7 +165,7 @@ def _session(draft: Path) -> tuple[Session | None, bytes]:
 
 
 def _is_busy(draft: Path) -> bool:
-    """Say whether another process that lives may still be writing this draft."""
+    """Return whether another process that lives may still be writing this draft."""
     match = files.DRAFT.fullmatch(draft.name)
     if match is None or int(match["pid"]) == os.getpid():
         return False
@@ -188,12 +188,12 @@ def _exists(path: Path) -> bool:
 
 
 def _is_draft(name: str) -> bool:
-    """Say whether a save left a file of this name behind, ours or the predecessor's."""
+    """Return whether a save left a file of this name behind, ours or the predecessor's."""
     return name.endswith(".json.tmp") or files.DRAFT.fullmatch(name) is not None
 
 
 def _is_no_older(final: Path, draft: Path) -> bool:
-    """Say whether what is stored stays: it is as new as the draft, or of a version that is never rewritten."""
+    """Return whether what is stored stays: it is as new as the draft, or of a version that is never rewritten."""
     if not files.is_file(final):
         return False
     if final.lstat().st_mtime_ns >= draft.lstat().st_mtime_ns:

@@ -85,7 +85,7 @@ def odd_starts(lines: Iterable[bytes]) -> dict[str, int]:
 
 
 def is_exact(row: Row) -> bool:
-    """Say whether the row's file is as this version writes it."""
+    """Return whether the row's file is as this version writes it."""
     return row[5].endswith(" =\n")
 
 
@@ -112,7 +112,7 @@ class Sieve:
         return bool(self._all or self._any or self._expired is not None)
 
     def passes(self, row: Row) -> bool:
-        """Say whether the session of ``row`` may fit."""
+        """Return whether the session of ``row`` may fit."""
         expires, digests = row[4], row[5]
         for digest in self._all:
             if digest not in digests:

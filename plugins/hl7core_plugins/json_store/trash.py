@@ -24,8 +24,9 @@ __all__ = ["empty", "entries", "remove", "restore", "size"]
 
 logger = logging.getLogger(__name__)
 
-_FOLDER: Final = re.compile(r"cleanup-(\d{8}T\d{6}Z)(?:-(\d{1,9}))?")
+_PREFIX: Final = "cleanup-"
 _TIME: Final = "%Y%m%dT%H%M%SZ"
+_FOLDER: Final = re.compile(rf"{_PREFIX}(\d{{8}}T\d{{6}}Z)(?:-(\d{{1,9}}))?")
 _PART: Final = 500
 """So many names are read before the first goes: no folder changes while it is read."""
 _FILE: Final = re.compile(rf"({SESSION_ID.pattern})\.json")
@@ -117,7 +118,7 @@ def size(layout: Layout) -> int:
 
 
 def empty(layout: Layout, before: datetime, limit: int) -> CleanupReport:
-    """Throw away for good what was moved to the trash before that time, at most ``limit`` sessions.
+    """Permanently delete what was moved to the trash before that time, at most ``limit`` sessions.
 
     What is left is counted when there is nothing more to throw away: each part costs what it throws away.
     """
@@ -160,16 +161,30 @@ def _path(layout: Layout, session_id: str) -> Path | None:
         return None
 
 
+def folder_name(deleted_at: datetime, number: int) -> str:
+    """Return the name of the folder for sessions deleted at that time; ``number`` counts those of one second, from 1.
+
+    ``_time_and_number`` reads it back.
+    """
+    name = f"{_PREFIX}{deleted_at.astimezone(UTC):{_TIME}}"
+    return name if number == 1 else f"{name}-{number}"
+
+
+def _time_and_number(name: str) -> tuple[datetime, int] | None:
+    """Return what ``folder_name`` was given for ``name``, None if it is not such a name.  Raises ValueError."""
+    match = _FOLDER.fullmatch(name)
+    return (datetime.strptime(match[1], _TIME).replace(tzinfo=UTC), int(match[2] or 1)) if match else None
+
+
 def _new_folder(layout: Layout, deleted_at: datetime, names: Sequence[str]) -> Path:
     """Return a folder for ``names``, none of which it holds: one session may be deleted twice in a second."""
-    stem = f"cleanup-{deleted_at.astimezone(UTC):{_TIME}}"
-    folder = layout.trash / stem
     number = 1
+    folder = layout.trash / folder_name(deleted_at, number)
     try:
         files.make_folder(folder)
         while any(files.is_file(folder / name) for name in names):
             number += 1
-            folder = layout.trash / f"{stem}-{number}"
+            folder = layout.trash / folder_name(deleted_at, number)
             files.make_folder(folder)
     except OSError as error:
         raise told(error, f"nothing is deleted, since the trash {layout.trash} cannot be used") from error
@@ -181,13 +196,13 @@ def _folders(layout: Layout) -> list[tuple[Path, datetime]]:
     found: list[tuple[datetime, int, Path]] = []
     for name in _listed(layout.trash):
         path = layout.trash / name
-        if (match := _FOLDER.fullmatch(name)) and path.is_dir() and not path.is_symlink():
-            try:
-                when = datetime.strptime(match[1], _TIME).replace(tzinfo=UTC)
-            except ValueError:  # digits, but no date: not ours
-                logger.warning("%s has a name that is no time; it is left alone", path)
-                continue
-            found.append((when, int(match[2] or 1), path))
+        try:
+            filled = _time_and_number(name)
+        except ValueError:  # digits, but not a date: not ours
+            logger.warning("%s: the name is not a valid time; the folder is left alone", path)
+            continue
+        if filled is not None and path.is_dir() and not path.is_symlink():
+            found.append((*filled, path))
     return [(path, when) for when, _, path in sorted(found)]
 
 

@@ -20,7 +20,7 @@ _TAIL: Final = 200
 
 
 def written_by_us(data: bytes) -> bool:
-    """Say whether the present writer wrote ``data``, so that its strings stand there as it would write them."""
+    """Return whether the present writer wrote ``data``, so that its strings stand there as it would write them."""
     found = _ENDING.search(data, max(0, len(data) - _TAIL))
     return found is not None and int(found[1]) == CURRENT
 

@@ -1,7 +1,7 @@
-"""What an answer means: a receipt, or which failure.
+"""What an answer means: a receipt, or a kind of failure.
 
-The law: nothing that the receiver wrote is quoted but a short printable reference, since it may repeat what it was
-sent.  :data:`MEANING` is the whole table; ``docs/rest_destination.md`` is held against it.
+The law: nothing that the receiver wrote is quoted except a short printable reference, since it may repeat what it was
+sent.  :data:`MEANING` is the whole table; a test compares ``docs/rest_destination.md`` with it.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from hl7core import (
 __all__ = ["LONGEST_WAIT", "MEANING", "Answer", "meaning_of", "meanings_of", "retry_after"]
 
 LONGEST_WAIT: Final = 3600.0
-"""The most seconds that a ``Retry-After`` is honoured for."""
+"""Seconds; a longer ``Retry-After`` is cut to this."""
 
 _LONGEST_REFERENCE: Final = 200
 
 MEANING: Final[Mapping[str, tuple[type[SubmitError] | None, str]]] = {
     "2xx": (None, "accepted"),
-    "3xx": (SessionRejected, "redirects are not followed: set the endpoint to where it leads"),
-    "401": (DestinationUnauthorized, "it does not accept auth_header"),
-    "403": (DestinationUnauthorized, "it does not allow what auth_header stands for"),
-    "404": (SessionRejected, "there is nothing at that path: is the endpoint right?"),
-    "408": (DestinationBusy, "it waited too long for the request"),
-    "409": (DestinationBusy, "it still works on this session"),
-    "413": (SessionRejected, "this session is too large for it"),
-    "422": (SessionRejected, "it does not accept what is in this session, or knows its key with another content"),
-    "425": (DestinationBusy, "it wants the request again later"),
-    "429": (DestinationBusy, "it has too many requests"),
-    "4xx": (SessionRejected, "it does not accept the request"),
-    "5xx": (DestinationBroken, "it failed"),
-    "other": (DestinationBroken, "that is no status of HTTP"),
+    "3xx": (SessionRejected, "redirects are not followed: set endpoint to the new address"),
+    "401": (DestinationUnauthorized, "the receiver does not accept auth_header"),
+    "403": (DestinationUnauthorized, "auth_header lacks the permission to submit"),
+    "404": (SessionRejected, "there is nothing at that path: check endpoint"),
+    "408": (DestinationBusy, "the receiver waited too long for the request"),
+    "409": (DestinationBusy, "the receiver is still processing this session"),
+    "413": (SessionRejected, "this session is too large for the receiver"),
+    "422": (SessionRejected, "the receiver does not accept this content, or had other content under the same key"),
+    "425": (DestinationBusy, "the receiver asks for the request again later"),
+    "429": (DestinationBusy, "the receiver has too many requests"),
+    "4xx": (SessionRejected, "the receiver does not accept the request"),
+    "5xx": (DestinationBroken, "the receiver failed"),
+    "other": (DestinationBroken, "not a valid HTTP status"),
 }
-"""By status, else by its class: the failure (None: none) and what to tell."""
+"""By status, else by its class: the failure (None: accepted) and its message."""
 
 
 class Answer(NamedTuple):
-    """An answer of the receiver: its status, its headers (names in lower case), and of a 2xx what was read of it."""
+    """An answer of the receiver: its status, its headers (names in lower case), and the body of a 2xx, if short."""
 
     status: int
     headers: Mapping[str, str]
@@ -58,19 +58,19 @@ class Answer(NamedTuple):
 
 
 def meaning_of(answer: Answer, now: datetime, *, through_proxy: bool = False) -> Receipt | SubmitError:
-    """Say what ``answer`` means for all that was sent; ``now`` (aware) is for a ``Retry-After`` that is a date."""
+    """Return what ``answer`` means for everything that was sent; ``now`` (aware) is used for a ``Retry-After`` date."""
     if answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and through_proxy:
-        return DestinationUnreachable("HTTP 407: the proxy wants other credentials than proxy_auth")
+        return DestinationUnreachable("HTTP 407: the proxy does not accept proxy_auth")
     return _meaning(answer.status, retry_after(answer.headers, now)) or Receipt(
         _reference(_parsed(answer)) or _printable(answer.headers.get("location", ""))
     )
 
 
 def meanings_of(ids: Sequence[str], answer: Answer, now: datetime) -> list[Receipt | SubmitError] | None:
-    """Say what ``answer`` to several sessions means for each of ``ids``, None if it does not speak of each.
+    """Return what ``answer`` to several sessions means for each of ``ids``, None if it has no status for each.
 
-    It does if it is a JSON array with an entry a session: a status, or an object with ``status`` and perhaps
-    ``sessionId``, ``id`` or ``reference``.  Entries that all name their session are taken by name, else in order.
+    It has if it is a JSON array with one entry per session: a status, or an object with ``status`` and optionally
+    ``sessionId``, ``id`` or ``reference``.  If every entry has a ``sessionId`` they are matched by it, else by order.
     """
     entries = _parsed(answer)
     if _meaning(answer.status, None) is not None or not isinstance(entries, list) or len(entries) != len(ids):
@@ -90,9 +90,9 @@ def meanings_of(ids: Sequence[str], answer: Answer, now: datetime) -> list[Recei
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Return how many seconds ``Retry-After`` asks to wait, at most an hour; None if it says nothing usable.
+    """Return how many seconds ``Retry-After`` asks to wait, at most an hour; None if it is missing or unusable.
 
-    A date is measured from the receiver's own ``Date``, so that a clock that is wrong here or there does not matter.
+    A date is measured from the receiver's own ``Date``, so that a wrong clock on either side does not matter.
     """
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
@@ -120,7 +120,7 @@ def _date(text: str) -> datetime | None:
 
 def _parsed(answer: Answer) -> Any:
     if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        return None  # we asked for none; what is not asked for is not unpacked
+        return None  # we asked for no compression, so nothing is decompressed
     try:
         return json.loads(answer.body)
     except (ValueError, RecursionError):

@@ -1,62 +1,41 @@
-"""One request, one answer: the only import of httpx.
+"""One request, one answer, under one set of settings.
 
-The law: a call ends at its deadline whatever the receiver does, reads at most 64 KiB of an answer, follows nothing and
-keeps no cookie.  What it raises holds no URL beyond scheme, host and port, no header and no body, and no reference to
-what does.
+The law: a call ends at its deadline whatever the receiver does, reads at most 64 KiB of an answer, follows no redirect
+and keeps no cookie.  What it raises holds no URL beyond scheme, host and port, no header and no body, and no reference
+to an error that does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
-import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
 from hl7core import DestinationBroken, DestinationUnreachable, SettingsError, SubmitError, __version__
 from hl7core_plugins.rest_destination.answers import Answer
-from hl7core_plugins.rest_destination.names import Names
-from hl7core_plugins.rest_destination.settings import (
-    HEADER_RULE,
-    RestSettings,
-    is_header_value,
-    is_reserved,
-    origin_of,
-)
+from hl7core_plugins.rest_destination.failures import CLOSED, FAILURES, reason
+from hl7core_plugins.rest_destination.network import Network, new_attempt
+from hl7core_plugins.rest_destination.settings import HEADER_RULE, RestSettings, is_header_value, origin_of
+from hl7core_plugins.rest_destination.transport import Transport
 
 __all__ = ["LARGEST_ANSWER", "RestClient"]
 
 LARGEST_ANSWER: Final = 65_536
-"""How many bytes of an answer are read; what is longer is let go."""
-
-_KEPT_OPEN: Final = 5.0
-"""For how many seconds a connection that nobody uses stays open."""
+"""How many bytes of an answer are read; a longer body is ignored."""
 
 _TABLE: Final = "plugins.rest_destination"
-
-_CLOSED: Final = "it closed the connection before it had answered"
-
-_PHASES: Final = {
-    "connect_tcp": "connecting",
-    "start_tls": "agreeing on TLS",
-    "send_request_headers": "sending",
-    "send_request_body": "sending",
-    "receive_response_headers": "waiting for the answer",
-    "receive_response_body": "reading the answer",
-}
 
 
 class RestClient:
     """A connection pool to one endpoint, under one set of settings; its connections belong to the loop that uses it.
 
-    Raises SettingsError if the endpoint or the proxy is no URL after all, or the file with the header cannot be used.
+    Raises SettingsError if the endpoint's or the proxy's host is not a valid name, or auth_header_file cannot be used.
     """
 
     def __init__(self, settings: RestSettings, context: ssl.SSLContext) -> None:
@@ -64,103 +43,90 @@ class RestClient:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self.settings = settings
         self.users = 0
-        """How many calls are under way: who uses it counts."""
+        """How many calls are under way; whoever uses the client counts."""
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._url = _url("endpoint", settings.endpoint)
         self._proxy = _proxy(settings)
         self._context = context
-        self._where = origin_of(settings.endpoint)
+        self._origin = origin_of(settings.endpoint)
         self._httpx: httpx.AsyncClient | None = None
-        self._names = Names("")
         try:
             self._authorization()
         except DestinationUnreachable as error:
             raise SettingsError(f"{_TABLE}.{error}") from None
 
     async def post(self, content: bytes, key: str) -> Answer:
-        """Send ``content`` with the idempotency key ``key`` and return the answer.
+        """POST ``content`` with the idempotency key ``key`` and return the answer.
 
-        Raises DestinationUnreachable if there was none, or none in time.
+        Raises DestinationUnreachable if there was no whole answer within the timeout.
         """
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-        return await self._answered("POST", content, headers, self.settings.timeout)
+        return await self._request("POST", content, headers, self.settings.timeout)
 
-    async def ask(self, seconds: float) -> Answer:
-        """Ask what the endpoint allows, which hands nothing on, within ``seconds``; return the answer.
+    async def ask_options(self, seconds: float) -> Answer:
+        """Send OPTIONS, which submits nothing, and return the answer.
 
-        Raises DestinationUnreachable if there was none, and DestinationBroken if the receiver hung up on the question,
-        as one may that takes POST alone.
+        Raises DestinationUnreachable if there was none within ``seconds``, and DestinationBroken if the receiver closed
+        the connection instead of answering, as one may that knows only POST.
         """
-        return await self._answered("OPTIONS", b"", {}, seconds)
-
-    async def _answered(self, method: str, content: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
-        progress = _Progress(self.settings)
-        failure: SubmitError | None = None
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._sent(method, content, headers, progress)
-        except TimeoutError:
-            failure = DestinationUnreachable(f"{self._where}: no answer within {seconds:g} s (it was {progress.phase})")
-        except SubmitError as error:
-            failure = error
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
-            reason = _reason(error, progress.phase)
-            kind = DestinationBroken if (method, reason) == ("OPTIONS", _CLOSED) else DestinationUnreachable
-            failure = kind(f"{self._where}: {reason}")
-        finally:
-            await progress.close()
-        raise failure  # here, so that it does not hold the other error, which holds the request
+        return await self._request("OPTIONS", b"", {}, seconds)
 
     @property
     def idle(self) -> bool:
-        """Whether this event loop may close it: it is the one that uses it, and nothing is under way."""
+        """Whether the running event loop may close the client: it is the one that used it, and no call is under way."""
         return not self.users and self._loop in (None, asyncio.get_running_loop())
 
     async def close(self) -> None:
-        """Close the connections; a call that is under way ends in an error."""
+        """Close the connections; a call under way fails."""
         self._closed = True
         client, self._httpx = self._httpx, None
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
 
-    async def _sent(self, method: str, content: bytes, headers: Mapping[str, str], progress: _Progress) -> Answer:
-        headers = {**headers, **self._headers()}
-        client = self._client()
-        await self._names.known()
+    async def _request(self, method: str, content: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
+        failure: SubmitError
+        with new_attempt() as attempt:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._exchange(method, content, headers)
+            except TimeoutError:
+                found = f"no answer within {seconds:g} s (while {attempt.phase})"
+                failure = DestinationUnreachable(f"{self._origin}: {found}")
+            except SubmitError as error:
+                failure = error
+            except FAILURES as error:
+                found = "rest_destination was stopped" if self._closed else reason(error, attempt)
+                kind = DestinationBroken if (method, found) == ("OPTIONS", CLOSED) else DestinationUnreachable
+                failure = kind(f"{self._origin}: {found}")
+        raise failure  # here, so that it keeps no reference to the other error, which has the request
+
+    async def _exchange(self, method: str, content: bytes, headers: Mapping[str, str]) -> Answer:
         if self._closed:
             raise DestinationUnreachable("rest_destination was stopped")
+        client = self._client()
         request = client.build_request(
             method,
             self._url,
             content=content,
-            headers=headers,
-            extensions={"trace": progress.heard, "timeout": {}},  # one deadline for all, above
+            headers={**headers, **self._headers()},
+            extensions={"timeout": {}},  # one deadline for everything: the caller's
         )
         response = await client.send(request, stream=True, follow_redirects=False)
         try:
-            told = {name.lower(): value for name, value in response.headers.items()}
+            received = {name.lower(): value for name, value in response.headers.items()}
             body = await _read(response) if response.is_success else b""
         finally:
             await response.aclose()
-        return Answer(response.status_code, told, body)
+        return Answer(response.status_code, received, body)
 
     def _client(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
         if self._httpx is None or self._loop is not loop:
             self._loop = loop
-            self._names = Names((self._proxy.url if self._proxy else self._url).raw_host.decode("ascii"))
-            most = self.settings.concurrency
+            network = Network(allow_reserved=self.settings.allow_link_local or self._proxy is not None)
             self._httpx = httpx.AsyncClient(
-                transport=httpx.AsyncHTTPTransport(
-                    verify=self._context,
-                    trust_env=False,
-                    http2=False,
-                    proxy=self._proxy,
-                    limits=httpx.Limits(
-                        max_connections=most, max_keepalive_connections=most, keepalive_expiry=_KEPT_OPEN
-                    ),
-                ),
+                transport=Transport(network, self._context, self._proxy, self.settings.concurrency),
                 trust_env=False,
                 follow_redirects=False,
                 cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=())),
@@ -187,8 +153,8 @@ class RestClient:
             with Path(file).open(encoding="utf-8") as opened:
                 first = opened.readline(LARGEST_ANSWER)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise DestinationUnreachable(f"auth_header_file: the file cannot be read: {reason}") from None
+            why = error.strerror or type(error).__name__
+            raise DestinationUnreachable(f"auth_header_file: the file cannot be read: {why}") from None
         except UnicodeDecodeError:
             first = ""
         value = first.rstrip("\r\n").strip(" \t")
@@ -197,36 +163,8 @@ class RestClient:
         return value
 
 
-class _Progress:
-    """How far one request has come, told by httpcore; knows the connection that it opened, if it did."""
-
-    def __init__(self, settings: RestSettings) -> None:
-        self.phase = "looking up its name"
-        self._direct = not (settings.proxy or settings.allow_link_local)
-        self._raw: Any = None
-
-    async def heard(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take an event of httpcore."""
-        step, state = event.split(".")[-2:]
-        if state == "started":
-            self.phase = _PHASES.get(step, self.phase)
-        elif step == "connect_tcp" and state == "complete":
-            self._raw = info["return_value"]
-            peer = self._raw.get_extra_info("server_addr")
-            if self._direct and peer and is_reserved(str(peer[0])):
-                raise DestinationUnreachable(
-                    "the endpoint's name leads to a link-local or cloud metadata address;"
-                    " set allow_link_local if that is meant"
-                )
-
-    async def close(self) -> None:
-        """Close a connection that was being made when the request ended: httpcore leaves it open."""
-        if self._raw is not None and self.phase in (_PHASES["connect_tcp"], _PHASES["start_tls"]):
-            await self._raw.aclose()
-
-
 async def _read(response: httpx.Response) -> bytes:
-    """Return the answer's body, or b"" if it is too long."""
+    """Return the body, or b"" if it is too long."""
     body = b""
     async for part in response.aiter_raw():
         body += part
@@ -239,7 +177,7 @@ def _url(name: str, text: str) -> httpx.URL:
     try:
         return httpx.URL(text)
     except httpx.InvalidURL:
-        raise SettingsError(f"{_TABLE}.{name}: must be a URL that can be used; this one's host cannot") from None
+        raise SettingsError(f"{_TABLE}.{name}: must be a URL with a valid host name") from None
 
 
 def _proxy(settings: RestSettings) -> httpx.Proxy | None:
@@ -247,40 +185,3 @@ def _proxy(settings: RestSettings) -> httpx.Proxy | None:
         return None
     user, _, password = settings.proxy_auth.get_secret_value().partition(":")
     return httpx.Proxy(_url("proxy", settings.proxy), auth=(user, password) if user else None)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield ``error`` and what it was raised from, groups opened."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        found = waiting.pop()
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        yield found
-        waiting += [found.__cause__, found.__context__]
-        if isinstance(found, BaseExceptionGroup):
-            waiting += found.exceptions
-
-
-def _reason(error: BaseException, phase: str) -> str:
-    """Say in plain words why there was no answer; nothing of what the error itself says, but a system's own words."""
-    causes = list(_chain(error))
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not to be trusted ({cause.verify_message}); ca_file names whom to trust"
-        if isinstance(cause, socket.gaierror):
-            return "its name cannot be looked up"
-    for cause in causes:
-        if isinstance(cause, ssl.SSLError):
-            return f"no agreement on TLS ({(cause.reason or type(cause).__name__).replace('_', ' ').lower()})"
-    if isinstance(error, httpx.ProxyError):
-        return "the proxy does not let us through"
-    for cause in causes:
-        if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
-            return f"{os.strerror(cause.errno).lower()} (it was {phase})"
-    if isinstance(error, httpx.RemoteProtocolError) and phase == "waiting for the answer":
-        closed = str(error).startswith("Server disconnected")  # the one of them that quotes nothing
-        return _CLOSED if closed else "what it answered is not HTTP"
-    return f"the connection broke (it was {phase})"

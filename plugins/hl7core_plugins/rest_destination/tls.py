@@ -1,6 +1,6 @@
-"""Whom to trust, and who we are: the TLS context, made from the files that the settings name.
+"""The TLS context: the trusted CAs and the client certificate, from the files that the settings name.
 
-The law: certificates are always verified, names too; there is no setting that turns it off.
+The law: certificates and host names are always verified; no setting turns that off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def context_for(settings: RestSettings) -> ssl.SSLContext:
     """Return the context for ``settings``.  Raises SettingsError if a file cannot be used."""
     context = _trusting(settings.ca_file)
     if settings.client_certificate:
-        _show(context, settings)
+        _load_client_certificate(context, settings)
     return context
 
 
@@ -34,21 +34,21 @@ def _trusting(ca_file: str) -> ssl.SSLContext:
         raise SettingsError(f"{_TABLE}.ca_file: the file cannot be read: {_reason(error)}") from None
 
 
-def _show(context: ssl.SSLContext, settings: RestSettings) -> None:
+def _load_client_certificate(context: ssl.SSLContext, settings: RestSettings) -> None:
     key = settings.client_key or settings.client_certificate
     for name, path in (("client_certificate", settings.client_certificate), ("client_key", key)):
         try:
-            with open(path, "rb"):  # noqa: PTH123 - a path is a str in settings; only whether it opens counts
+            with open(path, "rb"):  # noqa: PTH123 - settings hold paths as str; this only checks that it opens
                 pass
         except OSError as error:
             raise SettingsError(f"{_TABLE}.{name}: the file cannot be read: {_reason(error)}") from None
     try:
-        # A passphrase would be asked for on the terminal: an encrypted key is refused by an empty one.
+        # Without a password OpenSSL would ask for one on the terminal; an empty one refuses an encrypted key.
         context.load_cert_chain(settings.client_certificate, settings.client_key or None, password="")
     except (ssl.SSLError, OSError, ValueError):
         raise SettingsError(
-            f"{_TABLE}.client_certificate: it and client_key must be a certificate and its key in PEM format,"
-            " the key not encrypted"
+            f"{_TABLE}.client_certificate: client_certificate and client_key must be a certificate and its key, in PEM"
+            " format and not encrypted"
         ) from None
 
 

@@ -1,8 +1,8 @@
-"""Throws away sessions whose time is over: to the trash first, and for good some days later.
+"""Deletes expired sessions: first to the trash, then permanently some days later.
 
-The law: nothing is deleted that has not expired, save to hold ``max_disk``, and never while the clock is in doubt.  It
-implements the hook ``cleanup`` through Runtime alone, so every store keeps to the same policy and knows none.  A
-cleanup runs at the start, each ``cleanup_interval_hours``, and when somebody asks for one; two never run at once.
+The law: nothing is deleted that has not expired, except to keep to ``max_disk``, and nothing while the clock is in
+doubt. The plugin implements the hook ``cleanup`` through Runtime alone, so every store follows the same policy and none
+has its own.  A cleanup runs at start, every ``cleanup_interval_hours``, and on request; two never run at once.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def start_doubt(began: datetime, now: datetime, newest: datetime | None, retenti
 
 
 def drift_doubt(wall: timedelta, monotonic: timedelta) -> str:
-    """Say whether the clock was set: so much time has passed by the wall clock, and so much in truth."""
+    """Return whether the clock was set: so much time has passed by the wall clock, and so much in truth."""
     drift = wall - monotonic
     if abs(drift) <= DRIFT:
         return ""

@@ -84,7 +84,7 @@ def pages(runtime: Runtime, query: SessionQuery, stopping: Event) -> Iterator[li
 
 
 def is_awaited(session: Session, destinations: Sequence[str]) -> bool:
-    """Say whether one of the active ``destinations`` has still to get ``session``."""
+    """Return whether ``session`` is still pending for one of the active ``destinations``."""
     return not session.ignored and any(
         delivery.status is DeliveryStatus.PENDING and delivery.name in destinations for delivery in session.deliveries
     )
@@ -207,10 +207,10 @@ class Sweep:
         return size
 
     def _spend_sessions(self, size: int, bound: int) -> int:
-        """Delete for good, the oldest first of each kind, until the bound is held; return the size that is left.
+        """Permanently delete the oldest sessions of each kind until the limit is met; return the size that is left.
 
-        It is measured ever less often, but again when half of what was too much should be gone; by what was measured
-        it is known how much more than its JSON a session takes.
+        The size is measured less and less often, but again when half of the excess should be gone.  Each measurement
+        tells how much more than its JSON a session takes.
         """
         measured, since, step = size, 0, _MEASURE
         factor = 1.0

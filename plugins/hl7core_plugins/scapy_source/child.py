@@ -1,12 +1,12 @@
 """The capture process: sockets from the opener, packets from the kernel's ring, pcapng to the pipe.
 
-Law: its first act is to give up every right; then it copies and never parses.  It ends when its standard input does,
-be it that the parent asks or that the parent died, after it has handed on what the kernel held.  It says on standard
-error, one JSON object a line, when it is ready, when an interface goes or comes back, and why it gives up.
+Law: its first act is to drop all privileges; after that it copies and never parses.  It ends when its standard input
+does, whether the parent asks for it or has died, after passing on what the kernel held.  On standard error it writes
+one JSON object per line: when it is ready, when an interface goes or comes back, and why it gives up.
 
-An interface that goes down keeps its socket: packets come again once it is up.  One that is deleted loses it, and
-gets a new one from the opener within a second of its return, while the others go on without a gap; that is why
-there is an opener, and why the parent need not be able to open sockets by then.
+An interface that goes down keeps its socket, and packets come again once it is up.  An interface that is deleted loses
+its socket and gets a new one from the opener within a second of its return, while the others go on without a gap.  That
+is why there is an opener, and why the parent need not be able to open sockets by then.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def _order() -> dict[str, object]:
         line += got
     found = json.loads(line)
     if not isinstance(found, dict):
-        raise TypeError("the configuration is no JSON object")
+        raise TypeError("the configuration is not a JSON object")
     return found
 
 

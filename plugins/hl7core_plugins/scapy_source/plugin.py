@@ -21,19 +21,19 @@ class ScapySourceSettings(PluginSettings):
     enabled: bool = Field(default=True, description="Capture live from network interfaces.")
     interfaces: str = Field(
         default="",
-        description='Where to capture: names separated by commas ("eth0, eth1"); empty: every interface that is up.',
+        description='Interfaces to capture on, separated by commas ("eth0, eth1"). Empty: every interface that is up.',
     )
     bpf: str = Field(
         default="",
-        description="A filter as tcpdump takes it (needs libpcap); empty: what addresses and port in [core] ask for.",
+        description="A capture filter as in tcpdump; needs libpcap. Empty: from the addresses and port in [core].",
     )
-    promiscuous: bool = Field(default=True, description="Also take packets that are addressed to other machines.")
+    promiscuous: bool = Field(default=True, description="Also capture packets addressed to other machines.")
     snaplen: int = Field(default=262_144, ge=64, le=262_144, description="How many bytes of each packet to keep.")
     buffer_mib: int = Field(
         default=64,
         ge=1,
         le=4096,
-        description="Kernel memory, in MiB, for packets that wait to be read; all interfaces share it.",
+        description="Kernel buffer for packets not yet read, in MiB. All interfaces share it.",
     )
 
 

@@ -1,7 +1,7 @@
-"""Giving up rights, for good, and seeing that they are gone.
+"""Dropping privileges permanently, and checking that they are gone.
 
-Law: after :func:`drop` the process can regain nothing, neither by itself nor by what it executes, and if that cannot
-be had it raises: a process that reads packets with rights left does not run.
+Law: after :func:`drop` the process can regain nothing, neither itself nor through a program it executes.  If that
+cannot be achieved it raises, so a process that reads packets never runs with privileges left.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _become_nobody() -> None:
 
 
 def drop(*keep: int) -> None:
-    """Give up all rights but the capabilities ``keep``, irrevocably; root becomes ``nobody``.
+    """Irrevocably drop all privileges except the capabilities ``keep``; root becomes ``nobody``.
 
     On Linux the capability sets, the ambient set and the way back through set-user-ID programs go, and no other
     process of the user may look into this one's memory.  Elsewhere only root becomes ``nobody``.  Raises OSError if

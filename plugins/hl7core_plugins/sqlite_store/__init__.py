@@ -51,16 +51,16 @@ _PART: Final = 500
 class SqliteStoreSettings(PluginSettings):
     """The table ``[plugins.sqlite_store]``."""
 
-    enabled: bool = Field(default=False, description="Keep sessions in an SQLite database.")
+    enabled: bool = Field(default=False, description="Store sessions in an SQLite database.")
     file: str = Field(
         default="sessions.sqlite",
-        description="The database; a relative path starts at the data folder (output_folder).",
+        description="The database file, relative to the data folder (output_folder).",
     )
     lock_timeout: float = Field(
-        default=5.0, ge=0.1, le=60, description="Seconds to ask again, ever less often, while another program locks it."
+        default=5.0, ge=0.1, le=60, description="Seconds to keep retrying while another program has it locked."
     )
     network_folder: bool = Field(
-        default=False, description="Use it on a network file system too, where locks may fail and spoil it."
+        default=False, description="Allow network file systems, where unreliable locks can corrupt the database."
     )
 
 
@@ -157,7 +157,9 @@ class SqliteStore:
                     rows.append((index, session.id, row_of(session)))
                     outcomes.append(f"{path}#{session.id}")
                 except (SessionRefused, AttributeError) as error:
-                    outcomes.append(error if isinstance(error, SessionRefused) else SessionRefused("it is no session"))
+                    outcomes.append(
+                        error if isinstance(error, SessionRefused) else SessionRefused("it is not a session")
+                    )
             if not rows:
                 return outcomes
             ids = {session_id for _, session_id, _ in rows}
@@ -242,7 +244,7 @@ class SqliteStore:
 
     @hookimpl
     def empty_trash(self, before: datetime, limit: int = sys.maxsize) -> CleanupReport:
-        """Throw away for good what went to the trash before that time, at most ``limit`` sessions.
+        """Permanently delete what went to the trash before that time, at most ``limit`` sessions.
 
         Raises StoreError.
         """
@@ -268,7 +270,7 @@ class SqliteStore:
         return self.path.parent
 
     def session_exists(self, session_id: str) -> bool:
-        """Say whether a session is stored.  Raises StoreError if that cannot be told."""
+        """Return whether a session is stored.  Raises StoreError if that cannot be told."""
         if SESSION_ID.fullmatch(session_id) is None:
             return False
         with self._lock:
@@ -312,7 +314,7 @@ def _known(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, tupl
 
 
 def _is_whole(connection: sqlite3.Connection, number: int) -> bool:
-    """Say whether what is stored can be read."""
+    """Return whether what is stored can be read."""
     (data,) = connection.execute("SELECT CAST(json AS BLOB) FROM sessions WHERE number = ?", (number,)).fetchone()
     try:
         session_from_json(data)

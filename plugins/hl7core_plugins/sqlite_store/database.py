@@ -62,8 +62,8 @@ _SETTINGS: Final = (
 class Terms(NamedTuple):
     """How the database is to be used.
 
-    ``owner``: whether this process may recover and mend it.  ``patience``: for how many seconds to ask again, ever
-    less often, while another program has it locked.  ``network``: whether it may lie on a network file system.
+    ``owner`` says whether this process may recover and repair it, ``patience`` for how many seconds to retry, less and
+    less often, while another program has it locked, ``network`` whether it may be on a network file system.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class Terms(NamedTuple):
     network: bool = False
 
 
-class _Damaged(Exception):  # noqa: N818 - what is the matter
+class _Damaged(Exception):  # noqa: N818 - named for the state
     """A check has found damage."""
 
 

@@ -62,9 +62,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_file(path: Path) -> bool:
-    """Make an empty file of mode 0600 if nothing has that name, else close it to others; say whether it is new.
+    """Make an empty file of mode 0600 if nothing has that name, else close it to others; return whether it is new.
 
-    Raises OSError, for a link and whatever is no file too.
+    Raises OSError, also if the name is a link or not a file.
     """
     try:
         mode = path.lstat().st_mode

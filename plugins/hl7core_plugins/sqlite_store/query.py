@@ -130,7 +130,7 @@ def _select(query: SessionQuery, ids: Sequence[str] | None) -> tuple[str, list[s
 
 
 def _is_text(query: SessionQuery) -> bool:
-    """Say whether the query's words are Unicode: no stored session holds others."""
+    """Return whether the query's words are Unicode: no stored session holds others."""
     words = [query.device, query.lis, query.protocol, query.specimen, query.patient, query.control_id, query.finding]
     words += [query.text, query.pending_for, query.after[1] if query.after is not None else ""]
     try:

@@ -61,7 +61,7 @@ def key_of(value: str) -> str:
 def row_of(session: object) -> Row:
     """Return the row for a session.  Raises SessionRefused, which quotes nothing, for what could not be read again."""
     if not isinstance(session, Session) or SESSION_ID.fullmatch(session.id) is None:
-        raise SessionRefused("what should be saved is no session with a valid id")
+        raise SessionRefused("what should be saved is not a session with a valid id")
     try:
         data = session_to_json(session)
         return _row(data, session if is_sound(session) else session_from_json(data))

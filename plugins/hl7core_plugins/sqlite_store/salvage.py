@@ -55,7 +55,7 @@ class _Found(NamedTuple):
 
 
 def being_mended(path: Path) -> bool:
-    """Say whether a salvage of the database ``path`` waits to be finished.  Raises OSError."""
+    """Return whether a salvage of the database ``path`` waits to be finished.  Raises OSError."""
     return place.identity(_with(path, ".salvaged")) is not None
 
 

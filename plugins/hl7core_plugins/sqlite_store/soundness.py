@@ -1,7 +1,7 @@
-"""Whether a session is beyond doubt one that can be read again once it is written.
+"""Whether a session can certainly be read again once it is written.
 
-The law: true only if it can; in doubt false, and then its JSON is read to find out.  Reading each session again costs
-several times what writing it does, and those that come from the wire are sound.
+The law: true only if it can.  If unsure the answer is false, and the session's JSON is read back.  Reading every
+session back would take several times as long as writing it, and sessions from the wire are sound.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def is_sound(session: Session) -> bool:
-    """Say whether ``session`` is made of the right values, each within the bounds of the schema."""
+    """Return whether ``session`` is made of the right values, each within the bounds of the schema."""
     try:
         return (
             type(session.protocol) is type(session.connection) is type(session.sensor) is str

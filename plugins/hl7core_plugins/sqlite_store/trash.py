@@ -1,7 +1,7 @@
 """The trash: rows that wait, hidden from every listing, with the time at which they were deleted.
 
 The law: a session that was deleted to the trash is in it until it is restored or the trash is emptied; restoring never
-touches a session that is stored.  What is thrown away for good is overwritten, in the log too, and its room given back.
+touches a session that is stored.  What is deleted permanently is overwritten, in the log too, and its space released.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def listed(connection: sqlite3.Connection) -> list[tuple[str, datetime]]:
 
 
 def empty(database: Database, before: datetime, limit: int) -> CleanupReport:
-    """Throw away for good what went to the trash before that time, at most ``limit`` sessions."""
+    """Permanently delete what went to the trash before that time, at most ``limit`` sessions."""
     deleted = freed = 0
     while deleted < limit:
         most = min(_PART, limit - deleted)

@@ -28,9 +28,9 @@ def has_settings(explicit: str | None) -> bool:
 
 def load_settings(explicit: str | None) -> Settings:
     """Return the settings in force.  Raises SettingsError."""
-    from hl7core.settings import reading as settings
+    from hl7core.settings import reading
 
-    return settings.read(settings.find(explicit))
+    return reading.read(reading.find(explicit))
 
 
 def engine_client(settings: Settings) -> ControlClient | None:

@@ -74,7 +74,7 @@ class Saver:
                 continue
             work.setdefault((place, there is not None), []).append(made)
         for (place, replace), sessions in work.items():
-            for result in self._dispatch.persist(place, sessions, replace):
+            for result in self._dispatch.stores.persist(place, sessions, replace):
                 if isinstance(result, Exception):
                     self.failed += 1
                     self.reason = str(result)
@@ -85,8 +85,8 @@ class Saver:
         """Return what the stores hold of ``ids``, and which: what an earlier store of record holds counts too."""
         record = self._settings.core.store
         found: dict[str, tuple[Session, str]] = {}
-        for store in sorted(self._dispatch.attached_stores(), key=lambda name: name != record):
-            for session in self._dispatch.load(store, SessionQuery(ids=ids, limit=len(ids))):
+        for store in sorted(self._dispatch.stores.attached_stores(), key=lambda name: name != record):
+            for session in self._dispatch.stores.load(store, SessionQuery(ids=ids, limit=len(ids))):
                 found.setdefault(session.id, (session, store))
         return found
 
@@ -110,7 +110,7 @@ def open_saver(settings_path: str | None) -> Iterator[Saver]:
         runner = stack.enter_context(asyncio.Runner())
         problems = runner.run(registry.start(engine.runtime))
         stack.callback(lambda: runner.run(registry.stop()))
-        if core.store not in engine.dispatch.attached_stores():
+        if core.store not in engine.dispatch.stores.attached_stores():
             raise PluginError(f"the store {core.store} does not start: {'; '.join(problems)}")
         saver = Saver(engine.dispatch, settings)
         yield saver

@@ -142,12 +142,14 @@ class _Own:
         async def tell(item: CleanupProgress) -> None:
             progress(item.deleted)
 
-        return self._runner.run(clean(self._engine, dry_run=dry_run, confirmed=confirmed, progress=tell))
+        return self._runner.run(
+            clean(self._engine.runtime, self._engine.news, dry_run=dry_run, confirmed=confirmed, progress=tell)
+        )
 
     def bring(self, *, source: str = "", files: Sequence[str] = (), empty: bool = False) -> Iterator[ImportReport]:
         from hl7core.engine.imports import Imports
 
-        imports = Imports(self._engine)
+        imports = Imports(self._engine.parts)
         pages = imports.from_store(source, empty=empty) if source else imports.from_files(files)
         while (report := self._runner.run(_next(pages))) is not None:
             yield report
@@ -179,7 +181,7 @@ def open_desk(
     Where no engine runs, ``also`` names a store to attach even if it is disabled, ``plugins`` what is there beside the
     stores, though nothing is handed on and no job of theirs runs; ``overrides`` are settings for it.
     """
-    from hl7core.settings import reading as settings_room
+    from hl7core.settings import reading
 
     settings = load_settings(settings_path)
     client = engine_client(settings)
@@ -189,7 +191,7 @@ def open_desk(
         return
     changed = {**(overrides or {}), **({f"plugins.{also}.enabled": True} if also else {})}
     if changed:
-        settings = settings_room.read(settings.path, changed)
+        settings = reading.read(settings.path, changed)
     with own_engine(settings, (*stores_of(settings), *plugins), hand_on=False) as (runner, engine):
         engine.runtime.end_jobs()
         yield _Own(runner, engine)

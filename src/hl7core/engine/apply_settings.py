@@ -1,191 +1,133 @@
-"""Settling: how new settings come into force, in a file's words or a person's.
-
-What is right is applied, what is wrong changes nothing for whom it concerns and is named.  A change that a person asks
-for is whole or not at all: if any of it is refused, the files are as they were.
-"""
+"""Applying settings: what is valid comes into force, what is not changes nothing for its plugin and is named."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from hl7core.engine.store_probe import probe
-from hl7core.engine.stores import reason_of
-from hl7core.errors import Hl7coreError, SettingsError
+from hl7core.engine.parts import InForce, Parts
+from hl7core.engine.reason import reason_of
+from hl7core.engine.sources import own_request
+from hl7core.engine.store_probe import probe_store
+from hl7core.errors import Hl7coreError
 from hl7core.guard import in_thread
 from hl7core.model.events import SettingsChanged
-from hl7core.settings import reading as settings_room
-from hl7core.settings.file import replace_file
 from hl7core.settings.reading import Settings
 from hl7core.wire.detect import unknown_pins
 
-if TYPE_CHECKING:
-    from hl7core.engine.engine import Engine
-
-__all__ = ["Settling"]
+__all__ = ["SettingsApplier"]
 
 logger = logging.getLogger(__name__)
 
-_STORE = "core.store:"
+_STORE: Final = "core.store:"
 
 
-class Settling:
-    """Puts settings in force in ``engine``."""
+class SettingsApplier:
+    """Applies settings to the ``parts`` of an engine; ``put_in_force`` replaces what the engine goes by."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, parts: Parts, put_in_force: Callable[[InForce], None]) -> None:
+        self._parts = parts
+        self._put_in_force = put_in_force
         self._turn = asyncio.Lock()
 
     async def apply(self, new: Settings) -> list[str]:
-        """Put ``new`` in force as far as it is right; return a sentence for each thing that was refused."""
-        engine = self._engine
+        """Put ``new`` in force as far as it is valid; return one sentence for each thing that was refused."""
+        parts = self._parts
         async with self._turn:
-            applied = await engine.registry.apply(new)
+            applied = await parts.registry.apply(new)
             problems = list(applied.problems)
-            problems += await self._store(new)
-            if new.output_folder != engine.folder:
-                problems.append(f"core.output_folder: {engine.folder} stays until the engine is started again")
-            engine.settings = new
-            engine.limit()
-            self.persistence()
-            problems += await self.decoding()
-            request = engine.sources.request
+            problems += await self._change_store(new)
+            if new.output_folder != parts.folder:
+                problems.append(f"core.output_folder: {parts.folder} stays in use until the engine is restarted")
+            self._put_in_force(parts.in_force()._replace(settings=new))
+            self.report_persistence()
+            problems += await self.configure_decoding()
+            request = parts.sources.request
             if request is not None and request.configured and not request.files:
-                request = engine.own_request()._replace(interfaces=request.interfaces, bpf=request.bpf)
+                request = own_request(new.core)._replace(interfaces=request.interfaces, bpf=request.bpf)
             try:
-                await engine.sources.sync(self._with_sources(applied.changed), request)
+                await parts.sources.sync(self._with_sources(applied.changed), request)
             except Hl7coreError as error:
-                engine.news.notice("capture", f"no packets are captured: {error}")
-            engine.problems = tuple(problems)
+                parts.news.notice("capture", f"no packets are captured: {error}")
+            self._put_in_force(parts.in_force()._replace(problems=tuple(problems)))
             return problems
 
     def _with_sources(self, names: Sequence[str]) -> list[str]:
-        """Return those of ``names`` that offer packets, or did."""
-        engine = self._engine
-        owners = engine.sources.owners()
-        return [name for name in names if name in owners or "open_source" in engine.registry.info(name).hooks]
+        """Return those plugins of ``names`` that provide packets, or did before."""
+        owners = self._parts.sources.owners()
+        return [name for name in names if name in owners or "open_source" in self._parts.registry.info(name).hooks]
 
-    async def change(self, changes: dict[str, Any]) -> None:
-        """Write ``changes`` to the settings file and put them in force.  Raises SettingsError, changing nothing."""
-        engine = self._engine
-        blocked = settings_room.shadowed(engine.settings, changes)
-        if blocked:
-            raise SettingsError(*blocked)
-        path = engine.path
-        if path is None:
-            raise SettingsError("there is no settings file to change; `hl7core settings init` makes one")
-        files = (path, path.parent / ".secrets.toml")
-        async with engine.reloader.turn:
-            before = [await asyncio.to_thread(_content, file) for file in files]
-            known, in_force = set(engine.problems), engine.settings
-            try:
-                secrets = await asyncio.to_thread(engine.registry.secret_keys, tuple(changes))
-                await asyncio.to_thread(settings_room.change, path, changes, secrets=secrets)
-                problems = await self.apply(await asyncio.to_thread(engine.read_settings))
-                refused = [problem for problem in problems if problem not in known]
-                if refused:
-                    raise SettingsError(*refused)  # noqa: TRY301 - undone like every other failure
-            except BaseException:
-                for file, content in zip(files, before, strict=True):
-                    await asyncio.to_thread(_put_back, file, content)
-                if engine.settings is not in_force:
-                    await self.apply(in_force)
-                raise
-            await engine.reloader.adopt(problems)
-        self.tell(tuple(problems))
+    async def retry_store(self) -> None:
+        """Try again to switch to the store that the settings name, if that was refused before."""
+        async with self._turn:
+            before = self._parts.in_force()
+            refused = [problem for problem in before.problems if problem.startswith(_STORE)]
+            if before.core.store == before.record or not refused:
+                return
+            now = await self._change_store(before.settings)
+            if now != refused:
+                rest = [problem for problem in before.problems if problem not in refused]
+                self._put_in_force(self._parts.in_force()._replace(problems=(*rest, *now)))
+                self.report((*rest, *now))
 
-    def tell(self, problems: Sequence[str], *, started: bool = False) -> None:
-        """Say how settings were taken: what is wrong with them, or that they are in force."""
-        news = self._engine.news
+    async def _change_store(self, new: Settings) -> list[str]:
+        """Make ``new.core.store`` the store of record if it can be written to; return why not if it cannot.
+
+        Until then the registry keeps the old store running, even if the settings disable it.
+        """
+        parts = self._parts
+        old, wanted = parts.in_force().record, new.core.store
+        if wanted == old:
+            return []
+        stays = f"{old} stays the store of record"
+        if wanted not in parts.dispatch.stores.attached_stores():
+            error = parts.registry.info(wanted).error if wanted in parts.registry.names() else ""
+            return [f"{_STORE} {wanted} is not running as a store{f' ({error})' if error else ''}; {stays}"]
+        try:
+            await asyncio.wrap_future(parts.keeper.submit(lambda: probe_store(parts.dispatch, wanted)))
+        except Hl7coreError as error:
+            return [f"{_STORE} {wanted} cannot be written to ({reason_of(error)}); {stays}"]
+        self._put_in_force(parts.in_force()._replace(record=wanted))
+        parts.registry.hold(wanted)
+        if old not in parts.registry.names():  # a name that was wrong from the start
+            logger.info("sessions are saved in %s", wanted)
+        elif parts.registry.wanted(old, new):
+            logger.info("new sessions are saved in %s; %s stays attached while it is enabled", wanted, old)
+        else:
+            logger.info("new sessions are saved in %s; %s is disabled", wanted, old)
+            await parts.registry.disable(old)
+        return []
+
+    async def configure_decoding(self) -> list[str]:
+        """Give the decoder the settings and the plugins' dialects; return which pinned protocols nobody decodes."""
+        parts = self._parts
+        options = parts.in_force().core.decoder_options(parts.sensor)._replace(watch_open=True)
+        dialects = await in_thread(parts.dispatch.dialects, name="hl7core-dialects")
+        parts.decoding.configure(options, dialects)
+        problems = unknown_pins(options, dialects)
+        if problems:
+            parts.news.notice("protocols", "; ".join(problems))
+        else:
+            parts.news.resolve("protocols", "every protocol in core.protocols can be decoded")
+        return problems
+
+    def report(self, problems: Sequence[str], *, started: bool = False) -> None:
+        """Report how settings were applied; ``problems`` is empty if all are in force."""
+        news = self._parts.news
         if problems:
             news.notice("settings", "; ".join(problems))
         else:
-            news.settle("settings", "the settings are right again")
+            news.resolve("settings", "the settings are valid again")
         if not started:
             if not problems:
                 logger.info("new settings are in force")
             news.event(SettingsChanged(tuple(problems)))
 
-    async def decoding(self) -> list[str]:
-        """Decode new connections as the settings and the plugins' dialects say now; say which pins nobody speaks."""
-        engine = self._engine
-        options = engine.settings.core.decoder_options(engine.sensor)._replace(watch_open=True)
-        dialects = await in_thread(engine.dispatch.dialects, name="hl7core-dialects")
-        engine.decoding.configure(options, dialects)
-        problems = unknown_pins(options, dialects)
-        if problems:
-            engine.news.notice("protocols", "; ".join(problems))
+    def report_persistence(self) -> None:
+        """Raise a notice while nothing is saved."""
+        if self._parts.in_force().core.enable_persistence:
+            self._parts.news.resolve("persistence", "sessions are saved")
         else:
-            engine.news.settle("protocols", "every protocol that core.protocols names is spoken")
-        return problems
-
-    def persistence(self) -> None:
-        """Say it once if nothing is saved."""
-        news = self._engine.news
-        if self._engine.settings.core.enable_persistence:
-            news.settle("persistence", "sessions are saved")
-        else:
-            news.notice("persistence", "sessions are not saved: core.enable_persistence is false")
-
-    async def again(self) -> None:
-        """Try once more to go over to the store that the settings name, if that was refused."""
-        engine = self._engine
-        async with self._turn:
-            settings = engine.settings
-            before = [problem for problem in engine.problems if problem.startswith(_STORE)]
-            if settings.core.store == engine.record or not before:
-                return
-            now = await self._store(settings)
-            if now != before:
-                rest = [problem for problem in engine.problems if problem not in before]
-                engine.problems = (*rest, *now)
-                self.tell(engine.problems)
-
-    async def _store(self, new: Settings) -> list[str]:
-        """Go over to another store of record if one can write to it; else the old one stays, and runs on.
-
-        The registry holds the old one in service until then, whatever the settings say of it.
-        """
-        engine = self._engine
-        old, wanted = engine.record, new.core.store
-        if wanted == old:
-            return []
-        stays = f"{old} stays in force"
-        if wanted not in engine.dispatch.attached_stores():
-            known = wanted in engine.registry.names()
-            error = engine.registry.info(wanted).error if known else ""
-            return [f"{_STORE} {wanted} does not run as a store{f' ({error})' if error else ''}; {stays}"]
-        try:
-            await asyncio.wrap_future(engine.keeper.submit(lambda: probe(engine.dispatch, wanted)))
-        except Hl7coreError as error:
-            return [f"{_STORE} {wanted} cannot be written to ({reason_of(error)}); {stays}"]
-        engine.record = wanted
-        engine.registry.hold(wanted)
-        if old not in engine.registry.names():  # a name that was wrong from the start
-            logger.info("sessions go to %s", wanted)
-        elif engine.registry.wanted(old, new):
-            logger.info("new sessions go to %s; %s stays attached while it is enabled", wanted, old)
-        else:
-            logger.info("new sessions go to %s; %s is disabled", wanted, old)
-            await engine.registry.disable(old)
-        return []
-
-
-def _content(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return None
-
-
-def _put_back(file: Path, content: bytes | None) -> None:
-    """Make ``file`` what it was, whole at every moment.  Raises SettingsError."""
-    if _content(file) == content:
-        return
-    if content is None:
-        file.unlink()
-        return
-    replace_file(file, content, new_mode=0o600)
+            self._parts.news.notice("persistence", "sessions are not saved: core.enable_persistence is false")

@@ -1,38 +1,42 @@
-"""A cleanup that somebody waits for, and is told how far it is.
+"""A cleanup that reports its progress to whoever waits for it.
 
-Who gives up waiting does not end it; a cleanup ends when it is done, or with its engine.
+If the caller gives up waiting, the cleanup goes on; it ends when it is done or when the engine stops.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from hl7core.engine.news import News
+from hl7core.engine.runtime import EngineRuntime
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import CleanupProgress
 
-if TYPE_CHECKING:
-    from hl7core.engine.engine import Engine
-
 __all__ = ["clean"]
 
-_going_on: Final[set[asyncio.Task[list[CleanupReport]]]] = set()  # the event loop holds no task
+_running: Final[set[asyncio.Task[list[CleanupReport]]]] = set()  # the event loop keeps no reference to a task
 
 
 async def clean(
-    engine: Engine, *, dry_run: bool, confirmed: bool, progress: Callable[[CleanupProgress], Awaitable[None]]
+    runtime: EngineRuntime,
+    news: News,
+    *,
+    dry_run: bool,
+    confirmed: bool,
+    progress: Callable[[CleanupProgress], Awaitable[None]],
 ) -> list[CleanupReport]:
-    """Run every plugin's cleanup in ``engine`` and return the reports; ``progress`` hears how far it is."""
-    follower = engine.follow()
-    cleaning = asyncio.create_task(engine.runtime.cleanup(dry_run=dry_run, confirmed=confirmed))
-    _going_on.add(cleaning)
-    cleaning.add_done_callback(_going_on.discard)
-    cleaning.add_done_callback(lambda _: engine.news.unfollow(follower))
+    """Run every plugin's cleanup and return the reports; ``progress`` is awaited with each CleanupProgress."""
+    follower = news.follow(asyncio.get_running_loop())
+    cleaning = asyncio.create_task(runtime.cleanup(dry_run=dry_run, confirmed=confirmed))
+    _running.add(cleaning)
+    cleaning.add_done_callback(_running.discard)
+    cleaning.add_done_callback(lambda _: news.unfollow(follower))
     try:
         async for item in follower:
             if isinstance(item, CleanupProgress):
                 await progress(item)
     finally:
-        engine.news.unfollow(follower)
+        news.unfollow(follower)
     return await cleaning

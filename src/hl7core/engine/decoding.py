@@ -1,8 +1,8 @@
-"""The decoder thread: takes batches from the intake, hands ended sessions on.  It waits for nothing but packets.
+"""The decoder thread: decodes batches from the intake and hands ended sessions on.  It waits for packets only.
 
-No plugin code runs on it except framers, and ``on_packet`` while somebody implements it.  Whatever goes wrong here
-costs the open sessions at most, never the thread.  While nothing arrives, packet time goes on by the monotonic clock
-from the last packet, so that neither a backlog nor a step of the wall clock ends a session that still talks.
+The only plugin code on it are framers, and ``on_packet`` where a plugin implements it.  An error here costs at most the
+open sessions, never the thread.  While no packet arrives, packet time advances with the monotonic clock from the last
+packet on, so that neither a backlog nor a step of the wall clock ends an active session.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __all__ = ["Decoding"]
 
 logger = logging.getLogger(__name__)
 
-_TURN: Final = 0.1
+_WAIT: Final = 0.1
 _EXPIRE_EVERY: Final = 1.0
 _SHOW_EVERY: Final = 0.25
 _SHOW_SHARE: Final = 50
-"""Listing open sessions takes a fiftieth of the thread's time at most."""
+"""Listing open sessions may take one fiftieth of the thread's time."""
 
 
 class Decoding:
     """Owns the Decoder and its thread.
 
-    ``on_sessions`` gets what ended, ``on_open`` what changed among the open sessions (at most four times a second),
-    ``on_trouble`` one sentence when decoding broke and began anew.  ``listeners`` returns who wants every packet.
+    ``on_sessions`` gets the sessions that ended, ``on_open`` the open ones that changed (at most four times a second),
+    ``on_fault`` one sentence when decoding failed and was restarted.  ``listeners`` returns who wants every packet.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Decoding:
         *,
         on_sessions: Callable[[list[Session]], None],
         on_open: Callable[[list[OpenSession]], None] = lambda _sessions: None,
-        on_trouble: Callable[[str], None] = lambda _text: None,
+        on_fault: Callable[[str], None] = lambda _text: None,
         listeners: Callable[[], Sequence[Callable[[Packet], None]]] = lambda: (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._intake = intake
         self._on_sessions = on_sessions
         self._on_open = on_open
-        self._on_trouble = on_trouble
+        self._on_fault = on_fault
         self._listeners = listeners
         self._monotonic = monotonic
         self._options = DecoderOptions()
@@ -64,25 +64,25 @@ class Decoding:
         self._last_packet_at = 0.0
         self._next_expire = 0.0
         self._next_show = 0.0
-        self._past: dict[str, int] = {}
+        self._earlier_counters: dict[str, int] = {}
         self._quit = False
         self._stopped = Flag()
         self._thread: Thread | None = None
-        self.troubles = 0
+        self.faults = 0
         self.open_count = 0
         self.finite = False  # whether the packets come from files: then no time passes between them
 
     @property
     def counters(self) -> dict[str, int]:
-        """What the decoder has counted, over all the decoders that there were."""
-        counters = dict(self._past)
+        """What was decoded since the start, counted by name; restarts of the decoder included."""
+        counters = dict(self._earlier_counters)
         for name, value in dict(self._decoder.counters).items():
             counters[name] = counters.get(name, 0) + value
         return counters
 
     @property
     def encrypted(self) -> str:
-        """One sentence on the connections that are encrypted, "" while there was none."""
+        """One sentence about encrypted connections, "" if there were none."""
         return self._decoder.encrypted.sentence()
 
     def start(self) -> None:
@@ -91,16 +91,16 @@ class Decoding:
         self._thread.start()
 
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect]) -> None:
-        """Decode connections that begin from now on with these."""
+        """Use ``options`` and ``dialects`` for connections that begin from now on."""
 
         def work() -> None:
             self._options, self._dialects = options, tuple(dialects)
             self._decoder.configure(self._options, self._dialects)
 
-        self._order(work)
+        self._run_in_order(work)
 
     def end_open(self, ending: Ending) -> Flag:
-        """End the open sessions once what has arrived is decoded; the flag is set when that is done."""
+        """End the open sessions once everything that has arrived is decoded; the returned flag is set then."""
         done = Flag()
 
         def work() -> None:
@@ -109,63 +109,63 @@ class Decoding:
             finally:
                 done.set()
 
-        self._order(work)
+        self._run_in_order(work)
         return done
 
-    def settled(self) -> Flag:
+    def drained(self) -> Flag:
         """Return a flag that is set once everything that has arrived so far is decoded and handed on."""
         done = Flag()
-        self._order(done.set)
+        self._run_in_order(done.set)
         return done
 
     def stop(self, ending: Ending, timeout: float) -> bool:
-        """Decode what waits, end the open sessions, end the thread; false if packets had to be let go for it."""
+        """Decode what is waiting, end the open sessions and the thread; return false if packets were discarded."""
         if self._thread is None or self._stopped.is_set():
             return True
         self._intake.close()
         done = self.end_open(ending)
-        whole = done.wait(timeout)
-        if not whole:
+        complete = done.wait(timeout)
+        if not complete:
             lost = self._intake.discard()
             logger.warning("stopped with a backlog: %d captured packets were not decoded", lost)
-        self._order(self._leave)
+        self._run_in_order(self._leave)
         self._thread.join(timeout)
-        return whole
+        return complete
 
     def _leave(self) -> None:
         self._quit = True
 
-    def _order(self, work: Callable[[], None]) -> None:
+    def _run_in_order(self, work: Callable[[], None]) -> None:
         if self._thread is None or not self._thread.is_alive():
             work()
         else:
-            self._intake.order(work)
+            self._intake.put_work(work)
 
     def _run(self) -> None:
         try:
             while not self._quit:
                 try:
-                    self._turn()
-                except Exception as error:  # noqa: BLE001 - whatever it was, the capture goes on
-                    self._begin_anew(error)
+                    self._step()
+                except Exception as error:  # noqa: BLE001 - the capture goes on
+                    self._restart(error)
         finally:
             self._stopped.set()
 
-    def _turn(self) -> None:
-        item = self._intake.get(_TURN)
+    def _step(self) -> None:
+        item = self._intake.get(_WAIT)
         if isinstance(item, Arrival):
-            self._take(item.batch)
+            self._decode(item.batch)
         elif item is not None:
             item()
         now = self._monotonic()
         if now >= self._next_expire:
             self._next_expire = now + _EXPIRE_EVERY
-            self._intake.flush_told()
+            self._intake.report_drops()
             self._expire(now)
         if now >= self._next_show and (self._fed or self._shown):
             self._show(now)
 
-    def _take(self, batch: PacketBatch) -> None:
+    def _decode(self, batch: PacketBatch) -> None:
         listeners = self._listeners()
         if listeners:
             for packet in batch.packets():
@@ -177,7 +177,7 @@ class Decoding:
         self._hand_on(self._decoder.feed(batch))
 
     def _expire(self, now: float) -> None:
-        """Let packet time go on while nothing arrives.  A file's time stands in its packets alone."""
+        """Advance packet time while nothing arrives.  The time of a file is that of its packets alone."""
         if self.finite or not self._last_packet_ns or self._intake.paused or not self._intake.idle:
             return
         elapsed = now - self._last_packet_at
@@ -198,17 +198,17 @@ class Decoding:
             self._on_open(changed)
         self._next_show = now + max(_SHOW_EVERY, _SHOW_SHARE * (self._monotonic() - now))
 
-    def _begin_anew(self, error: Exception) -> None:
-        """Decoding broke: save what the decoder still gives, and go on with a new one."""
-        self.troubles += 1
+    def _restart(self, error: Exception) -> None:
+        """Decoding failed: save the sessions that the decoder still gives, and go on with a new decoder."""
+        self.faults += 1
         broken = self._decoder
         for name, value in dict(broken.counters).items():
-            self._past[name] = self._past.get(name, 0) + value
+            self._earlier_counters[name] = self._earlier_counters.get(name, 0) + value
         self._decoder = Decoder(self._options, self._dialects)
         self._shown.clear()
-        logger.error("decoding broke (%s); open sessions were ended and decoding begins anew", describe(error))
+        logger.error("decoding failed (%s); open sessions were ended and decoding was restarted", describe(error))
         try:
             self._hand_on(broken.end(Ending.EVICTED))
-        except Exception as second:  # noqa: BLE001 - it was broken already
-            logger.error("the open sessions of the broken decoder are lost (%s)", describe(second))  # noqa: TRY400
-        self._on_trouble(f"decoding broke ({describe(error)}); open sessions were ended early")
+        except Exception as second:  # noqa: BLE001 - it has failed already
+            logger.error("the open sessions of the failed decoder are lost (%s)", describe(second))  # noqa: TRY400
+        self._on_fault(f"decoding failed ({describe(error)}); open sessions were ended early")

@@ -1,9 +1,9 @@
-"""Imports: sessions of another store, or of files, brought into the store of record.
+"""Imports: copies sessions from another store, or from files, into the store of record.
 
-The law: what was saved before is written as it is, its first save, expiry, status and deliveries untouched, and it is
-read back and compared before it counts.  What is there already stays, unless the other was saved later.  So an import
-can be broken off and begun again at any time.  The source is only read, unless it is to be emptied: then a session is
-deleted from it once it is known to be in the store of record.
+A session that was saved before is written unchanged (first save, expiry, status and deliveries), and read back and
+compared before it counts as copied.  A session that the store of record already holds is kept, unless the other copy
+was saved later.  So an import can be interrupted and repeated at any time.  The source is only read, unless it is to
+be emptied: then each session is deleted from it once it is known to be in the store of record.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from datetime import datetime
 from functools import partial
 from hashlib import sha256
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from hl7core.engine.parts import Parts
+from hl7core.engine.reason import reason_of
 from hl7core.engine.session_files import read_sessions, session_files
 from hl7core.engine.session_state import stamp
 from hl7core.engine.store_probe import PROBE_ID
-from hl7core.engine.stores import age, reason_of
+from hl7core.engine.stores import age
 from hl7core.errors import EngineError, PluginError, SessionRefused, StoreError
 from hl7core.hl7.query import sort_key
 from hl7core.model.schema import at_stored_precision, session_to_json
 from hl7core.model.session import Session, SessionQuery
-
-if TYPE_CHECKING:
-    from hl7core.engine.engine import Engine
 
 __all__ = ["ImportReport", "Imports"]
 
@@ -40,9 +39,10 @@ class ImportReport:
     """How far an import has come.
 
     Of the ``found`` sessions, ``copied`` were written and read back equal, ``known`` were there already, ``newer`` are
-    there as saved later and were left, ``failed`` could not be written (``reason`` is the first reason).  ``damaged``
-    entries of files are no sessions.  ``removed`` were deleted from the source.  ``first``, ``last`` and ``at`` are
-    starts in unix seconds: of the first and last session of the source, and of the one that it has come to.
+    kept because the store of record has a later copy, ``failed`` could not be written (``reason`` is the first reason).
+    ``damaged`` counts file entries that are not sessions, ``removed`` the sessions deleted from the source.  ``first``,
+    ``last`` and ``at`` are start times in unix seconds: of the source's first and last session, and of the latest one
+    imported so far.
     """
 
     found: int = 0
@@ -58,32 +58,32 @@ class ImportReport:
     at: float = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the report as a JSON object."""
         return asdict(self)
 
 
 class Imports:
-    """Imports into the store of record of ``engine``; between two pages the engine saves what else there is."""
+    """Imports into the store of record.  Between two pages the store thread saves whatever else is waiting."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     async def from_store(self, source: str, *, empty: bool = False) -> AsyncIterator[ImportReport]:
-        """Bring over what the attached store ``source`` holds, yielding after each page the one report that grows.
+        """Import what the attached store ``source`` holds; yield the same, growing report after each page.
 
-        ``empty``: delete from the source what is in the store of record.  Raises PluginError if there is no such
-        store, StoreError if one of them fails.
+        With ``empty``, delete from the source what the store of record has.  Raises PluginError if there is no such
+        store, StoreError if one of the two fails.
         """
-        dispatch, record = self._engine.dispatch, self._ready()
+        dispatch, record = self._parts.dispatch, self._ready()
         if source == record:
-            raise PluginError(f"{source} is the store of record: name the store that sessions are to come from")
-        if source not in dispatch.attached_stores():
-            self._engine.registry.info(source)
-            raise PluginError(f"{source} does not run as a store; `hl7core plugins enable {source}` switches it on")
+            raise PluginError(f"{source} is the store of record; name the store to import from")
+        if source not in dispatch.stores.attached_stores():
+            self._parts.registry.info(source)
+            raise PluginError(f"{source} is not running as a store; enable it with `hl7core plugins enable {source}`")
         report = ImportReport()
         for newest in (False, True):
             ends = await self._on_store_thread(
-                partial(dispatch.load, source, SessionQuery(newest_first=newest, limit=1))
+                partial(dispatch.stores.load, source, SessionQuery(newest_first=newest, limit=1))
             )
             if not ends:
                 yield report
@@ -92,24 +92,26 @@ class Imports:
             report.first = report.first or report.last
         after: tuple[datetime, str] | None = None
 
-        def turn() -> int:
+        def import_page() -> int:
             nonlocal after
-            page = dispatch.load(source, SessionQuery(limit=_PAGE, after=after))
+            page = dispatch.stores.load(source, SessionQuery(limit=_PAGE, after=after))
             if page:
                 after = sort_key(page[-1])
-            there = self._take([session for session in page if session.id != PROBE_ID], report)
+            there = self._import([session for session in page if session.id != PROBE_ID], report)
             if empty and there:
-                report.removed += len(dispatch.delete(source, there, to_trash=False, deleted_at=self._engine.now()))
+                report.removed += len(
+                    dispatch.stores.delete(source, there, to_trash=False, deleted_at=self._parts.now())
+                )
             return len(page)
 
-        while await self._on_store_thread(turn) == _PAGE:
+        while await self._on_store_thread(import_page) == _PAGE:
             yield report
         yield report
 
     async def from_files(self, paths: Sequence[str]) -> AsyncIterator[ImportReport]:
-        """Bring in what the files, or the files in the folders, hold, as ``from_store`` does.
+        """Import the sessions of files, and of all files in folders, as ``from_store`` does.
 
-        What was never saved (``read -o jsonl``) is saved like a session that was captured now.  Raises StoreError.
+        Sessions that were never saved (from ``read -o jsonl``) are saved as if captured now.  Raises StoreError.
         """
         self._ready()
         report = ImportReport()
@@ -125,29 +127,31 @@ class Imports:
             report.damaged += len(refused)
             if refused:
                 report.reason = report.reason or str(refused[0])
-            await self._on_store_thread(partial(self._take, sessions, report))
+            await self._on_store_thread(partial(self._import, sessions, report))
             yield report
         yield report
 
     def _ready(self) -> str:
-        engine = self._engine
-        if not engine.settings.core.enable_persistence:
+        """Return the store of record.  Raises EngineError or StoreError if nothing can be saved in it now."""
+        parts = self._parts
+        settings, record, _ = parts.in_force()
+        if not settings.core.enable_persistence:
             raise EngineError("nothing is saved while core.enable_persistence is false")
-        if engine.record not in engine.dispatch.attached_stores():
-            reason = engine.registry.info(engine.record).error if engine.record in engine.registry.names() else ""
-            raise StoreError(f"the store {engine.record} does not run{f': {reason}' if reason else ''}")
-        return engine.record
+        if record not in parts.dispatch.stores.attached_stores():
+            reason = parts.registry.info(record).error if record in parts.registry.names() else ""
+            raise StoreError(f"the store {record} is not running{f': {reason}' if reason else ''}")
+        return record
 
     async def _on_store_thread(self, job: Callable[[], Any]) -> Any:
-        return await asyncio.wrap_future(self._engine.keeper.submit(job))
+        return await asyncio.wrap_future(self._parts.keeper.submit(job))
 
     # On the store thread.
 
-    def _take(self, sessions: Sequence[Session], report: ImportReport) -> list[str]:
-        """Write what is not there, or is older there; return the ids of what the store of record now has."""
+    def _import(self, sessions: Sequence[Session], report: ImportReport) -> list[str]:
+        """Write what the store of record lacks or has older; return the ids that it holds afterwards."""
         if not sessions:
             return []
-        engine, record = self._engine, self._engine.record
+        ledger, record = self._parts.ledger, self._parts.in_force().record
         latest = {session.id: session for session in sessions}
         report.found += len(latest)
         report.at = max(session.start_ns for session in latest.values()) / _SECOND
@@ -172,21 +176,23 @@ class Imports:
         copied += self._captured([session for session in fresh if session.first_saved_at is None], report)
         report.copied += len(copied)
         there += copied
-        engine.ledger.forget([session.id for session in later])
-        engine.ledger.rehoused(there, record)
-        engine.ledger.revived(copied)
+        ledger.forget([session.id for session in later])
+        ledger.moved_to(record, there)
+        ledger.undeleted(copied)
         return there
 
     def _held(self, ids: dict[str, Session]) -> dict[str, Session]:
-        """Return what the store of record has of ``ids``."""
+        """Return those of ``ids`` that the store of record holds."""
         query = SessionQuery(ids=tuple(ids), limit=len(ids))
-        return {session.id: session for session in self._engine.dispatch.load(self._engine.record, query)}
+        return {
+            session.id: session for session in self._parts.dispatch.stores.load(self._parts.in_force().record, query)
+        }
 
     def _written(self, sessions: Sequence[Session], report: ImportReport, *, replace: bool) -> list[str]:
-        """Write sessions as they are; return the ids of those that read back equal."""
+        """Write sessions unchanged; return the ids of those that read back equal."""
         if not sessions:
             return []
-        outcomes = self._engine.dispatch.persist_as_is(self._engine.record, sessions, replace=replace)
+        outcomes = self._parts.dispatch.stores.persist_as_is(self._parts.in_force().record, sessions, replace=replace)
         back = self._held({session.id: session for session in sessions})
         good: list[str] = []
         for session, outcome in zip(sessions, outcomes, strict=True):
@@ -199,13 +205,14 @@ class Imports:
         return good
 
     def _captured(self, sessions: Sequence[Session], report: ImportReport) -> list[str]:
-        """Save sessions for the first time; return the ids of those that can be read back."""
+        """Save sessions for the first time; return the ids of those that can be read back afterwards."""
         if not sessions:
             return []
-        engine = self._engine
-        days, now = engine.settings.core.retention_days, engine.now()
-        stamped = [stamp(session, now, days, engine.dispatch.destinations()) for session in sessions]
-        outcomes = engine.dispatch.persist(engine.record, stamped, replace=False)
+        parts = self._parts
+        settings, record, _ = parts.in_force()
+        days, now = settings.core.retention_days, parts.now()
+        stamped = [stamp(session, now, days, parts.dispatch.destinations()) for session in sessions]
+        outcomes = parts.dispatch.stores.persist(record, stamped, replace=False)
         back = self._held({session.id: session for session in sessions})
         good: list[str] = []
         for session, outcome in zip(sessions, outcomes, strict=True):

@@ -1,8 +1,8 @@
 """The intake: where packets come in, and the one place where they may be lost.
 
-Capture cannot be slowed, so a live source never waits here: when the intake is full its packets are let go, counted,
-told of, and the next batch of that interface carries how many are missing right before it.  A finite source (a file)
-can wait, so it does, and loses nothing.  What goes out keeps the order in which it came in, orders included.
+Capture cannot be slowed down, so a live source never waits here: when the intake is full its packets are dropped,
+counted and reported, and the next batch of that interface says how many are missing before it.  A finite source (a
+file) can wait, so it does, and loses nothing.  Batches and work come out in the order in which they went in.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["MAX_BATCHES", "MAX_BYTES", "Arrival", "Intake"]
 MAX_BYTES: Final = 64 << 20
 MAX_BATCHES: Final = 4096
 _BYTES_PER_PACKET: Final = 150
-"""What a packet costs beside its bytes: its places, times and lengths in the lists of a batch."""
-_TELL_EVERY: Final = 1.0
+"""What a packet takes beside its bytes: its entries in the lists of a batch."""
+_REPORT_EVERY: Final = 1.0
 _HOLD_POLL: Final = 0.02
 
 
 class Arrival(NamedTuple):
-    """A batch of packets as it waits: what it costs, and whether its source can wait."""
+    """A batch of packets in the queue: its size in bytes, and whether its source can wait."""
 
     batch: PacketBatch
     cost: int
@@ -34,10 +34,13 @@ class Arrival(NamedTuple):
 
 
 class Intake:
-    """A queue of batches and orders, bounded in bytes and in batches.
+    """A queue of batches and work, bounded in bytes and in batches.
 
-    ``on_drop(source, count, total)`` is told of lost packets at most once a second a source.  ``hold`` is asked
-    before a finite source's packets are handed out: while it answers true they wait.
+    ``on_drop(source, count, total)`` reports dropped packets, at most once a second per source.  While ``hold`` returns
+    true, the packets of finite sources stay in the queue.
+
+    ``dropped`` counts the packets lost because the intake was full, ``discarded`` those that nobody wanted: captured
+    while paused, or after the end.
     """
 
     def __init__(
@@ -58,15 +61,15 @@ class Intake:
         self._batches = 0
         self._paused = False
         self._closed = False
-        self._owed: dict[tuple[str, str], int] = {}
-        self._untold: dict[str, int] = {}
-        self._told_at: dict[str, float] = {}
+        self._missing: dict[tuple[str, str], int] = {}
+        self._unreported: dict[str, int] = {}
+        self._reported_at: dict[str, float] = {}
         self.dropped = 0
-        self.let_go = 0
+        self.discarded = 0
 
     @property
     def paused(self) -> bool:
-        """Whether packets are being let go (or, from finite sources, kept waiting)."""
+        """Whether packets are discarded (or, from finite sources, kept waiting)."""
         return self._paused
 
     @property
@@ -76,11 +79,11 @@ class Intake:
 
     @property
     def waiting_bytes(self) -> int:
-        """What the batches that wait cost."""
+        """The size of the batches in the queue."""
         return self._bytes
 
     def put(self, batch: PacketBatch, source: str, *, finite: bool = False) -> bool:
-        """Take a batch from ``source``; false if its packets were let go."""
+        """Queue a batch from ``source``; return false if its packets were dropped or discarded."""
         if not batch.count:
             return True
         cost = len(batch.buffer) + _BYTES_PER_PACKET * batch.count
@@ -90,10 +93,10 @@ class Intake:
                     self._changed.wait()
             lost = self._closed or self._paused or not self._fits(cost)
             if lost:
-                tell = self._lose(batch, source)
+                report = self._lose(batch, source)
             else:
-                tell = self._due(source)
-                missing = self._owed.pop((source, batch.interface.name), 0)
+                report = self._due(source)
+                missing = self._missing.pop((source, batch.interface.name), 0)
                 if missing:
                     batch = batch._replace(skipped=batch.skipped + missing)
                 self._queue.append(Arrival(batch, cost, finite))
@@ -101,18 +104,18 @@ class Intake:
                 self._batches += 1
                 self._changed.notify_all()
             total = self.dropped
-        if tell:
-            self._on_drop(source, tell, total)
+        if report:
+            self._on_drop(source, report, total)
         return not lost
 
-    def order(self, work: Callable[[], None]) -> None:
-        """Have ``work`` done by who takes the packets, behind all those that came before."""
+    def put_work(self, work: Callable[[], None]) -> None:
+        """Queue ``work`` for the decoder thread, behind everything that is queued already."""
         with self._changed:
             self._queue.append(work)
             self._changed.notify_all()
 
     def get(self, timeout: float) -> Arrival | Callable[[], None] | None:
-        """Return what came first; None if nothing came within ``timeout`` seconds."""
+        """Return the first item of the queue, or None if there is none within ``timeout`` seconds."""
         until = time.monotonic() + timeout
         with self._changed:
             while True:
@@ -133,45 +136,45 @@ class Intake:
                 self._changed.wait(min(left, _HOLD_POLL) if held else left)
 
     def pause(self) -> None:
-        """Let packets go from now on; finite sources wait."""
+        """Discard packets from now on; finite sources wait."""
         with self._changed:
             self._paused = True
 
     def resume(self) -> None:
-        """Take packets again."""
+        """Accept packets again."""
         with self._changed:
             self._paused = False
             self._changed.notify_all()
 
     def mark_gap(self, source: str, interface: str) -> None:
-        """An unknown number of packets of ``interface`` is missing before its next batch (at least one)."""
+        """Mark that an unknown number of packets of ``interface``, at least one, is missing before its next batch."""
         with self._changed:
             key = (source, interface)
-            self._owed[key] = max(1, self._owed.get(key, 0))
+            self._missing[key] = max(1, self._missing.get(key, 0))
 
     def close(self) -> None:
-        """Take nothing more; who waits to put goes on.  What is queued can still be taken."""
+        """Accept nothing more, and release sources that wait.  What is queued can still be read."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def discard(self) -> int:
-        """Forget the batches that wait (the orders stay); return how many packets that were."""
+        """Drop the queued batches, but not the work; return how many packets that were."""
         with self._changed:
-            orders: deque[Arrival | Callable[[], None]] = deque(
+            work: deque[Arrival | Callable[[], None]] = deque(
                 item for item in self._queue if not isinstance(item, Arrival)
             )
             lost = sum(item.batch.count for item in self._queue if isinstance(item, Arrival))
-            self._queue = orders
+            self._queue = work
             self._bytes = self._batches = 0
             self.dropped += lost
             self._changed.notify_all()
         return lost
 
-    def flush_told(self) -> None:
-        """Tell of the losses that the rate of one a second has held back so far, where their second is over."""
+    def report_drops(self) -> None:
+        """Report the drops that were held back by the limit of one report a second, where that second is over."""
         with self._changed:
-            due = [(source, self._due(source)) for source in list(self._untold)]
+            due = [(source, self._due(source)) for source in list(self._unreported)]
             total = self.dropped
         for source, count in due:
             if count:
@@ -179,27 +182,27 @@ class Intake:
 
     def _fits(self, cost: int) -> bool:
         if not self._batches:
-            return True  # the largest of batches must pass too, or it would never
+            return True  # even the largest batch must pass
         return self._batches < self._max_batches and self._bytes + cost <= self._max_bytes
 
     def _lose(self, batch: PacketBatch, source: str) -> int:
         key = (source, batch.interface.name)
-        self._owed[key] = self._owed.get(key, 0) + batch.count + batch.skipped
+        self._missing[key] = self._missing.get(key, 0) + batch.count + batch.skipped
         if self._paused or self._closed:
-            self.let_go += batch.count
+            self.discarded += batch.count
             return 0
         self.dropped += batch.count
-        self._untold[source] = self._untold.get(source, 0) + batch.count
+        self._unreported[source] = self._unreported.get(source, 0) + batch.count
         return self._due(source)
 
     def _due(self, source: str) -> int:
-        """Return how many lost packets of ``source`` are to be told now, at most once a second."""
-        count = self._untold.get(source, 0)
+        """Return how many dropped packets of ``source`` to report now, at most once a second."""
+        count = self._unreported.get(source, 0)
         if not count:
             return 0
         now = time.monotonic()
-        if now - self._told_at.get(source, -_TELL_EVERY) < _TELL_EVERY:
+        if now - self._reported_at.get(source, -_REPORT_EVERY) < _REPORT_EVERY:
             return 0
-        self._told_at[source] = now
-        del self._untold[source]
+        self._reported_at[source] = now
+        del self._unreported[source]
         return count

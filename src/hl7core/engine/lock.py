@@ -1,6 +1,6 @@
-"""One engine per data folder: ``engine.lock``, held with flock, so that a killed engine holds nothing.
+"""One engine per data folder: ``engine.lock``, held with flock, so that the lock of a killed engine is free.
 
-The file names the owner's pid for people; it is never deleted, because a lock file that is removed can be held twice.
+The file holds the owner's pid, for people; it is never deleted, because two processes can lock a file that was removed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_PID_TEXT: Final = 32
 
 
 class EngineLock:
-    """The right to run an engine, or to change sessions without one, in ``folder`` (made with mode 0700 if missing).
+    """The lock needed to run an engine, or to change sessions without one, in ``folder`` (created with mode 0700).
 
     Use it as a context manager, or call ``acquire`` and ``release``.
     """
@@ -54,7 +54,7 @@ class EngineLock:
         except OSError as error:
             os.close(fd)
             raise EngineError(f"cannot lock {self.path}: {error.strerror}") from error
-        # A full disk must not keep an engine from starting: the lock counts, the pid in it is a courtesy.
+        # A full disk must not keep an engine from starting: only the lock matters, the pid is a courtesy.
         with suppress(OSError):
             os.fchmod(fd, 0o600)
             os.ftruncate(fd, 0)
@@ -62,7 +62,7 @@ class EngineLock:
         self._fd = fd
 
     def release(self) -> None:
-        """Let another have it; releasing twice is no error."""
+        """Release the lock; releasing it twice is not an error."""
         if self.held:
             fd, self._fd = self._fd, -1
             os.close(fd)

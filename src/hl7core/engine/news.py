@@ -1,7 +1,7 @@
-"""News: the one place where events and ended sessions go out, to plugins and to who follows the engine.
+"""News: the one place where events and ended sessions go out, to plugins and to followers of the engine.
 
-Telling never waits: plugins have bounded queues of their own (dispatch), and so has each follower; what does not fit is
-counted and told as one ``Resync``.  A notice is told once a matter, and once more when the matter is settled.
+It never waits: each plugin has a bounded queue of its own (in dispatch), and so has each follower; items that do not
+fit are counted and reported as one ``Resync``.  A notice is reported once, and once more when it is resolved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FOLLOWER_QUEUE: Final = 2000
 
 
 class Follower:
-    """Hears events and ended sessions on an event loop: ``async for item in follower``.  Ends with ``close``."""
+    """Receives events and ended sessions on an event loop: ``async for item in follower``, until ``close``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int = _FOLLOWER_QUEUE) -> None:
         self._loop = loop
@@ -46,13 +46,13 @@ class Follower:
             self._queue.extend(items[:room])
             self._missed += max(0, len(items) - room)
         if first:
-            self._alarm()
+            self._notify()
 
     def close(self) -> None:
-        """End the iteration once what is queued was heard; called from any thread."""
+        """End the iteration once the queued items were read; called from any thread."""
         with self._lock:
             self._closed = True
-        self._alarm()
+        self._notify()
 
     def __aiter__(self) -> Follower:
         return self
@@ -72,7 +72,7 @@ class Follower:
             await self._wake.wait()
 
     async def several(self) -> list[Event | Session]:
-        """Wait for the next, and return it with all that waits behind it; nothing at the end."""
+        """Wait for the next item, and return it with all that are queued behind it; empty at the end."""
         try:
             found = [await anext(self)]
         except StopAsyncIteration:
@@ -82,13 +82,13 @@ class Follower:
             self._queue.clear()
         return found
 
-    def _alarm(self) -> None:
+    def _notify(self) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
 
 
 class News:
-    """Tells plugins and followers; keeps the notices that stand."""
+    """Tells plugins and followers; keeps the current notices."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
@@ -99,12 +99,12 @@ class News:
 
     @property
     def notices(self) -> tuple[tuple[str, str], ...]:
-        """The notices that stand: key and text."""
+        """The current notices: key and text."""
         with self._lock:
             return tuple(self._notices.items())
 
     def follow(self, loop: asyncio.AbstractEventLoop, limit: int = _FOLLOWER_QUEUE) -> Follower:
-        """Return a new follower, whose iteration runs on ``loop``; for it ``limit`` items may wait."""
+        """Return a new follower whose iteration runs on ``loop``; at most ``limit`` items wait for it."""
         follower = Follower(loop, limit)
         with self._lock:
             self._followers = (*self._followers, follower)
@@ -114,48 +114,48 @@ class News:
         return follower
 
     def unfollow(self, follower: Follower) -> None:
-        """Tell ``follower`` nothing more."""
+        """Send ``follower`` nothing more, and close it."""
         with self._lock:
             self._followers = tuple(other for other in self._followers if other is not follower)
         follower.close()
 
     def close(self) -> None:
-        """End all followers, and those that come later."""
+        """End all followers, also those that are added later."""
         with self._lock:
             self._closed = True
         for follower in self._followers:
             self.unfollow(follower)
 
     def event(self, event: Event) -> None:
-        """Tell of ``event``."""
+        """Send ``event`` to all."""
         self._dispatch.event(event)
         for follower in self._followers:
             follower.tell(event)
 
     def sessions(self, sessions: list[Session]) -> None:
-        """Tell of sessions that ended, or that a late acknowledgement changed."""
+        """Send sessions that ended, or that a late acknowledgement changed."""
         for session in sessions:
             self._dispatch.session_complete(session)
         if sessions:
             for follower in self._followers:
-                follower.tell(*sessions)  # at once: each that wakes one lets another thread run before this one
+                follower.tell(*sessions)  # all in one call: waking a follower may let another thread run first
 
     def opened(self, sessions: list[OpenSession]) -> None:
-        """Tell of sessions that go on and have changed."""
+        """Send open sessions that have changed."""
         for session in sessions:
             self.event(SessionUpdated(session))
 
     def dropped(self, source: str, count: int, total: int) -> None:
-        """Tell of packets that were lost because decoding does not keep up."""
+        """Report packets that were dropped because decoding does not keep up."""
         logger.warning("%d packets of %s were dropped: decoding does not keep up", count, source)
         self.event(PacketsDropped("intake", source, count, total))
 
-    def given_up(self, ids: Sequence[str]) -> None:
-        """Tell of sessions that were lost because too many waited for the store."""
-        logger.error("too many sessions wait for the store; given up unsaved: %s", ", ".join(ids))
+    def lost(self, ids: Sequence[str]) -> None:
+        """Log sessions that were dropped unsaved because too many were waiting to be saved."""
+        logger.error("too many sessions are waiting to be saved; dropped unsaved: %s", ", ".join(ids))
 
     def notice(self, key: str, text: str) -> None:
-        """Raise a notice, unless that matter stands with the same text already."""
+        """Raise the notice ``key``, unless it stands with the same text already."""
         with self._lock:
             if self._notices.get(key) == text:
                 return
@@ -163,8 +163,8 @@ class News:
         logger.warning("%s", text)
         self.event(NoticeRaised(key, text))
 
-    def settle(self, key: str, text: str) -> None:
-        """The matter of a notice is settled; nothing is told if there was none."""
+    def resolve(self, key: str, text: str) -> None:
+        """Withdraw the notice ``key``, reporting ``text``; does nothing if it does not stand."""
         with self._lock:
             if self._notices.pop(key, None) is None:
                 return

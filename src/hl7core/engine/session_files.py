@@ -1,7 +1,7 @@
-"""Files of sessions: what ``sessions export`` writes as json or jsonl, and what the JSON store keeps.
+"""Files of sessions: what ``sessions export`` writes as json or jsonl, and the files of the JSON store.
 
-A file with a session a line is read line by line, so memory stays flat, and what is no session costs its line alone.
-Any other JSON (laid out by another program, as the predecessor's is) is read whole, up to a bound.
+A file with one session per line is read line by line, so memory stays flat, and a line that is not a session affects
+no other.  Any other JSON (formatted by another program, such as the predecessor's) is read whole, up to a limit.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from hl7core.model.stored import session_from_json
 __all__ = ["read_sessions", "session_files"]
 
 _LONGEST: Final = 256 << 20
-"""More bytes than this no session takes, and no file that is read whole."""
+"""The limit for one session, and for a file that is read whole, in bytes."""
 
 
 def session_files(paths: Sequence[str]) -> list[Path]:
-    """Return the files that ``paths`` name; of a folder all ``*.json`` and ``*.jsonl`` in it, following no links.
+    """Return the files in ``paths``, and all ``*.json`` and ``*.jsonl`` beneath the folders in it; links are skipped.
 
     Raises StoreError if there is no such file or folder.
     """
@@ -38,27 +38,27 @@ def session_files(paths: Sequence[str]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise StoreError(f"{path}: there is no such file or folder")
+            raise StoreError(f"{path}: no such file or folder")
     return found
 
 
 def read_sessions(path: Path) -> Iterator[Session | SessionRefused]:
-    """Yield the sessions of one file, and in the place of each that cannot be read why.
+    """Yield the sessions of one file, and for each entry that is not one, why.
 
     Raises StoreError if the file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            if _one_a_line(file):
+            if _one_per_line(file):
                 yield from _lines(file, path)
             else:
                 yield from _whole(file, path)
     except OSError as error:
-        raise StoreError(f"{path}: it cannot be read: {error.strerror}") from error
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _one_a_line(file: BinaryIO) -> bool:
-    """Say whether the first line that holds anything is a session, or at least an object; rewind."""
+def _one_per_line(file: BinaryIO) -> bool:
+    """Return whether the first line with content is a session, or at least an object; rewind the file."""
     line = b""
     while (data := file.readline(_LONGEST)) and not (line := _bare(data)):
         continue
@@ -80,19 +80,19 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[Session | SessionRefused]:
 
 def _whole(file: BinaryIO, path: Path) -> Iterator[Session | SessionRefused]:
     if path.stat().st_size > _LONGEST:
-        yield SessionRefused(f"{path}: it does not hold a session a line, and is too large to be read whole")
+        yield SessionRefused(f"{path}: not one session per line, and too large to be read whole")
         return
     try:
         value = json.loads(file.read())
     except (ValueError, RecursionError):
-        yield SessionRefused(f"{path}: it is no JSON")
+        yield SessionRefused(f"{path}: not valid JSON")
         return
     for number, item in enumerate(value if isinstance(value, list) else [value], 1):
         yield _session(json.dumps(item).encode(), f"{path}, entry {number}")
 
 
 def _bare(line: bytes) -> bytes:
-    """Return a line without what an array puts around its entries."""
+    """Return a line without the brackets and commas of an array around its entries."""
     bare = line.removeprefix(b"\xef\xbb\xbf").strip()
     if bare in (b"[", b"]", b"[]"):
         return b""

@@ -1,6 +1,6 @@
-"""A session's standing: what only a save or a submission adds to it, and how people change it.
+"""A session's state: what only a save or a submission adds to it, and how people change it.
 
-Every function here takes a session and returns another; the ledger alone puts them in force.
+Every function takes a session and returns another one; only the ledger replaces the old by the new.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["carried", "ignore", "renewed", "retry", "size_of", "stamp", "unignor
 
 
 def size_of(session: Session) -> int:
-    """Estimate the memory that a session takes."""
+    """Estimate the memory that a session takes, in bytes."""
     size = 1000
     for message in session.messages:
         size += 400 + len(message.text)
@@ -34,7 +34,7 @@ def with_deliveries(session: Session, names: Sequence[str]) -> Session:
 def stamp(session: Session, now: datetime, retention_days: int, destinations: Sequence[str]) -> Session:
     """Return ``session`` as it is to be saved at ``now``.
 
-    A life counts from the first save.  A Delivery for each active destination is made at the first save.
+    Retention counts from the first save.  The first save also adds a Delivery for each of ``destinations``.
     """
     first = session.first_saved_at
     if first is None:
@@ -48,7 +48,7 @@ def stamp(session: Session, now: datetime, retention_days: int, destinations: Se
 
 
 def renewed(session: Session, now: datetime, retention_days: int) -> Session:
-    """Return ``session`` with its life counted by today's days, as a save at ``now`` does; itself if that is so."""
+    """Return ``session`` with the expiry that a save at ``now`` gives it; the same object if that does not differ."""
     first = session.first_saved_at or now
     until = first + timedelta(days=retention_days)
     if until == session.persisted_until:
@@ -57,7 +57,7 @@ def renewed(session: Session, now: datetime, retention_days: int) -> Session:
 
 
 def carried(session: Session, base: Session, *, status: bool = True) -> Session:
-    """Return ``session`` with what only a save or a submission adds taken from ``base``."""
+    """Return ``session`` with what only a save or a submission adds (``status``: both) taken from ``base``."""
     session = session._replace(
         first_saved_at=base.first_saved_at,
         saved_at=base.saved_at,
@@ -75,7 +75,7 @@ def retry(session: Session) -> Session:
 
 
 def ignore(session: Session) -> Session:
-    """Mark a session as never to be sent."""
+    """Mark a session as never to be submitted."""
     return session._replace(ignored=True)
 
 

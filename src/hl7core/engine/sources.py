@@ -1,8 +1,7 @@
-"""The sources: a thread for each PacketSource, from it to the intake.
+"""The sources: one thread per PacketSource, from the source to the intake.
 
-A source that fails is told of, never hidden: to the person who asked for it as the error itself, in a service as a
-notice, and there it is opened again, ever less often.  The sources of a plugin can be restarted alone; the
-gap that this leaves is marked.
+A source that fails is always reported: to the person who named it, as the error itself; in a service, as a notice, and
+there it is opened again with growing waits.  The sources of one plugin can be restarted alone; the gap is marked.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from hl7core.contract import PacketSource, SourceRequest, SourceStats
 from hl7core.engine.intake import Intake
 from hl7core.engine.news import News
 from hl7core.engine.options import parts_of
-from hl7core.engine.stores import reason_of
+from hl7core.engine.reason import reason_of
 from hl7core.errors import Hl7coreError, SourceError
 from hl7core.guard import in_thread
 from hl7core.model.events import CaptureChanged, PacketsDropped
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.plugin_host.dispatch import Dispatch
-from hl7core.settings.reading import CoreSettings
+from hl7core.settings.model import CoreSettings
 
-__all__ = ["Sources", "default_bpf"]
+__all__ = ["Sources", "default_bpf", "own_request"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ _LONGEST_RETRY: Final = 60.0
 
 
 def default_bpf(core: CoreSettings) -> str:
-    """Return the packet filter that the addresses and the port in the settings amount to, "" for none."""
+    """Return the packet filter for the addresses and the port in the settings, "" if there are none."""
     terms: list[str] = []
     for addresses in (core.device_address, core.lis_address):
         hosts = parts_of(addresses)
@@ -46,6 +45,11 @@ def default_bpf(core: CoreSettings) -> str:
     if core.lis_port:
         terms.append(f"port {core.lis_port}")
     return " and ".join(["tcp", *terms]) if terms else ""
+
+
+def own_request(core: CoreSettings) -> SourceRequest:
+    """Return the request for the sources that the settings configure."""
+    return SourceRequest(default_bpf=default_bpf(core))
 
 
 class _Running:
@@ -58,24 +62,24 @@ class _Running:
         self.stopping = False
         self.ended = False
         self.error: Exception | None = None
-        self.dropped_told = 0
+        self.dropped_reported = 0
         self.detail = ""
         self.thread: Thread | None = None
         self.last_stats = SourceStats()
 
     def stats(self) -> SourceStats:
-        """Ask the source; a source that cannot say keeps its last word."""
+        """Return the source's statistics, or the last known ones if it fails."""
         try:
             self.last_stats = self.source.stats()
-        except Exception as error:  # noqa: BLE001 - a number for people must not end a capture
+        except Exception as error:  # noqa: BLE001 - statistics must not end a capture
             logger.debug("source %s has no statistics: %s", self.name, reason_of(error))
         return self.last_stats
 
 
 class Sources:
-    """Opens, runs, restarts and ends packet sources.  Its coroutines run on the event loop.
+    """Opens, runs, restarts and stops packet sources.  Its coroutines run on the event loop.
 
-    ``on_ended(error)`` is called on the loop when the last source has ended by itself, with what the first one raised.
+    ``on_ended(error)`` is called on the loop when the last source has ended by itself, with the first error or None.
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class Sources:
         self._dropped_before = 0
         self.request: SourceRequest | None = None
         self.tap: Callable[[PacketBatch], None] | None = None
-        """Sees every batch on its way to the intake, on the source's thread; it must not wait."""
+        """Called with every batch before the intake gets it, on the source's thread; it must not block."""
 
     @property
     def capturing(self) -> bool:
@@ -106,48 +110,48 @@ class Sources:
         return any(not one.ended for one in self._running)
 
     def stats(self) -> tuple[tuple[str, SourceStats], ...]:
-        """Return what each source has seen."""
+        """Return the statistics of each source, by name."""
         return tuple((one.name, one.stats()) for one in self._running)
 
     @property
     def dropped_kernel(self) -> int:
-        """How many packets the kernel dropped, those of sources that ended included."""
+        """How many packets the kernel dropped, also for sources that have ended."""
         return self._dropped_before + sum(one.last_stats.dropped for one in self._running)
 
     def interfaces(self) -> list[Interface]:
-        """Name the interfaces that the sources listen on."""
+        """Return the interfaces that the sources listen on."""
         return [interface for one in self._running for interface in one.source.interfaces()]
 
     def runs(self, source: PacketSource) -> bool:
-        """Say whether packets are being taken from ``source``."""
+        """Return whether ``source`` is running."""
         return any(one.source is source for one in self._running)
 
     def owners(self) -> set[str]:
-        """Name the plugins whose sources run."""
+        """Return the plugins whose sources are running."""
         return {one.plugin for one in self._running}
 
     async def start(self, request: SourceRequest) -> None:
-        """Open the sources for ``request`` and run them.  Raises what opening raises."""
+        """Open the sources for ``request`` and run them.  Raises SourceError, or what opening them raises."""
         async with self._turn:
-            await self._end(self._running)
+            await self._stop_sources(self._running)
             self.request = request
             self._error = None
             opened = await self._open(request)
             if not opened:
-                raise SourceError("no enabled plugin offers packets for this")
-            self._news.settle("capture", "packets are captured again")
+                raise SourceError("no enabled plugin has a source for this")
+            self._news.resolve("capture", "packets are captured again")
             for plugin, source in opened:
                 self._run(plugin, source)
 
     async def stop(self) -> None:
-        """End all sources; what they still hold goes to the intake first."""
+        """Stop all sources; the packets that they still hold go to the intake first."""
         async with self._turn:
             self._cancel_retry()
             self.request = None
-            await self._end(self._running)
+            await self._stop_sources(self._running)
 
     async def sync(self, changed: Sequence[str], request: SourceRequest | None = None) -> None:
-        """Restart the sources of the plugins in ``changed``; all of them if ``request`` is another than before."""
+        """Restart the sources of the plugins in ``changed``, or all of them if ``request`` is a new one."""
         async with self._turn:
             if self.request is None:
                 return
@@ -161,7 +165,7 @@ class Sources:
                 if not wanted:
                     return
             gaps = [(one.name, interface.name) for one in theirs for interface in one.source.interfaces()]
-            await self._end(theirs)
+            await self._stop_sources(theirs)
             opened = await self._open(self.request)
             for plugin, source in opened:
                 if (wanted is None or plugin in wanted) and not any(one.plugin == plugin for one in self._running):
@@ -171,16 +175,16 @@ class Sources:
             for source_name, interface_name in gaps:
                 self._intake.mark_gap(source_name, interface_name)
             if not self.capturing:
-                self._news.notice("capture", "no packets are captured: no enabled plugin offers a source")
+                self._news.notice("capture", "no packets are captured: no enabled plugin has a source")
             else:
-                self._news.settle("capture", "packets are captured again")
+                self._news.resolve("capture", "packets are captured again")
 
     def watch(self) -> None:
-        """Tell what changed in the sources' statistics since the last call: kernel drops, a lost interface."""
+        """Report what changed in the statistics since the last call: kernel drops, a lost interface."""
         for one in self._running:
             stats = one.stats()
-            if stats.dropped > one.dropped_told:
-                count, one.dropped_told = stats.dropped - one.dropped_told, stats.dropped
+            if stats.dropped > one.dropped_reported:
+                count, one.dropped_reported = stats.dropped - one.dropped_reported, stats.dropped
                 self._news.event(PacketsDropped("kernel", one.name, count, self.dropped_kernel))
             if stats.detail != one.detail and not one.ended:
                 one.detail = stats.detail
@@ -203,20 +207,20 @@ class Sources:
         def run() -> None:
             try:
                 source.run(emit)
-            except Exception as error:  # noqa: BLE001 - told below
+            except Exception as error:  # noqa: BLE001 - reported below
                 one.error = error
-            except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin is no end of ours
-                one.error = SourceError(f"source {name} gave up ({type(error).__name__})")
+            except BaseException as error:  # noqa: BLE001 - a plugin's SystemExit must not end the engine
+                one.error = SourceError(f"source {name} ended with {type(error).__name__}")
             one.ended = True
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._over, one)
+                loop.call_soon_threadsafe(self._ended, one)
 
         self._running.append(one)
         self._news.event(CaptureChanged(name, "started"))
         one.thread = Thread(target=run, name=f"hl7core-source-{name}", daemon=True)
         one.thread.start()
 
-    async def _end(self, theirs: Sequence[_Running]) -> None:
+    async def _stop_sources(self, theirs: Sequence[_Running]) -> None:
         theirs = list(theirs)
         for one in theirs:
             one.stopping = True
@@ -227,16 +231,16 @@ class Sources:
                 await asyncio.to_thread(one.thread.join, max(0.0, until - time.monotonic()))
                 if one.thread.is_alive():
                     logger.warning("source %s does not stop; its thread is abandoned", one.name)
-            self._gone(one)
+            self._remove(one)
             self._news.event(CaptureChanged(one.name, "stopped"))
 
-    def _gone(self, one: _Running) -> None:
+    def _remove(self, one: _Running) -> None:
         if one in self._running:
             self._dropped_before += one.stats().dropped
             self._running.remove(one)
 
-    def _over(self, one: _Running) -> None:
-        """A source has ended by itself (on the loop)."""
+    def _ended(self, one: _Running) -> None:
+        """A source ended by itself (called on the loop)."""
         if one.stopping:
             return
         request = self.request
@@ -253,7 +257,7 @@ class Sources:
                 self._error = one.error
             if request is not None and request.configured and not request.files:
                 self._news.notice("capture", f"capture on {one.name} failed and is tried again: {reason}")
-                self._gone(one)
+                self._remove(one)
                 self._retry_later(one.plugin)
                 return
         if not self.capturing:
@@ -271,7 +275,7 @@ class Sources:
             try:
                 await self.sync([plugin])
             except Hl7coreError as error:
-                logger.info("source plugin %s cannot open yet: %s", plugin, reason_of(error))
+                logger.info("the source of plugin %s cannot be opened yet: %s", plugin, reason_of(error))
                 continue
             return
 

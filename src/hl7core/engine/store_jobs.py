@@ -1,7 +1,7 @@
-"""Jobs for the store thread other than saving: done in the order in which they come, one after the other.
+"""Jobs for the store thread other than saving: run one after the other, in the order in which they were submitted.
 
-A job that only reads may take long, so it *gives way*: once it has had its share of the time, what waits to be saved is
-saved in the midst of it.  No other job is ever held up, for it relies on nothing changing meanwhile.
+A job that only reads may take long, so it *gives way*: once it has run for ``FAIR`` seconds, waiting sessions are saved
+in the middle of it.  No other job is interrupted, because it relies on nothing changing meanwhile.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from hl7core.errors import EngineError
 
-__all__ = ["FAIR", "GivenUp", "StoreJobs"]
+__all__ = ["FAIR", "JobCancelled", "StoreJobs"]
 
 T = TypeVar("T")
 
 FAIR: Final = 0.05
-"""For so many seconds at most a run of jobs keeps sessions from being saved."""
+"""How many seconds a run of jobs may keep sessions from being saved."""
 _STOPPED: Final = "the engine has stopped"
 
 
-class GivenUp(EngineError):  # noqa: N818 - named for what has happened
-    """The job in which it is raised is not wanted any more: the engine stops."""
+class JobCancelled(EngineError):  # noqa: N818 - named for what has happened
+    """The engine is stopping, so the job in which this is raised is not needed any more."""
 
 
 class _Job(NamedTuple):
@@ -34,16 +34,16 @@ class _Job(NamedTuple):
 
 
 class StoreJobs:
-    """The queue of jobs; ``changed`` is notified when one comes."""
+    """The queue of jobs; ``changed`` is notified when one is submitted."""
 
     def __init__(self, changed: Condition, monotonic: Callable[[], float]) -> None:
         self._changed = changed
         self._monotonic = monotonic
         self._jobs: deque[_Job] = deque()
         self._closed = False
-        self._began = 0.0  # the present run of jobs
-        self._held_up_by: int | None = None  # the thread whose job may be held up
-        self._given_up = False
+        self._began = 0.0  # when the current run of jobs began
+        self._interruptible: int | None = None  # the thread whose job gives way
+        self._cancelled = False
 
     def __bool__(self) -> bool:
         """Whether a job waits."""
@@ -51,15 +51,15 @@ class StoreJobs:
 
     @property
     def spent(self) -> bool:
-        """Whether the run of jobs has had its share of the time."""
+        """Whether the current run of jobs has used up its time."""
         return self._monotonic() - self._began >= FAIR
 
-    def begin_run(self) -> None:
-        """Sessions had their turn: a run of jobs begins."""
+    def start_run(self) -> None:
+        """Sessions were saved: a new run of jobs begins."""
         self._began = self._monotonic()
 
     def submit(self, work: Callable[[], T], *, gives_way: bool) -> Future[T]:
-        """Take a job; its future has EngineError if the jobs are closed before it is done."""
+        """Add a job and return its future, which gets EngineError if the jobs are closed before the job is done."""
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
@@ -69,48 +69,48 @@ class StoreJobs:
             self._changed.notify_all()
         return future
 
-    def do_next(self) -> bool:
-        """Do the job that has waited longest; false if none waits."""
+    def run_next(self) -> bool:
+        """Run the job that has waited longest; return false if there is none."""
         with self._changed:
             if not self._jobs:
                 return False
             job = self._jobs.popleft()
         if job.future.set_running_or_notify_cancel():
-            self._held_up_by = get_ident() if job.gives_way else None
-            self._given_up = False
+            self._interruptible = get_ident() if job.gives_way else None
+            self._cancelled = False
             try:
                 result = job.work()
-            except Exception as error:  # noqa: BLE001 - who asked for it is told
-                job.future.set_exception(_stopped() if self._given_up else error)
+            except Exception as error:  # noqa: BLE001 - the caller gets it
+                job.future.set_exception(_stopped() if self._cancelled else error)
             else:
-                if self._given_up:  # what came of it is not whole
+                if self._cancelled:  # the result is incomplete
                     job.future.set_exception(_stopped())
                 else:
                     job.future.set_result(result)
             finally:
-                self._held_up_by = None
+                self._interruptible = None
         return True
 
     def give_way(self, save: Callable[[], object], *, stopping: bool) -> None:
-        """``save`` in the midst of the present job, if it may be held up and has had its share.
+        """Call ``save`` in the middle of the current job, if it gives way and has used up its time.
 
-        Raises GivenUp if that is so and the engine is ``stopping``.
+        Raises JobCancelled instead if the engine is ``stopping``.
         """
-        thread = self._held_up_by
+        thread = self._interruptible
         if thread is None or not self.spent or thread != get_ident():
             return
         if stopping:
-            self._given_up = True
-            raise GivenUp(_STOPPED)
-        self._held_up_by = None  # what a store does to save is not held up in its turn
+            self._cancelled = True
+            raise JobCancelled(_STOPPED)
+        self._interruptible = None  # saving itself is not interrupted
         try:
             save()
         finally:
-            self._held_up_by = thread
-            self.begin_run()
+            self._interruptible = thread
+            self.start_run()
 
     def close(self) -> None:
-        """Take no more jobs, and refuse those that wait."""
+        """Accept no more jobs, and cancel those that wait."""
         with self._changed:
             self._closed = True
             jobs, self._jobs = self._jobs, deque()

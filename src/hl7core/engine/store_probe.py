@@ -1,7 +1,7 @@
-"""The probe: one session of our own that is written, read back and deleted, before a store becomes that of record.
+"""The store probe: before a store becomes the store of record, one test session is written, read back and deleted.
 
-It has a reserved id.  If a crash comes between its writing and its deletion it stays in the store, but no query of the
-engine ever returns it, and the next start or probe deletes it.
+The test session has a reserved id.  If a crash leaves it in the store, no query of the engine returns it, and the next
+start or probe deletes it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from hl7core.model.schema import at_stored_precision, session_to_json
 from hl7core.model.session import Direction, Element, ElementType, Ending, Session, SessionQuery
 from hl7core.plugin_host.dispatch import Dispatch
 
-__all__ = ["PROBE_ID", "probe", "sweep"]
+__all__ = ["PROBE_ID", "probe_store", "remove_probe"]
 
 logger = logging.getLogger(__name__)
 
 PROBE_ID: Final = "00000000-0000-7000-8000-00000000feed"
-"""No captured session has it: its time is the beginning of 1970."""
+"""No captured session has this id: its time is the start of 1970."""
 
-_NOBODY: Final = Endpoint("0.0.0.0", 0)  # noqa: S104 - nobody's address, nothing is bound
+_NOBODY: Final = Endpoint("0.0.0.0", 0)  # noqa: S104 - a placeholder, nothing is bound
 _PROBE: Final = Session(
     id=PROBE_ID,
     start_ns=0,
@@ -40,28 +40,28 @@ _PROBE: Final = Session(
 )
 
 
-def probe(dispatch: Dispatch, store: str) -> None:
-    """Write the probe to ``store``, read it back and delete it.  Raises StoreError if any of it fails."""
-    (outcome,) = dispatch.persist_as_is(store, [_PROBE], replace=True)
+def probe_store(dispatch: Dispatch, store: str) -> None:
+    """Write the test session to ``store``, read it back and delete it.  Raises StoreError if a step fails."""
+    (outcome,) = dispatch.stores.persist_as_is(store, [_PROBE], replace=True)
     if isinstance(outcome, Exception):
         raise outcome
-    found = dispatch.load(store, SessionQuery(ids=(PROBE_ID,), limit=1))
+    found = dispatch.stores.load(store, SessionQuery(ids=(PROBE_ID,), limit=1))
     same = [one for one in found if session_to_json(at_stored_precision(one)) == session_to_json(_PROBE)]
     removed = _delete(dispatch, store)
     if not same:
-        raise StoreError(f"{store} does not give back what was written to it")
+        raise StoreError(f"{store} does not return what was written to it")
     if PROBE_ID not in removed:
         raise StoreError(f"{store} does not delete what was written to it")
 
 
-def sweep(dispatch: Dispatch, store: str) -> None:
-    """Delete a probe that a crash has left in ``store``."""
+def remove_probe(dispatch: Dispatch, store: str) -> None:
+    """Delete the test session from ``store`` if a crash left it there."""
     try:
-        if dispatch.load(store, SessionQuery(ids=(PROBE_ID,), limit=1)):
+        if dispatch.stores.load(store, SessionQuery(ids=(PROBE_ID,), limit=1)):
             _delete(dispatch, store)
-    except StoreError as error:  # it is hidden all the same
-        logger.debug("no look for an old probe in %s: %s", store, describe(error))
+    except StoreError as error:  # readers never see it, so this can wait for the next start
+        logger.debug("%s cannot be searched for an old probe: %s", store, describe(error))
 
 
 def _delete(dispatch: Dispatch, store: str) -> list[str]:
-    return dispatch.delete(store, [PROBE_ID], to_trash=False, deleted_at=datetime.now(UTC))
+    return dispatch.stores.delete(store, [PROBE_ID], to_trash=False, deleted_at=datetime.now(UTC))

@@ -37,7 +37,6 @@ from hl7core.model.text import decode
 
 __all__ = [
     "SCHEMA_VERSION",
-    "TO_ESCAPE",
     "at_stored_precision",
     "end_within",
     "from_millis",
@@ -54,8 +53,6 @@ SCHEMA_VERSION: Final = "2.0.0"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _CONTROLS: Final = bytes([*range(9), 11, 12, *range(14, 32), 127])
-TO_ESCAPE: Final = bytes([*range(13), *range(14, 32)])
-"""The ASCII control characters except CR."""
 _MLLP: Final = (b"\x0b", b"\x1c\r")
 _PLAIN: Final = (b"\x02", b"\r\n")
 _NO_FRAMING: Final = (b"", b"")

@@ -1,1 +1,1 @@
-"""The life of plugins: found, loaded, switched on and off, and called; each call guarded, timed and watched."""
+"""The plugin host: finds, loads, enables, disables and calls plugins; each call is guarded and watched."""

@@ -1,7 +1,7 @@
-"""Calling a plugin: each call guarded, timed, and watched while it runs.
+"""Calls of plugins: each guarded, traced, and watched while it runs.
 
-A call that raises is logged once a minute for each plugin, hook and kind of error, by kind alone; ten within a minute
-in a hook that merely hears news take the plugin out of service.
+An error is logged once a minute for each plugin, hook and type of error, by its type alone.  Ten errors within a minute
+in a hook that has an error budget (news, framers, ``diagnose``) take the plugin out of service.
 """
 
 from __future__ import annotations
@@ -13,19 +13,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from itertools import takewhile
 from types import TracebackType
-from typing import Any, Final, NamedTuple
-
-import pluggy
+from typing import Any, Final
 
 from hl7core.errors import PluginError
 from hl7core.guard import contained, describe
+from hl7core.plugin_host.hook_table import Impl
 from hl7core.plugin_host.registry import Registry
-from hl7core.plugin_host.watchdog import HANGING_AFTER, Running, Watchdog
+from hl7core.plugin_host.watchdog import HANGING_AFTER, RunningCall, Watchdog
 
-__all__ = ["Calls", "HookCost", "Impl", "NotInService"]
+__all__ = ["Calls", "NotInService"]
 
 _log = logging.getLogger(__name__)
 _trace = logging.getLogger("hl7core.hooks")
@@ -34,64 +31,23 @@ BUDGET: Final = 10
 BUDGET_SECONDS: Final = 60.0
 
 
-class HookCost(NamedTuple):
-    """What the calls of one hook of one plugin have cost so far."""
-
-    plugin: str
-    hook: str
-    calls: int
-    seconds: float
-    errors: int
-
-
-class Impl(NamedTuple):
-    """One plugin's implementation of one hook; ``takes`` are those of the hook's arguments that it wants."""
-
-    plugin: str
-    hook: str
-    function: Callable[..., Any]
-    takes: tuple[int, ...]
-    owner: object
-
-    @classmethod
-    def of(cls, hook: str, found: pluggy.HookImpl, offered: tuple[str, ...]) -> Impl:
-        """Take what pluggy knows of it; an argument with a default is given as well, if the hook offers it."""
-        more = takewhile(lambda name: name in offered, found.kwargnames)
-        takes = tuple(offered.index(name) for name in (*found.argnames, *more))
-        return cls(found.plugin_name, hook, found.function, takes, found.plugin)
-
-    def __call__(self, *values: Any) -> Any:
-        """Call it with those of ``values`` that it takes."""
-        return self.function(*[values[index] for index in self.takes])
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the calls of one hook of one plugin have come to."""
-
-    calls: int = 0
-    seconds: float = 0.0
-    errors: int = 0
-    recent: deque[float] = field(default_factory=deque)
-
-
-class NotInService(PluginError):  # noqa: N818 - named for what is the matter
+class NotInService(PluginError):  # noqa: N818 - named for the state of the plugin
     """The plugin was taken out of service before it could be called."""
 
 
-class Watched:
-    """The guard around one call: on the watchdog's list while it runs, and out of it only an Exception comes."""
+class GuardedCall:
+    """A context manager around one call: the watchdog watches it, and nothing but an Exception leaves it."""
 
-    __slots__ = ("_began", "_calls", "_impl", "_slot")
+    __slots__ = ("_began", "_calls", "_impl", "_running")
 
-    def __init__(self, calls: Calls, impl: Impl, patient: bool, calm: float) -> None:
+    def __init__(self, calls: Calls, impl: Impl, unlimited: bool, hanging_after: float) -> None:
         self._calls = calls
         self._impl = impl
-        self._slot = Running(impl.plugin, impl.hook, impl.owner, patient, calm)
+        self._running = RunningCall(impl.plugin, impl.hook, impl.owner, unlimited, hanging_after)
         self._began = 0.0
 
     def __enter__(self) -> None:
-        if not self._calls.watchdog.enter(self._slot):
+        if not self._calls.watchdog.enter(self._running):
             raise NotInService(f"{self._impl.plugin} is not in service")
         self._began = time.perf_counter()
 
@@ -100,149 +56,123 @@ class Watched:
     ) -> None:
         impl = self._impl
         seconds = time.perf_counter() - self._began
-        self._calls.watchdog.leave(self._slot)
-        self._calls.done(impl, seconds, failed=error is not None)
-        if error is not None and not isinstance(error, Exception) and not _is_ours(error):
+        self._calls.watchdog.leave(self._running)
+        self._calls.trace(impl, seconds)
+        if error is not None and not isinstance(error, Exception) and not _meant_for_us(error):
             raise PluginError(f"{impl.plugin}: {impl.hook}: {describe(error)}") from error
 
 
 class Calls:
-    """Guards every call into a plugin; used from any thread."""
+    """Guards every call of a plugin; used from any thread."""
 
     def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
         self.watchdog = Watchdog(registry, clock)
-        self._tallies: dict[tuple[str, str], Tally] = {}
-        self._told: dict[tuple[str, str, str], tuple[float, int]] = {}
+        self._recent: dict[tuple[str, str], deque[float]] = {}
+        self._reported: dict[tuple[str, str, str], tuple[float, int]] = {}
         self._lock = threading.Lock()
         self._tracing = os.environ.get("HL7CORE_TRACE_HOOKS", "") not in ("", "0", "false")
 
-    def running(self, impl: Impl, *, patient: bool = False, calm: float = HANGING_AFTER) -> Watched:
-        """Watch and time what happens inside as a call of ``impl``; what it raises is an Exception, whatever it was.
+    def guard(self, impl: Impl, *, unlimited: bool = False, hanging_after: float = HANGING_AFTER) -> GuardedCall:
+        """Return a context manager for a call of ``impl``; whatever the call raises leaves it as an Exception.
 
-        Raises NotInService if the plugin is not in service (any more).  ``patient``: it may take long.
-        ``calm``: for so many seconds it does not even hang.
+        Raises NotInService if the plugin is not, or no longer, in service.  ``unlimited``: it may take as long as it
+        needs.  ``hanging_after``: for so many seconds it does not count as hanging.
         """
-        self.watchdog.watch()
-        return Watched(self, impl, patient, calm)
+        self.watchdog.start()
+        return GuardedCall(self, impl, unlimited, hanging_after)
 
-    def call(self, impl: Impl, *values: Any, patient: bool = False) -> Any:
-        """Call ``impl`` and return its answer; what it raises is an Exception, whatever it was."""
-        with self.running(impl, patient=patient):
+    def call(self, impl: Impl, *values: Any, unlimited: bool = False) -> Any:
+        """Call ``impl`` and return its answer; whatever it raises is raised as an Exception."""
+        with self.guard(impl, unlimited=unlimited):
             return impl(*values)
 
-    def hear(self, impl: Impl, *values: Any) -> None:
-        """Call ``impl`` with news: what it raises is told, counted, and over."""
+    def notify(self, impl: Impl, *values: Any) -> None:
+        """Call ``impl`` with news: what it raises is reported and counted, and not raised."""
         try:
             self.call(impl, *values)
         except NotInService:
             return
         except Exception as error:  # noqa: BLE001 - a plugin's failure is the plugin's
-            self.failed(impl, error, budget=True)
+            self.report(impl, error, budget=True)
 
     def listeners(self, impls: Iterable[Impl]) -> tuple[Callable[[Any], None], ...]:
-        """Return ``impls`` as functions of one value, guarded as in ``hear`` but made for 100,000 calls a second.
+        """Return ``impls`` as functions of one value, guarded as in ``notify`` but made for 100,000 calls a second.
 
-        What was returned before is no longer watched.
+        The functions returned earlier are no longer watched.
         """
-        work = [(impl, Running(impl.plugin, impl.hook, impl.owner)) for impl in impls]
-        self.watchdog.keep(slot for _, slot in work)
-        return tuple(self._listener(impl, slot) for impl, slot in work)
+        work = [(impl, RunningCall(impl.plugin, impl.hook, impl.owner)) for impl in impls]
+        self.watchdog.watch_listeners(running for _, running in work)
+        return tuple(self._listener(impl, running) for impl, running in work)
 
-    def _listener(self, impl: Impl, slot: Running) -> Callable[[Any], None]:
-        tally, watchdog = self.tally(impl), self.watchdog
-        plugins, clock, timer, owner, name = (
-            self._registry.pm,
-            watchdog.clock,
-            time.perf_counter,
-            impl.owner,
-            impl.plugin,
-        )
-        function = impl.function if impl.takes else _heedless(impl.function)
+    def _listener(self, impl: Impl, running: RunningCall) -> Callable[[Any], None]:
+        watchdog, plugins, clock = self.watchdog, self._registry.pm, self.watchdog.clock
+        owner, name = impl.owner, impl.plugin
+        function = impl.function if impl.takes else _ignoring_its_argument(impl.function)
 
         def listen(value: Any) -> None:
-            slot.began = clock()
-            began = timer()
+            running.began = clock()
             try:
                 if plugins.get_plugin(name) is owner:
                     function(value)
             except BaseException as error:
                 if not contained(error):
                     raise
-                tally.errors += 1
-                self.failed(impl, error, budget=True)
+                self.report(impl, error, budget=True)
             finally:
-                tally.calls += 1
-                tally.seconds += timer() - began
-                slot.began = 0.0
-                if slot.hung:
-                    watchdog.returned(slot)
+                running.began = 0.0
+                if running.hanging:
+                    watchdog.returned(running)
 
         return listen
 
-    def failed(self, impl: Impl, error: BaseException, *, budget: bool) -> None:
-        """Tell of an error, at most once a minute for its kind; with ``budget`` ten of them are too many."""
+    def report(self, impl: Impl, error: BaseException, *, budget: bool) -> None:
+        """Log an error, at most once a minute for its type; with ``budget``, ten in a minute fail the plugin."""
         now = self.watchdog.clock()
         kind = (impl.plugin, impl.hook, type(error).__name__)
         text = f"{impl.hook}: {describe(error)}"
         spent = False
         with self._lock:
-            told, held = self._told.get(kind, (float("-inf"), 0))
-            tell = now - told >= BUDGET_SECONDS
-            self._told[kind] = (now, 0) if tell else (told, held + 1)
+            last, held = self._reported.get(kind, (float("-inf"), 0))
+            due = now - last >= BUDGET_SECONDS
+            self._reported[kind] = (now, 0) if due else (last, held + 1)
             if budget:
-                recent = self.tally(impl).recent
+                recent = self._recent.setdefault(kind[:2], deque())
                 recent.append(now)
                 while recent and now - recent[0] >= BUDGET_SECONDS:
                     recent.popleft()
                 if len(recent) >= BUDGET:
                     recent.clear()
                     spent = True
-        if tell:
-            more = f" (and {held} more of its kind)" if held else ""
+        if due:
+            more = f" (and {held} more like it since the last report)" if held else ""
             _log.warning("plugin %s: %s%s", impl.plugin, text, more)
         if not self.watchdog.in_service(impl.plugin, impl.owner):
             return
-        if tell:
-            self._registry.note(impl.plugin, text)
+        if due:
+            self._registry.set_error(impl.plugin, text)
         if spent:
             self._registry.fail(impl.plugin, f"taken out of service after {BUDGET} errors within a minute; {text}")
 
-    def done(self, impl: Impl, seconds: float, *, failed: bool) -> None:
-        """Count a call that is over."""
-        tally = self.tally(impl)
-        tally.calls += 1
-        tally.seconds += seconds
-        tally.errors += failed
+    def trace(self, impl: Impl, seconds: float) -> None:
+        """Log a call that took ``seconds``, if HL7CORE_TRACE_HOOKS asks for it."""
         if self._tracing:
             _trace.info("%s %s %.1f ms", impl.hook, impl.plugin, seconds * 1000)
 
-    def costs(self) -> tuple[HookCost, ...]:
-        """Return what every hook of every plugin has cost so far, the dearest first."""
-        found = [
-            HookCost(plugin, hook, tally.calls, tally.seconds, tally.errors)
-            for (plugin, hook), tally in list(self._tallies.items())
-        ]
-        return tuple(sorted(found, key=lambda cost: -cost.seconds))
 
-    def tally(self, impl: Impl) -> Tally:
-        """Return the counts of that hook of that plugin."""
-        return self._tallies.setdefault((impl.plugin, impl.hook), Tally())
-
-
-def _heedless(function: Callable[..., Any]) -> Callable[[Any], Any]:
+def _ignoring_its_argument(function: Callable[..., Any]) -> Callable[[Any], Any]:
     def call(_value: Any) -> Any:
         return function()
 
     return call
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Say whether ``error`` came to us and not from the plugin: Ctrl-C, or that our own task is cancelled."""
+def _meant_for_us(error: BaseException) -> bool:
+    """Return whether ``error`` is not the plugin's: Ctrl-C, or our own task was cancelled."""
     if isinstance(error, asyncio.CancelledError):
         try:
             task = asyncio.current_task()
-        except RuntimeError:  # no loop here, so nobody could have cancelled us
+        except RuntimeError:  # no loop here, so nobody can have cancelled us
             return False
         return task is not None and task.cancelling() > 0
     return not contained(error)

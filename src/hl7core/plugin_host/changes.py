@@ -1,8 +1,8 @@
-"""Telling what becomes of plugins.
+"""Changes of plugins' states, delivered to listeners in the order in which they happened.
 
-Its laws.  Changes are told one at a time and in the order in which they happened, whichever threads they happen on.
-Nobody waits for another: who finds somebody telling leaves the change to him.  So no lock is held by who waits, and a
-listener may have locks of its own, or bring about the next change.
+Changes are delivered one at a time and in order, whichever threads they come from.  Nobody waits: a thread that finds
+another one delivering leaves its change to that one.  So nobody waits with a lock held, and a listener may take locks
+of its own or cause the next change.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ __all__ = ["PluginChanges"]
 
 
 class PluginChanges:
-    """Brings changes to the listeners."""
+    """Queues changes and delivers them to the listeners."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[PluginChanged], None]] = []
         self._waiting: deque[PluginChanged] = deque()
-        self._telling = threading.Lock()
+        self._delivering = threading.Lock()
 
     def listen(self, listener: Callable[[PluginChanged], None]) -> None:
-        """Tell ``listener`` of every change from now on, on whichever thread that happens."""
+        """Call ``listener`` with every change from now on, on whichever thread that happens."""
         self._listeners.append(listener)
 
     def add(self, change: PluginChanged) -> None:
-        """Take a change; the order of these calls is the order of telling.  Call ``tell`` once you hold no lock."""
+        """Queue a change; changes are delivered in the order of these calls.  Then, holding no lock, ``deliver``."""
         self._waiting.append(change)
 
-    def tell(self) -> None:
-        """Tell what is to be told; if somebody does that already, he tells it."""
-        while self._waiting and self._telling.acquire(blocking=False):
+    def deliver(self) -> None:
+        """Deliver what is queued; if another thread is delivering, leave it to that one."""
+        while self._waiting and self._delivering.acquire(blocking=False):
             try:
                 while self._waiting:
                     change = self._waiting.popleft()
                     for listener in self._listeners:
                         listener(change)
             finally:
-                self._telling.release()
+                self._delivering.release()

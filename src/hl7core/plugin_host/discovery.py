@@ -1,7 +1,7 @@
-"""Which plugins are installed: found by entry point, none of them imported.
+"""Discovery: which plugins are installed, found by entry point without importing any.
 
-The group ``hl7core`` names every plugin.  Those of this very package run unless the settings say otherwise, except the
-ones that the group ``hl7core.off`` names too; anybody else's run only if the settings say so.
+The group ``hl7core`` names every plugin.  Bundled plugins run unless the settings disable them, except those that the
+group ``hl7core.off`` names too.  Third-party plugins run only if the settings enable them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OFF_GROUP: Final = "hl7core.off"
 
 
 class PluginState(StrEnum):
-    """How a plugin stands."""
+    """The state of a plugin."""
 
     DISABLED = "disabled"
     ENABLED = "enabled"
@@ -32,7 +32,7 @@ class PluginState(StrEnum):
 
 
 class PluginInfo(NamedTuple):
-    """A plugin as ``plugins list`` shows it; ``hooks`` and ``import_ms`` are known once it was loaded."""
+    """A plugin as ``plugins list`` shows it; ``hooks`` and ``import_ms`` are known once it has been loaded."""
 
     name: str
     state: PluginState
@@ -47,7 +47,7 @@ class PluginInfo(NamedTuple):
 
 @dataclass(slots=True)
 class Record:
-    """What the registry knows of one plugin; ``tried`` is the table that it was last enabled with."""
+    """What the registry knows about one plugin; ``tried`` is the table with which it was last enabled."""
 
     name: str
     entry_point: importlib.metadata.EntryPoint
@@ -64,7 +64,7 @@ class Record:
     tried: Mapping[str, Any] = field(default_factory=dict)
 
     def info(self, *, enabled: bool) -> PluginInfo:
-        """Return it as people see it."""
+        """Return what ``plugins list`` shows; ``enabled`` is whether the settings want it."""
         dist = self.entry_point.dist
         return PluginInfo(
             name=self.name,
@@ -82,7 +82,7 @@ class Record:
 def discover(
     entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
 ) -> tuple[dict[str, Record], tuple[str, ...]]:
-    """Return the plugins by name, the bundled ones first, and a sentence for each entry point that is not used."""
+    """Return the plugins by name, bundled ones first, and a sentence for each entry point that is not used."""
     if entry_points is None:
         installed = importlib.metadata.entry_points()
         entry_points = (*installed.select(group=GROUP), *installed.select(group=OFF_GROUP))
@@ -96,9 +96,11 @@ def discover(
         known = records.get(point.name)
         if known is not None:
             if point.value != known.entry_point.value:
-                problems.append(f"plugins.{point.name}: two packages offer it; {point.value} is not used")
+                problems.append(f"plugins.{point.name}: two packages provide it; {point.value} is not used")
         elif not (point.name.isidentifier() and point.name == point.name.lower()):
-            problems.append(f"plugins.{point.name}: is not used: a plugin's name is lower-case letters, digits and _")
+            problems.append(
+                f"plugins.{point.name}: not used: a plugin's name consists of lower-case letters, digits and _"
+            )
         else:
             bundled = _bundled(point)
             records[point.name] = Record(point.name, point, bundled, bundled and point.name not in off)

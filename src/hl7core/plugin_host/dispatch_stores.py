@@ -1,7 +1,7 @@
-"""The dispatch, as far as it asks stores: saving, loading, deleting, and what lies in the trash.
+"""The hooks of stores, one typed method each: saving, loading, deleting, and the trash.
 
-Its law: all of it runs on the caller's thread (the store thread), and only the store that is named is asked.  What
-goes wrong there is a StoreError, raised or as the entry of its session, and quotes nothing that is not ours.
+All of it runs on the caller's thread, which is the store thread, and only the store that is named is asked.  What goes
+wrong there is a StoreError, raised or as the entry of its session; it quotes no error but our own.
 """
 
 from __future__ import annotations
@@ -14,43 +14,105 @@ from hl7core.errors import Hl7coreError, PluginError, StoreError
 from hl7core.guard import describe
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.session import Session, SessionQuery
-from hl7core.plugin_host.calls import Impl
-from hl7core.plugin_host.hook_table import Switchboard
+from hl7core.plugin_host.calls import Calls
+from hl7core.plugin_host.hook_table import HookTable, Impl
 
 __all__ = ["StoreDispatch"]
 
 T = TypeVar("T")
 
 
-class StoreDispatch(Switchboard):
-    """Calls the hooks of stores, and ``before_persist`` of whoever changes what is saved."""
+class StoreDispatch:
+    """Calls the hooks of stores, and ``before_persist`` of the plugins that change what is saved."""
+
+    def __init__(self, table: HookTable, calls: Calls) -> None:
+        self._table = table
+        self._calls = calls
 
     def attached_stores(self) -> tuple[str, ...]:
-        """Return the plugins in service that remember sessions."""
-        return tuple(impl.plugin for impl in self._impls("persist_session"))
+        """Return the plugins in service that store sessions, in the order of the settings."""
+        return tuple(impl.plugin for impl in self._table.all("persist_session"))
 
     def persist(self, store: str, sessions: Sequence[Session], replace: bool) -> list[str | Exception]:
-        """Save ``sessions`` in ``store``: one entry each, in order, where it now lives or why it could not be saved."""
+        """Save ``sessions`` in ``store``, changed by ``before_persist``.
+
+        Returns one entry for each, in order: where it now lives, or the StoreError that says why it was not saved.
+        """
         entries: list[str | Exception] = []
         ready: list[tuple[int, Session]] = []
         for index, session in enumerate(sessions):
             entries.append("")
             try:
                 ready.append((index, self._prepared(session)))
-            except Exception as error:  # noqa: BLE001 - one session's trouble is not the others'
+            except Exception as error:  # noqa: BLE001 - one session's failure does not affect the others
                 entries[index] = _store_error("before_persist", error)
-        outcome = self._persisted(store, [session for _, session in ready], replace=replace)
+        outcome = self.persist_as_is(store, [session for _, session in ready], replace)
         for (index, _), entry in zip(ready, outcome, strict=True):
             entries[index] = entry
         return entries
 
     def persist_as_is(self, store: str, sessions: Sequence[Session], replace: bool) -> list[str | Exception]:
-        """Save what has been stored before, with nothing changed by ``before_persist``; entries as of ``persist``."""
-        return self._persisted(store, list(sessions), replace=replace)
+        """Save sessions that have been stored before, without ``before_persist``; returns entries as ``persist``."""
+        if not sessions:
+            return []
+        try:
+            single = self._impl("persist_session", store)
+        except StoreError as error:
+            return [error] * len(sessions)
+        several = self._table.of(store, "persist_sessions")
+        if several is None or len(sessions) == 1:
+            return [self._persist_one(single, session, replace=replace) for session in sessions]
+        try:
+            entries = self._calls.call(several, list(sessions), replace, unlimited=True)
+            return _checked_entries(store, entries, len(sessions))
+        except Exception as error:  # noqa: BLE001 - handed back, for each session
+            return [_store_error(f"{store}: persist_sessions", error)] * len(sessions)
+
+    def load(self, store: str, query: SessionQuery) -> list[Session]:
+        """Return the sessions of ``store`` that match ``query``.  Raises StoreError."""
+        found = self._ask(store, "load_sessions", query)
+        if found is None:
+            return []
+        return _list_of(Session, found, f"{store}: load_sessions must return a list of sessions")
+
+    def delete(self, store: str, ids: Sequence[str], to_trash: bool, deleted_at: datetime) -> list[str]:
+        """Remove sessions from ``store``; return the ids that were removed.  Raises StoreError."""
+        removed = self._ask(store, "delete_sessions", ids, to_trash, deleted_at)
+        return _list_of(str, removed, f"{store}: delete_sessions must return the ids that were removed")
+
+    def restore(self, store: str, ids: Sequence[str]) -> list[str]:
+        """Bring sessions back from the trash of ``store``; return the ids that came back.  Raises StoreError."""
+        back = self._ask(store, "restore_sessions", ids)
+        return _list_of(str, back, f"{store}: restore_sessions must return the ids that came back")
+
+    def empty_trash(self, store: str, before: datetime, limit: int) -> CleanupReport:
+        """Delete permanently at most ``limit`` sessions that went to the trash of ``store`` before that time.
+
+        Raises StoreError.
+        """
+        report = self._ask(store, "empty_trash", before, limit)
+        if not isinstance(report, CleanupReport):
+            raise StoreError(f"{store}: empty_trash must return a CleanupReport")
+        return report
+
+    def list_trash(self, store: str) -> list[tuple[str, datetime]]:
+        """Return the ids in the trash of ``store`` and when each went there, oldest first.  Raises StoreError."""
+        otherwise = f"{store}: list_trash must return ids and aware times"
+        found = _list_of(tuple, self._ask(store, "list_trash"), otherwise)
+        if not all(len(entry) == 2 and isinstance(entry[0], str) and _aware(entry[1]) for entry in found):
+            raise StoreError(otherwise)
+        return found
+
+    def store_size(self, store: str) -> int:
+        """Return the bytes that the sessions of ``store`` take, its trash included.  Raises StoreError."""
+        size = self._ask(store, "store_size")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise StoreError(f"{store}: store_size must return a number of bytes")
+        return size
 
     def _prepared(self, session: Session) -> Session:
-        for impl in self._impls("before_persist"):
-            changed = self.calls.call(impl, session, patient=True)
+        for impl in self._table.all("before_persist"):
+            changed = self._calls.call(impl, session, unlimited=True)
             if changed is None:
                 continue
             if not isinstance(changed, Session) or changed.id != session.id:
@@ -58,74 +120,27 @@ class StoreDispatch(Switchboard):
             session = changed
         return session
 
-    def _persisted(self, store: str, sessions: list[Session], *, replace: bool) -> list[str | Exception]:
-        if not sessions:
-            return []
+    def _persist_one(self, impl: Impl, session: Session, *, replace: bool) -> str | Exception:
         try:
-            single = self._impl("persist_session", store)
-        except StoreError as error:
-            return [error] * len(sessions)
-        several = next((impl for impl in self._impls("persist_sessions") if impl.plugin == store), None)
-        if several is None or len(sessions) == 1:
-            return [self._persisted_one(single, session, replace=replace) for session in sessions]
-        try:
-            entries = self.calls.call(several, sessions, replace, patient=True)
-            return _checked_entries(store, entries, len(sessions))
-        except Exception as error:  # noqa: BLE001 - handed back, for each session
-            return [_store_error(f"{store}: persist_sessions", error)] * len(sessions)
-
-    def _persisted_one(self, impl: Impl, session: Session, *, replace: bool) -> str | Exception:
-        try:
-            location = self.calls.call(impl, session, replace, patient=True)
+            location = self._calls.call(impl, session, replace, unlimited=True)
         except Exception as error:  # noqa: BLE001 - handed back
             return _store_error(f"{impl.plugin}: persist_session", error)
         if location is not None and not isinstance(location, str):
             return StoreError(f"{impl.plugin}: persist_session must return where the session now lives")
         return location or ""
 
-    def load(self, store: str, query: SessionQuery) -> list[Session]:
-        """Return the sessions of ``store`` that fit.  Raises StoreError."""
-        found = self._asked(store, "load_sessions", query)
-        if found is None:
-            return []
-        return _list_of(Session, found, f"{store}: load_sessions must return a list of sessions")
+    def _impl(self, hook: str, store: str) -> Impl:
+        impl = self._table.of(store, hook)
+        if impl is not None:
+            return impl
+        if self._table.in_service(store):
+            raise StoreError(f"{store} does not implement {hook}")
+        raise StoreError(f"the store {store} is not in service")
 
-    def delete(self, store: str, ids: Sequence[str], to_trash: bool, deleted_at: datetime) -> list[str]:
-        """Remove sessions from ``store``; return the ids that were removed.  Raises StoreError."""
-        removed = self._asked(store, "delete_sessions", ids, to_trash, deleted_at)
-        return _list_of(str, removed, f"{store}: delete_sessions must return the ids that were removed")
-
-    def restore(self, store: str, ids: Sequence[str]) -> list[str]:
-        """Bring sessions back from the trash of ``store``; return the ids that came back.  Raises StoreError."""
-        back = self._asked(store, "restore_sessions", ids)
-        return _list_of(str, back, f"{store}: restore_sessions must return the ids that came back")
-
-    def empty_trash(self, store: str, before: datetime, limit: int) -> CleanupReport:
-        """Throw away for good what went to the trash of ``store`` before that time.  Raises StoreError."""
-        report = self._asked(store, "empty_trash", before, limit)
-        if not isinstance(report, CleanupReport):
-            raise StoreError(f"{store}: empty_trash must return a CleanupReport")
-        return report
-
-    def list_trash(self, store: str) -> list[tuple[str, datetime]]:
-        """Return what is in the trash of ``store`` and since when, oldest first.  Raises StoreError."""
-        otherwise = f"{store}: list_trash must return ids and aware times"
-        found = _list_of(tuple, self._asked(store, "list_trash"), otherwise)
-        if not all(len(entry) == 2 and isinstance(entry[0], str) and _aware(entry[1]) for entry in found):
-            raise StoreError(otherwise)
-        return found
-
-    def store_size(self, store: str) -> int:
-        """Return the bytes that the sessions of ``store`` take, its trash included.  Raises StoreError."""
-        size = self._asked(store, "store_size")
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise StoreError(f"{store}: store_size must return a number of bytes")
-        return size
-
-    def _asked(self, store: str, hook: str, *values: Any) -> Any:
+    def _ask(self, store: str, hook: str, *values: Any) -> Any:
         impl = self._impl(hook, store)
         try:
-            return self.calls.call(impl, *values, patient=True)
+            return self._calls.call(impl, *values, unlimited=True)
         except Exception as error:
             known = _store_error(f"{store}: {hook}", error)
             if known is error:
@@ -138,7 +153,7 @@ def _aware(value: object) -> bool:
 
 
 def _store_error(what: str, error: Exception) -> StoreError:
-    """Return ``error`` as a StoreError that does not quote what is none of ours."""
+    """Return ``error`` as a StoreError; an error that is not ours is described, not quoted."""
     if isinstance(error, StoreError):
         return error
     made = StoreError(f"{what}: {error}" if isinstance(error, Hl7coreError) else f"{what}: {describe(error)}")

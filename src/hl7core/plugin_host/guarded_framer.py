@@ -1,7 +1,7 @@
-"""A plugin's framings, made safe for the decoder thread.
+"""A third party's dialect, made safe for the decoder thread.
 
-They keep the framer's law whatever the plugin does: nothing is thrown away.  A framer that raises, or that does not
-account for its bytes, is dropped for its stream, and every byte it had not framed yet comes out as a stray frame.
+Whatever the plugin does, nothing is thrown away: a framer that raises, or whose frames are not the bytes it was fed, is
+dropped for its stream, and every byte that it had not framed yet comes out as a stray frame.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ __all__ = ["guarded_dialect"]
 DROPPED: Final = "dialect-failed"
 
 Report = Callable[[BaseException], None]
-"""Tells of what a plugin raised; raises it on if it is not the plugin's."""
+"""Reports what a plugin raised; raises it again if it is not the plugin's."""
 
 
 def guarded_dialect(dialect: Dialect, report: Report) -> Dialect:
-    """Return ``dialect`` with every call into it guarded."""
+    """Return ``dialect`` with every call of it guarded."""
 
     def score(opener: bytes, other: bytes) -> int:
         try:
             sure = dialect.score(opener, other)
-        except BaseException as error:  # noqa: BLE001 - a plugin's failure is the plugin's; report raises on what is not
+        except BaseException as error:  # noqa: BLE001 - a plugin's failure is the plugin's; report raises the rest
             report(error)
             return 0
         return min(max(int(sure), 0), 3) if isinstance(sure, int) else 0
 
     def make(largest: int, offset: int) -> Framer:
-        return _Guarded(dialect, report, largest, offset)
+        return _GuardedFramer(dialect, report, largest, offset)
 
     again = tuple(start for start in dialect.again if isinstance(start, bytes) and start)
     return Dialect(dialect.name, score, make, dialect.turns, again)
 
 
-class _Guarded:
+class _GuardedFramer:
     name: ClassVar[str] = "dialect"
 
     def __init__(self, dialect: Dialect, report: Report, largest: int, offset: int) -> None:
         self.name = dialect.name  # type: ignore[misc] # a dialect's name is known only when it is registered
         self._report = report
-        self._held = bytearray()
+        self._unframed = bytearray()
         self._start = offset
         self._framer: Framer | None = None
         try:
@@ -55,28 +55,28 @@ class _Guarded:
 
     @property
     def pending(self) -> int:
-        return len(self._held)
+        return len(self._unframed)
 
     def feed(self, data: bytes) -> list[Frame]:
-        self._held += data
-        return self._asked(lambda framer: framer.feed(data))
+        self._unframed += data
+        return self._ask(lambda framer: framer.feed(data))
 
     def skip(self, count: int) -> list[Frame]:
-        end = self._start + len(self._held)
-        frames = self._asked(lambda framer: framer.skip(count), gap=count)
+        end = self._start + len(self._unframed)
+        frames = self._ask(lambda framer: framer.skip(count), gap=count)
         if self._framer is None:
             frames.append(Frame(FrameKind.GAP, end, b"", missing=count))
             self._start = end + count
         return frames
 
     def settle(self) -> list[Frame]:
-        return self._asked(lambda framer: framer.settle())
+        return self._ask(lambda framer: framer.settle())
 
     def close(self) -> list[Frame]:
-        frames = self._asked(lambda framer: framer.close())
+        frames = self._ask(lambda framer: framer.close())
         return frames + self._strays()
 
-    def _asked(self, ask: Callable[[Framer], list[Frame]], gap: int = 0) -> list[Frame]:
+    def _ask(self, ask: Callable[[Framer], list[Frame]], gap: int = 0) -> list[Frame]:
         if self._framer is not None:
             try:
                 frames = list(ask(self._framer))
@@ -89,27 +89,27 @@ class _Guarded:
         return self._strays()
 
     def _account(self, frames: list[Frame], gap: int) -> None:
-        """Hold only what no frame has taken; raise PluginError if the frames are not the stream."""
+        """Drop the bytes that ``frames`` hold from the unframed ones; raise PluginError if they are not the same."""
         position = 0
         missing = 0
         for frame in frames:
             size = len(frame.raw)
             if frame.kind is FrameKind.GAP:
                 missing += frame.missing
-                if position != len(self._held):
-                    raise PluginError(f"dialect {self.name}: a gap stands before bytes that came ahead of it")
-            elif self._held[position : position + size] != frame.raw:
+                if position != len(self._unframed):
+                    raise PluginError(f"dialect {self.name}: a gap comes before bytes that were captured ahead of it")
+            elif self._unframed[position : position + size] != frame.raw:
                 raise PluginError(f"dialect {self.name}: its frames are not the bytes of the stream")
             position += size
         if missing != gap:
-            raise PluginError(f"dialect {self.name}: it does not say how much was never captured")
-        del self._held[:position]
+            raise PluginError(f"dialect {self.name}: its gap frames do not add up to the bytes never captured")
+        del self._unframed[:position]
         self._start += position + gap
 
     def _strays(self) -> list[Frame]:
-        if not self._held:
+        if not self._unframed:
             return []
-        frame = Frame(FrameKind.STRAY, self._start, bytes(self._held), faults=(Fault(DROPPED, self._start),))
-        self._start += len(self._held)
-        self._held.clear()
+        frame = Frame(FrameKind.STRAY, self._start, bytes(self._unframed), faults=(Fault(DROPPED, self._start),))
+        self._start += len(self._unframed)
+        self._unframed.clear()
         return [frame]

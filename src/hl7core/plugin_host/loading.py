@@ -1,7 +1,7 @@
-"""Loading a plugin: import, construct, and see that it keeps the contract before it is let in.
+"""Loading a plugin: import it, construct it, and check that it keeps the contract before it is registered.
 
-pluggy would find some of this later and some never: it calls an ``async def`` where it needs an answer, and a misspelt
-hook is silently never called.
+pluggy would notice some violations later and some never: it calls an ``async def`` where it needs an answer, and never
+calls a misspelt hook.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from hl7core.contract import PluginSettings
 from hl7core.errors import PluginError
 from hl7core.guard import contained, describe
 from hl7core.plugin_host.discovery import Record
-from hl7core.settings.model import nearest
+from hl7core.settings.validation import nearest
 
 __all__ = ["Loader"]
 
-_EITHER: Final = frozenset({"submit_session", "submit_sessions", "reach_destination", "start", "stop"})
+_MAY_BE_ASYNC: Final = frozenset({"submit_session", "submit_sessions", "reach_destination", "start", "stop"})
 _MAY_YIELD: Final = frozenset({"diagnose", "register_framers"})
 
 
 class Loader:
-    """Brings plugins in and hands out their hooks; it remembers who specified which hook."""
+    """Loads plugins and returns their hooks; it remembers which plugin specified which hook."""
 
     def __init__(self, pm: pluggy.PluginManager) -> None:
         self._pm = pm
@@ -36,17 +36,17 @@ class Loader:
         pm.add_hookspecs(hookspecs)
 
     def load(self, record: Record) -> object:
-        """Fill in ``record.plugin``, its model and its hooks, and return the plugin.  Raises PluginError."""
+        """Load the plugin, enter it with its model and its hooks in ``record``, and return it.  Raises PluginError."""
         if record.plugin is not None:
             return record.plugin
         name = record.name
         began = time.perf_counter()
         try:
-            kind = record.entry_point.load()
+            plugin_class = record.entry_point.load()
             record.import_ms = (time.perf_counter() - began) * 1000
-            plugin = _constructed(name, kind)
+            plugin = _construct(name, plugin_class)
             self._add_hookspecs(name, plugin)
-            hooks = self._checked(name, plugin)
+            hooks = self._check_hooks(name, plugin)
             model = _model(name, self.hook(plugin, "register_settings")()) if "register_settings" in hooks else None
         except PluginError:
             raise
@@ -58,7 +58,7 @@ class Loader:
         return plugin
 
     def hook(self, plugin: object, hook: str, **offered: Any) -> Callable[[], Any]:
-        """Return the call of one hook of ``plugin``, with those arguments of ``offered`` that it takes."""
+        """Return a function that calls ``hook`` of ``plugin`` with those arguments of ``offered`` that it takes."""
         function = next(function for name, function, _ in self._implementations(plugin) if name == hook)
         taken = inspect.signature(function).parameters
         arguments = {name: value for name, value in offered.items() if name in taken}
@@ -72,8 +72,8 @@ class Loader:
             if options is not None:
                 yield options["specname"] or attribute, getattr(plugin, attribute), options
 
-    def _checked(self, name: str, plugin: object) -> tuple[str, ...]:
-        """Return the hooks that ``plugin`` implements, in the order of the specifications."""
+    def _check_hooks(self, name: str, plugin: object) -> tuple[str, ...]:
+        """Return the hooks that ``plugin`` implements, in the order of the specifications.  Raises PluginError."""
         places = {hook: place for place, hook in enumerate(vars(hookspecs))}
         known = [hook for hook in vars(self._pm.hook) if self._spec(hook) is not None]
         known.sort(key=lambda hook: places.get(hook, len(places)))
@@ -88,7 +88,7 @@ class Loader:
         return tuple(hook for hook in known if hook in found)
 
     def _spec(self, hook: str) -> tuple[str, ...] | None:
-        """Return the arguments that ``hook`` offers, None if nobody specified it."""
+        """Return the arguments that ``hook`` offers, None if no such hook is specified."""
         caller = getattr(self._pm.hook, hook, None)
         if not isinstance(caller, pluggy.HookCaller) or caller.spec is None:
             return None
@@ -103,33 +103,33 @@ class Loader:
         hooks = [item for item in vars(module) if self._pm.parse_hookspec_opts(module, item) is not None]
         for hook in hooks:
             if self._spec(hook) is not None and self._owners.get(hook) != name:
-                raise PluginError(f"{name}: there is a hook {hook} already")
-        if not any(self._owners.get(hook) == name for hook in hooks):  # pluggy keeps specifications for good
+                raise PluginError(f"{name}: a hook {hook} already exists")
+        if not any(self._owners.get(hook) == name for hook in hooks):  # pluggy keeps specifications permanently
             self._pm.add_hookspecs(module)
             self._owners.update(dict.fromkeys(hooks, name))
 
 
-def _constructed(name: str, kind: Any) -> object:
-    if not inspect.isclass(kind):
+def _construct(name: str, plugin_class: Any) -> object:
+    if not inspect.isclass(plugin_class):
         raise PluginError(f"{name}: its entry point must name a class")
-    plugin: object = kind()
+    plugin: object = plugin_class()
     return plugin
 
 
 def _check(name: str, hook: str, function: Any, options: pluggy.HookimplOpts, offered: tuple[str, ...]) -> None:
     if options["wrapper"] or options["hookwrapper"]:
-        raise PluginError(f"{name}: {hook} must not be a wrapper: no plugin stands between the core and another")
+        raise PluginError(f"{name}: {hook} must not be a wrapper: nothing may come between the core and a plugin")
     for parameter in inspect.signature(function).parameters.values():
         if parameter.default is parameter.empty and parameter.name not in offered:
             raise PluginError(
-                f"{name}: {hook} asks for {parameter.name}; the hook offers {', '.join(offered) or 'nothing'}"
+                f"{name}: {hook} takes {parameter.name}; the hook offers {', '.join(offered) or 'no arguments'}"
             )
     if hook not in vars(hookspecs):
-        return  # a hook of another plugin: its colour is that plugin's business
-    if inspect.iscoroutinefunction(function) and hook not in _EITHER:
+        return  # another plugin specified it, and decides whether it may be async
+    if inspect.iscoroutinefunction(function) and hook not in _MAY_BE_ASYNC:
         raise PluginError(f"{name}: {hook} must be a plain def, not async def")
     if inspect.isasyncgenfunction(function) or (inspect.isgeneratorfunction(function) and hook not in _MAY_YIELD):
-        raise PluginError(f"{name}: {hook} must return its answer, not yield")
+        raise PluginError(f"{name}: {hook} must return its answer, not yield it")
 
 
 def _model(name: str, model: Any) -> type[PluginSettings]:

@@ -1,11 +1,13 @@
-"""The registry: the lives of plugins, from enabling to disabling.
+"""The registry: which plugins there are, which the settings want, and their lives from enabling to disabling.
 
-Its laws.  A disabled plugin is not imported.  Enabling is load, construct, check, ``configure``, ``start``, register:
-no other hook is called before ``start`` has returned.  Disabling is unregister, let running calls end, ``stop``,
-discard.  Whatever a plugin raises on the way makes that plugin FAILED and leaves the others alone.  New settings that
-are wrong change nothing for their plugin.  Whether a plugin answers hooks and what its state says change in one step,
-so that a plugin which fails the moment it is enabled stays FAILED.  Every change of who answers hooks raises
-``generation``, so that who calls hooks often compares one number.
+A disabled plugin is not imported.  To enable one is to load it, construct it, check it, call ``configure`` and
+``start``, and register it, in this order: no other hook is called before ``start`` has returned.  To disable one is to
+unregister it, let running calls finish, call ``stop``, and discard it.  Whatever a plugin raises on the way makes that
+plugin FAILED and does not affect the others; settings that are wrong change nothing for their plugin.
+
+A plugin's state and whether it answers hooks change in one step, so a plugin that fails the moment it is enabled stays
+FAILED.  Each time the set of plugins that answer hooks changes, ``generation`` goes up: whoever calls hooks often
+compares that one number.
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ import importlib.metadata
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from hl7core.contract import Runtime
+import pluggy
+
+from hl7core import hookspecs
+from hl7core.contract import PluginSettings, Runtime
 from hl7core.errors import PluginError, SettingsError
 from hl7core.guard import describe, guarded
 from hl7core.model.events import PluginChanged
 from hl7core.plugin_host.changes import PluginChanges
-from hl7core.plugin_host.discovery import PluginInfo, PluginState, Record
-from hl7core.plugin_host.roster import Roster
+from hl7core.plugin_host.discovery import PluginInfo, PluginState, Record, discover
+from hl7core.plugin_host.loading import Loader
+from hl7core.plugin_host.wanted import Wanted
 from hl7core.settings.reading import Settings
+from hl7core.settings.validation import nearest, secret_keys
 
 __all__ = ["Applied", "PluginInfo", "PluginState", "Registry"]
 
@@ -36,114 +43,190 @@ STOP_DEADLINE: Final = 10.0
 
 
 class Applied(NamedTuple):
-    """What new settings did: the plugins that changed, and a sentence for each thing that was refused."""
+    """What new settings did: the plugins that changed, and a sentence for each setting that was refused."""
 
     changed: tuple[str, ...]
     problems: tuple[str, ...]
 
 
-class Registry(Roster):
-    """Takes plugins through their life.
+class Registry:
+    """Knows the plugins and runs their lives.
 
-    The coroutines belong to one event loop and never overlap; all else may be called from any thread.
+    The coroutines belong to one event loop and never overlap; everything else may be called from any thread.  ``pm`` is
+    for this package alone.
     """
 
     def __init__(
         self, settings: Settings, *, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None
     ) -> None:
-        super().__init__(settings, entry_points)
+        self.settings = settings
+        self.pm = pluggy.PluginManager(hookspecs.PROJECT)
         self.generation = 0
         self.busy: Callable[[str], bool] = lambda _name: False
-        """Whether a call of that plugin is running; the dispatch sets it."""
+        """Returns whether a call of that plugin is running; the dispatch sets it."""
+        self._loader = Loader(self.pm)
+        self._records, self._unused = discover(entry_points)
+        self._wanted = Wanted(self._records, settings.core.store)
         self._lock = threading.RLock()
-        self._turn = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
         self._runtime: Callable[[str], Runtime] | None = None
         self._changes = PluginChanges()
 
-    # The lives of plugins.
+    # Who is there.
+
+    def names(self) -> tuple[str, ...]:
+        """Return every installed plugin: first those with a table in the settings, in the order of the tables."""
+        return self._wanted.order(self.settings)
+
+    def info(self, name: str) -> PluginInfo:
+        """Return the state of ``name``, without importing it.  Raises PluginError if there is no such plugin."""
+        return self._record(name).info(enabled=self.wanted(name))
+
+    def infos(self) -> tuple[PluginInfo, ...]:
+        """Return the state of every plugin, sorted by name."""
+        return tuple(self.info(name) for name in sorted(self._records))
+
+    def default_enabled(self, name: str) -> bool:
+        """Return whether ``name`` runs if the settings do not mention it: most bundled ones do, third-party never."""
+        return self._record(name).default_enabled
+
+    def running(self) -> tuple[str, ...]:
+        """Return the plugins that answer hooks now, in the order of the settings."""
+        return tuple(name for name in self.names() if self.pm.has_plugin(name))
+
+    def settings_of(self, name: str) -> PluginSettings | None:
+        """Return the settings in force for ``name``, None if it was never configured."""
+        return self._record(name).settings
+
+    def model(self, name: str) -> type[PluginSettings]:
+        """Return the settings model of ``name``, importing the plugin if need be.  Raises PluginError."""
+        record = self._record(name)
+        self._loader.load(record)
+        return record.model
+
+    def secret_keys(self, keys: Iterable[str] = ()) -> frozenset[str]:
+        """Return the dotted keys of the secrets of the plugins loaded so far and of those that ``keys`` belong to.
+
+        The latter are imported if need be.  Raises PluginError if they cannot be.
+        """
+        for key in keys:
+            parts = key.split(".")
+            if parts[0] == "plugins" and len(parts) > 2 and parts[1] in self._records:
+                self.model(parts[1])
+        return frozenset().union(*(secret_keys(item.model, f"plugins.{item.name}") for item in self._records.values()))
+
+    # Who is wanted.
+
+    def wanted(self, name: str, settings: Settings | None = None) -> bool:
+        """Return whether ``settings`` (default: those in force) want ``name`` to run; a store is wanted by being named.
+
+        A table that is wrong wants nothing; ``problems`` reports it.
+        """
+        try:
+            return self._wanted.wants(self._record(name), settings or self.settings)
+        except SettingsError:
+            return False
+
+    def problems(self, settings: Settings | None = None) -> tuple[str, ...]:
+        """Return a sentence for each problem with the installed plugins and with ``settings``, importing no plugin."""
+        return (*self._unused, *self._wanted.problems(settings or self.settings))
+
+    def load_only(self, names: Sequence[str]) -> None:
+        """Leave all plugins but ``names`` disabled, whatever the settings say (call it before ``start``)."""
+        self._wanted.restrict(names)
+
+    def hold(self, name: str) -> None:
+        """Keep ``name`` running whatever the settings say: it is the store of record."""
+        self._wanted.hold(name)
+
+    # Their lives.
 
     def listen(self, listener: Callable[[PluginChanged], None]) -> None:
-        """Tell ``listener`` of every change of a plugin's state, on whichever thread that happens."""
+        """Call ``listener`` with every change of a plugin's state, on whichever thread that happens."""
         self._changes.listen(listener)
 
     def load(self, name: str) -> object:
         """Import and construct ``name``, check its hooks and its table, and return it; nothing is registered.
 
-        One that runs is returned as it is.  Raises PluginError or SettingsError, and the plugin is FAILED.
+        A plugin that runs is returned as it is.  Raises PluginError or SettingsError, and the plugin is FAILED.
         """
         record = self._record(name)
         if record.plugin is not None and self.pm.has_plugin(name):
             return record.plugin
         try:
             plugin = self._loader.load(record)
-            record.settings = self._validated(record, self.settings)
+            record.settings = self._wanted.table(record, self.settings)
         except (PluginError, SettingsError) as error:
-            self._refused(record, error)
+            self._enabling_failed(record, error)
             raise
         return plugin
 
     async def start(self, runtime: Runtime, of: Callable[[str], Runtime] | None = None) -> tuple[str, ...]:
-        """Enable every plugin that the settings want; return a sentence for each thing that is wrong.
+        """Enable every plugin that the settings want; return a sentence for each problem.
 
-        ``of`` returns the runtime for the plugin of that name; without it all are given the same.
-        All are loaded before any starts, so that a plugin may implement the hooks that another specifies; one that
-        could not be loaded for want of such a hook is tried once more.
+        ``of`` returns the runtime for the plugin of that name; without it every plugin gets ``runtime``.
+        All are loaded before any starts, so that a plugin may implement the hooks that another one specifies; one that
+        could not be loaded for lack of such a hook is tried once more.
         """
         self._runtime = of or (lambda _name: runtime)
         problems = list(self.problems())
-        async with self._turn:
+        async with self._one_at_a_time:
             wanted = [name for name in self.names() if self.wanted(name)]
             for name in wanted:
                 try:
-                    await _within(f"{name}: loading", self._loader.load, self._records[name])
+                    await _call(f"{name}: loading", self._loader.load, self._records[name])
                 except PluginError as error:
                     _log.debug("plugin %s: first try to load: %s", name, describe(error))
             for name in wanted:
-                problems += await self._tried(name)
+                problems += await self._enable_or_explain(name)
         return tuple(problems)
 
     async def enable(self, name: str) -> None:
-        """Make ``name`` run.  Raises PluginError or SettingsError, and the plugin is FAILED."""
-        async with self._turn:
+        """Start running ``name``.  Raises PluginError or SettingsError, and the plugin is FAILED."""
+        async with self._one_at_a_time:
             await self._enable(name)
 
     async def disable(self, name: str) -> None:
-        """End ``name``: no hook of it is called any more; running calls and its ``stop`` have 10 seconds each."""
-        async with self._turn:
+        """Stop running ``name``: none of its hooks is called any more.
+
+        Calls that are running, and then ``stop``, have 10 seconds each.
+        """
+        async with self._one_at_a_time:
             await self._disable(name)
 
     async def retire(self, name: str) -> None:
-        """Run the ``stop`` of a plugin that failed while it ran; it stays FAILED."""
-        async with self._turn:
+        """Call the ``stop`` of a plugin that failed while it ran; it stays FAILED."""
+        async with self._one_at_a_time:
             record = self._record(name)
             if record.state is PluginState.FAILED:
                 await self._discard(record)
 
     async def stop(self) -> tuple[str, ...]:
-        """End every plugin, the first started last; return a sentence for each that did not end well."""
-        async with self._turn:
+        """Stop every plugin, the first started last; return a sentence for each that failed to stop."""
+        async with self._one_at_a_time:
             order = [name for name in reversed(self.names()) if self._records[name].plugin is not None]
             problems = [await self._disable(name) for name in order]
         return tuple(problem for problem in problems if problem)
 
     async def apply(self, settings: Settings) -> Applied:
-        """Go over to ``settings``: enable, disable and configure what differs.
+        """Put ``settings`` into force: enable, disable and configure the plugins that differ.
 
-        What is wrong changes nothing for its plugin and is returned as a problem; the rest is applied.
+        A wrong setting changes nothing for its plugin and is returned as a problem; the rest is applied.
         """
         changed: list[str] = []
         problems = list(self.problems(settings))
-        async with self._turn:
+        async with self._one_at_a_time:
             with self._lock:
                 self.settings = settings
-                self.generation += 1  # the order of the tables may be another
+                self.generation += 1  # the order of the tables may have changed
             for name in self.names():
+                record = self._records[name]
                 try:
-                    wanted = self._wanted(name, settings)
-                except SettingsError:  # `problems` has it already: the plugin stays as it is
+                    wanted = self._wanted.wants(record, settings)
+                except SettingsError:  # already among the problems: the plugin stays as it is
                     continue
                 try:
-                    if await self._brought(self._records[name], settings, wanted=wanted):
+                    if await self._apply_to(record, settings, wanted=wanted):
                         changed.append(name)
                 except SettingsError as error:
                     problems += error.problems
@@ -151,36 +234,42 @@ class Registry(Roster):
                     problems.append(f"plugin {error}")
         return Applied(tuple(changed), tuple(dict.fromkeys(problems)))
 
-    # What the dispatch finds out.
+    # What the calls of its hooks show.
 
-    def mark(self, name: str, state: PluginState, error: str = "") -> None:
-        """Note that the plugin in service ``name`` hangs, or answers again."""
+    def set_state(self, name: str, state: PluginState, error: str = "") -> None:
+        """Record that the running plugin ``name`` hangs, or answers again."""
         with self._lock:
             record = self._records[name]
             if self.pm.has_plugin(name) and record.state is not state:
-                self._become(record, state, error)
-        self._changes.tell()
+                self._record_state(record, state, error)
+        self._changes.deliver()
 
-    def note(self, name: str, error: str) -> None:
-        """Keep and tell what the plugin in service ``name`` did wrong; its state stays."""
+    def set_error(self, name: str, error: str) -> None:
+        """Record and report an error of the running plugin ``name``; its state stays."""
         with self._lock:
             record = self._records[name]
             if self.pm.has_plugin(name):
-                self._become(record, record.state, error)
-        self._changes.tell()
+                self._record_state(record, record.state, error)
+        self._changes.deliver()
 
     def fail(self, name: str, error: str) -> None:
-        """Take a plugin that raised too often out of service at once; ``retire`` lets it stop afterwards."""
+        """Unregister at once a plugin that raised too often; ``retire`` calls its ``stop`` afterwards."""
         self._expel(name, PluginState.FAILED, error)
 
     def quarantine(self, name: str, error: str) -> None:
-        """Take a plugin that does not return out of service at once; its ``stop`` is not called."""
+        """Unregister at once a plugin that does not return; its ``stop`` is not called."""
         self._expel(name, PluginState.QUARANTINED, error)
 
     # Inside.
 
-    def _become(self, record: Record, state: PluginState, error: str = "") -> None:
-        """Note how a plugin stands; hold the lock, and tell of it when you have let go of that."""
+    def _record(self, name: str) -> Record:
+        record = self._records.get(name)
+        if record is None:
+            raise PluginError(f"there is no plugin {name}{nearest(name, self._records)}")
+        return record
+
+    def _record_state(self, record: Record, state: PluginState, error: str = "") -> None:
+        """Record a plugin's state.  Call it with the lock held, and ``_changes.deliver`` once it is released."""
         record.state, record.error = state, error
         self._changes.add(PluginChanged(record.name, state, error))
 
@@ -188,35 +277,34 @@ class Registry(Roster):
         with self._lock:
             expelled = self._unregister(name)
             if expelled:
-                self._become(self._records[name], state, error)
+                self._record_state(self._records[name], state, error)
         if expelled:
-            self._told_apart(name, state, error)
+            self._warn(name, state, error)
 
-    def _refused(self, record: Record, error: PluginError | SettingsError) -> None:
-        """A plugin that is not in service could not be brought into it."""
+    def _enabling_failed(self, record: Record, error: PluginError | SettingsError) -> None:
         with self._lock:
-            self._become(record, PluginState.FAILED, describe(error))
-        self._told_apart(record.name, PluginState.FAILED, describe(error))
+            self._record_state(record, PluginState.FAILED, describe(error))
+        self._warn(record.name, PluginState.FAILED, describe(error))
 
-    def _told_apart(self, name: str, state: PluginState, error: str) -> None:
-        _log.warning("plugin %s is %s: %s", name, state, error)
-        self._changes.tell()
+    def _warn(self, name: str, state: PluginState, error: str) -> None:
+        _log.warning("plugin %s %s: %s", name, state, error)
+        self._changes.deliver()
 
-    async def _brought(self, record: Record, settings: Settings, *, wanted: bool) -> bool:
-        """Bring one plugin to where ``settings`` want it; say whether anything changed."""
+    async def _apply_to(self, record: Record, settings: Settings, *, wanted: bool) -> bool:
+        """Apply ``settings`` to one plugin; return whether anything changed."""
         if not wanted:
             if record.state is PluginState.DISABLED:
                 return False
             await self._disable(record.name)
         elif self.pm.has_plugin(record.name):
-            return await self._configured(record, settings)
+            return await self._reconfigure(record, settings)
         elif record.state is PluginState.DISABLED or record.tried != settings.plugins.get(record.name, {}):
             await self._enable(record.name)
         else:
             return False
         return True
 
-    async def _tried(self, name: str) -> tuple[str, ...]:
+    async def _enable_or_explain(self, name: str) -> tuple[str, ...]:
         try:
             await self._enable(name)
         except SettingsError as error:
@@ -229,37 +317,38 @@ class Registry(Roster):
         record = self._record(name)
         if self.pm.has_plugin(name):
             return
-        if record.started:  # it failed, or was shut away, while it ran: it begins anew
+        if record.started:  # it failed or was quarantined while it ran: start with a new object
             await self._discard(record)
         record.tried = self.settings.plugins.get(name, {})
         try:
-            plugin = await _within(f"{name}: loading", self._loader.load, record)
-            settings = self._validated(record, self.settings)
+            plugin = await _call(f"{name}: loading", self._loader.load, record)
+            settings = self._wanted.table(record, self.settings)
             if "configure" in record.hooks:
-                await _within(f"{name}: configure", self._loader.hook(plugin, "configure", settings=settings))
+                await _call(f"{name}: configure", self._loader.hook(plugin, "configure", settings=settings))
             record.settings = settings
             record.started = True
             if "start" in record.hooks and self._runtime is not None:
-                await _within(f"{name}: start", self._loader.hook(plugin, "start", runtime=self._runtime(name)))
-            self._admit(record, plugin)
+                await _call(f"{name}: start", self._loader.hook(plugin, "start", runtime=self._runtime(name)))
+            self._register(record, plugin)
         except (PluginError, SettingsError) as error:
             await self._discard(record)
-            self._refused(record, error)
+            self._enabling_failed(record, error)
             raise
-        self._changes.tell()
+        self._changes.deliver()
 
     async def _disable(self, name: str) -> str:
+        """Disable ``name``; return what went wrong, "" if nothing did."""
         record = self._record(name)
         with self._lock:
             self._unregister(name)
         problem = await self._discard(record)
         with self._lock:
-            self._become(record, PluginState.DISABLED, problem)
-        self._changes.tell()
+            self._record_state(record, PluginState.DISABLED, problem)
+        self._changes.deliver()
         return f"plugin {name}: {problem}" if problem else ""
 
     async def _discard(self, record: Record) -> str:
-        """Let running calls end, then ``stop``; return what went wrong."""
+        """Let running calls finish, then call ``stop``; return what went wrong, "" if nothing did."""
         plugin, started = record.plugin, record.started
         record.plugin, record.started = None, False
         if plugin is None or not started or record.state is PluginState.QUARANTINED:
@@ -269,22 +358,25 @@ class Registry(Roster):
             await asyncio.sleep(0.01)
         try:
             if "stop" in record.hooks:
-                await _within(f"{record.name}: stop", self._loader.hook(plugin, "stop"), deadline=STOP_DEADLINE)
+                await _call(f"{record.name}: stop", self._loader.hook(plugin, "stop"), deadline=STOP_DEADLINE)
         except (PluginError, SettingsError) as error:
-            problem = f"it did not stop well: {describe(error)}"
+            problem = f"failed to stop: {describe(error)}"
             _log.warning("plugin %s: %s", record.name, problem)
             return problem
         return ""
 
-    async def _configured(self, record: Record, settings: Settings) -> bool:
-        """Give a running plugin its new table, if it differs; raise SettingsError and the old one stays."""
+    async def _reconfigure(self, record: Record, settings: Settings) -> bool:
+        """Give a running plugin its new table, if it differs; return whether it did.
+
+        Raises SettingsError, and the old table stays in force; or PluginError, and the plugin is FAILED.
+        """
         try:
-            new = self._validated(record, settings)
+            new = self._wanted.table(record, settings)
             if new == record.settings:
                 return False
             if "configure" in record.hooks:
                 call = self._loader.hook(record.plugin, "configure", settings=new)
-                await _within(f"{record.name}: configure", call)
+                await _call(f"{record.name}: configure", call)
         except SettingsError as error:
             raise SettingsError(*(f"{text}; the old settings stay in force" for text in error.problems)) from error
         except PluginError as error:
@@ -294,15 +386,15 @@ class Registry(Roster):
         record.settings = new
         return True
 
-    def _admit(self, record: Record, plugin: object) -> None:
-        """Let ``plugin`` answer hooks; what it does wrong from now on waits for the lock, and finds it enabled."""
+    def _register(self, record: Record, plugin: object) -> None:
+        """Let ``plugin`` answer hooks; an error that follows at once waits for the lock, and so finds it enabled."""
         with self._lock:
             try:
                 self.pm.register(plugin, name=record.name)
             except Exception as error:
                 self._unregister(record.name)
                 raise PluginError(f"{record.name}: cannot be registered: {describe(error)}") from error
-            self._become(record, PluginState.ENABLED)
+            self._record_state(record, PluginState.ENABLED)
             self.generation += 1
 
     def _unregister(self, name: str) -> bool:
@@ -313,6 +405,6 @@ class Registry(Roster):
         return True
 
 
-async def _within(what: str, function: Callable[..., Any], *args: Any, deadline: float | None = None) -> Any:
-    """Run plugin code that has ``deadline`` seconds, START_DEADLINE if None; raise PluginError or SettingsError."""
+async def _call(what: str, function: Callable[..., Any], *args: Any, deadline: float | None = None) -> Any:
+    """Run plugin code within ``deadline`` seconds (None: START_DEADLINE); raise PluginError or SettingsError."""
     return await guarded(what, function, *args, deadline=START_DEADLINE if deadline is None else deadline)

@@ -1,1 +1,1 @@
-"""Settings: from files and the environment to one frozen snapshot; edited in place."""
+"""Settings: read from files and the environment into one frozen snapshot, and changed in place."""

@@ -1,7 +1,7 @@
-"""The settings file, written: one file a person edits, one truth.
+"""Writing the settings file: changes made by the program go into the file that people edit.
 
-An edit keeps comments and order, and is whole or not at all: the new text is proved by reading it back, then written
-beside the file, flushed, and renamed over it.  Secrets go to ``.secrets.toml`` (0600) and leave ``settings.toml``.
+A change keeps comments and order.  The new text is checked by reading it back, then replaces the file atomically.
+Secrets go to ``.secrets.toml`` (mode 0600) and are removed from ``settings.toml``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, SecretStr
 
 from hl7core.errors import SettingsError
-from hl7core.settings.model import CoreSettings, is_secret
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.validation import is_secret
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -30,10 +31,10 @@ __all__ = ["change", "replace_file", "template"]
 
 
 def change(path: Path, changes: Mapping[str, Any], *, secrets: Collection[str] = ()) -> None:
-    """Write ``changes`` ({"core.retention_days": 14}; None takes a key out) into the settings file ``path``.
+    """Write ``changes`` ({"core.retention_days": 14}; None removes a key) into the settings file ``path``.
 
-    A value that is a SecretStr, or whose key is in ``secrets``, goes to ``.secrets.toml`` instead.  The values are not
-    judged here: ``read`` does that.  Raises SettingsError, changing nothing.
+    A value that is a SecretStr, or whose key is in ``secrets``, goes to ``.secrets.toml`` instead.  Values are not
+    validated: ``read`` does that.  Raises SettingsError, changing nothing.
     """
     plain: dict[str, Any] = {}
     hidden: dict[str, Any] = {}
@@ -46,21 +47,21 @@ def change(path: Path, changes: Mapping[str, Any], *, secrets: Collection[str] =
             plain[key] = None
         else:
             plain[key] = value
-    with _alone(path.parent):
+    with _locked(path.parent):
         main = _edited(path, plain)
         secret = _edited(path.parent / ".secrets.toml", hidden) if hidden else None
-        if secret is not None:  # first, so that a secret is never in neither file
+        if secret is not None:  # first, so that a secret is always in at least one of the files
             replace_file(path.parent / ".secrets.toml", secret.encode(), mode=0o600)
         if main is not None:
             replace_file(path, main.encode())
 
 
 def template(models: Mapping[str, type[BaseModel]]) -> str:
-    """Return ``settings.toml`` as it is shipped: every setting, commented, at its default, with what it does."""
+    """Return ``settings.toml`` as shipped: every setting with its description, commented out, at its default."""
     lines = [
-        "# Settings of hl7core.  A line that starts with # shows a default: take the # away to change it.",
-        "# The environment outranks this file: HL7CORE_CORE__STORE, HL7CORE_PLUGINS__REST_DESTINATION__ENDPOINT.",
-        "# Secrets belong in .secrets.toml beside this file (chmod 600), in the same tables.",
+        "# Settings of hl7core.  Every setting is listed with its default; remove the # to change it.",
+        "# Environment variables override this file: HL7CORE_CORE__STORE, HL7CORE_PLUGINS__REST_DESTINATION__ENDPOINT.",
+        "# Put secrets in .secrets.toml beside this file (chmod 600), in the same tables.",
         "",
         *_section("core", CoreSettings),
     ]
@@ -89,12 +90,12 @@ def _toml(key: str, value: Any) -> str:
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, dict | list | tuple):
-        return "{}" if isinstance(value, dict) else "[]"  # shipped ones are empty
+        return "{}" if isinstance(value, dict) else "[]"  # the defaults in the shipped models are empty
     return json.dumps("" if value is None else str(value), ensure_ascii=False)
 
 
 def _edited(path: Path, changes: Mapping[str, Any]) -> str | None:
-    """Return the text of ``path`` with ``changes``, or None if there is nothing to change."""
+    """Return the text of ``path`` with ``changes`` made, or None if it stays the same."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -104,13 +105,13 @@ def _edited(path: Path, changes: Mapping[str, Any]) -> str | None:
         for key, value in changes.items():
             _put(document, key, value)
         text = tomlkit.dumps(document)
-        proof = tomllib.loads(text)
+        checked = tomllib.loads(text)
     except (TOMLKitError, ValueError, RecursionError):
-        raise SettingsError(f"{path}: not valid TOML, so it cannot be changed; correct it first") from None
+        raise SettingsError(f"{path}: not valid TOML, so it cannot be changed; fix it first") from None
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     for key, value in changes.items():
-        if _lookup(proof, key.split(".")) != value:
+        if _lookup(checked, key.split(".")) != value:
             raise SettingsError(f"{key}: cannot be written to {path}; change it there by hand")
     return None if text == before else text
 
@@ -128,7 +129,7 @@ def _put(document: TOMLDocument, key: str, value: Any) -> None:
             table[name] = tomlkit.table(is_super_table=depth < len(tables) - 1)
         table = table[name]
         if not isinstance(table, Mapping):
-            raise SettingsError(f"{'.'.join(tables[: depth + 1])}: must be a table; correct the settings file first")
+            raise SettingsError(f"{'.'.join(tables[: depth + 1])}: must be a table; fix the settings file first")
     name = _spelled(table, option)
     if value is None:
         table.pop(name, None)
@@ -137,7 +138,7 @@ def _put(document: TOMLDocument, key: str, value: Any) -> None:
 
 
 def _spelled(table: Mapping[str, Any], key: str) -> str:
-    """Return ``key`` as the file spells it: names are read without regard to case."""
+    """Return ``key`` as the file spells it: the case of names does not matter."""
     return next((name for name in table if name.lower() == key), key)
 
 
@@ -150,8 +151,8 @@ def _lookup(data: Any, parts: list[str]) -> Any:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from editing in ``folder`` meanwhile."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock that keeps other processes from changing the settings in ``folder``."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Settings: files and environment in, one frozen snapshot out.  The only import of dynaconf.
+"""Reading the settings: files and environment in, one frozen snapshot out.  The only import of dynaconf.
 
-Nothing is half read: ``read`` returns a whole, valid :class:`Settings` or raises SettingsError and changes nothing.  A
-settings file is data: dynaconf merges what we hand it, and is given no file name to look for.  Left to find files
-itself it would run a ``dynaconf_hooks.py`` that lies beside them, search the parent folders, take ``[`` in a path for a
-pattern, and follow ``dynaconf_include``; and it types the environment's text before we know which field it is for.
+``read`` returns complete, valid :class:`Settings`, or raises SettingsError and changes nothing.  A settings file is
+data: dynaconf merges the tables that we give it, and never gets a file name.  If it looked for files itself it would
+run a ``dynaconf_hooks.py`` beside them, search the parent folders, treat ``[`` in a path as a pattern, and follow
+``dynaconf_include``; it would also convert the environment's text before the type of its field is known.
 
 Precedence: overrides (the command line), environment, ``{name}.local.toml``, ``.secrets.toml``, ``{name}.toml``,
 defaults.
@@ -24,20 +24,10 @@ from types import MappingProxyType
 from typing import Any
 
 from hl7core.errors import SettingsError
-from hl7core.settings.file import change, template
-from hl7core.settings.model import CoreSettings, nearest, secret_keys, validate_table
+from hl7core.settings.model import CoreSettings
+from hl7core.settings.validation import nearest, validate_table
 
-__all__ = [
-    "CoreSettings",
-    "Settings",
-    "change",
-    "find",
-    "read",
-    "secret_keys",
-    "shadowed",
-    "template",
-    "validate_table",
-]
+__all__ = ["Settings", "find", "read", "shadowed"]
 
 _PREFIX = "HL7CORE_"
 _TABLES = ("core", "plugins")
@@ -50,12 +40,12 @@ Table = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is in force: a snapshot that nobody can change.
+    """The settings in force, an immutable snapshot.
 
-    ``plugins`` has the raw table of each plugin (validated by the registry with the plugin's model), ``environment``
-    the raw text of what the environment gave; both may hold secrets, so neither is shown by ``repr``.  ``path`` is the
-    settings file in force, ``root`` its folder (else the working folder), ``origins`` where each value came from by
-    dotted key (absent: the default), ``notices`` what a person should know about the files.
+    ``plugins`` has the raw table of each plugin, which the registry validates with the plugin's model.  By dotted key,
+    ``environment`` has the raw text of values from the environment, and ``origins`` where each value came from (absent:
+    the default).  These may hold secrets, so ``repr`` leaves them out.  ``path`` is the settings file, ``root`` its
+    folder (without a file: the working folder), and ``notices`` are sentences for the user about the files.
     """
 
     core: CoreSettings = field(default_factory=CoreSettings)
@@ -71,23 +61,18 @@ class Settings:
         """The data folder, absolute."""
         return Path(os.path.normpath(self.root / Path(self.core.output_folder).expanduser()))
 
-    @property
-    def data_folder(self) -> Path:
-        """The data folder, absolute: the same as ``output_folder``."""
-        return self.output_folder
-
 
 def find(explicit: str | None = None) -> Path | None:
-    """Return the settings file in force, absolute, or None if there is none.
+    """Return the absolute path of the settings file in force, or None if there is none.
 
-    ``explicit`` is what ``--settings`` named; then ``HL7CORE_SETTINGS``, the working folder, the user's and the
-    system's config folder.  Raises SettingsError if a file that was named does not exist.
+    The first of these counts: ``explicit`` (from ``--settings``), ``HL7CORE_SETTINGS``, the working folder, the user's
+    config folder, the system's.  Raises SettingsError if a file named by the first two does not exist.
     """
     for named, by in ((explicit, "--settings"), (os.environ.get("HL7CORE_SETTINGS"), "HL7CORE_SETTINGS")):
         if named:
             path = Path(named).expanduser().absolute()
             if not path.is_file():
-                raise SettingsError(f"{by}: there is no settings file {path}")
+                raise SettingsError(f"{by}: settings file {path} not found")
             return path
     from platformdirs import user_config_dir
 
@@ -96,9 +81,9 @@ def find(explicit: str | None = None) -> Path | None:
 
 
 def read(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Read the settings at ``path`` (None: no file), the files beside it and the environment.
+    """Return the settings from ``path`` (None: no file), the files beside it, and the environment.
 
-    ``overrides`` are values of the command line by dotted key.  Raises SettingsError naming every wrong value.
+    ``overrides`` are the command line's values by dotted key.  Raises SettingsError, which names every wrong value.
     """
     path = path.absolute() if path is not None else None
     problems: list[str] = []
@@ -135,17 +120,17 @@ def read(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Setti
 
 
 def shadowed(settings: Settings, keys: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say which of ``keys`` cannot be changed in the settings file, as something stronger sets them."""
+    """Return a sentence for each of ``keys`` that the settings file cannot change, because something overrides it."""
     own = (str(settings.path), str(settings.path.parent / ".secrets.toml")) if settings.path is not None else ()
     return tuple(
-        f"{key}: is set in {origin}, which outranks the settings file; change it there"
+        f"{key}: is set in {origin}, which overrides the settings file; change it there"
         for key in keys
         if (origin := settings.origins.get(key, "")) and origin not in own
     )
 
 
 def _merge(layers: list[Table]) -> Table:
-    """Let dynaconf merge the layers, the strongest last."""
+    """Merge the layers with dynaconf; a later layer overrides an earlier one."""
     with _lock, _without_dynaconf_variables():
         from dynaconf import Dynaconf
 
@@ -168,8 +153,8 @@ def _merge(layers: list[Table]) -> Table:
 
 @contextmanager
 def _without_dynaconf_variables() -> Iterator[None]:
-    """Hide the variables that steer dynaconf itself, if there are any: they are not ours to obey."""
-    old_names = ("SETTINGS_MODULE", "PROJECT_ROOT")  # dynaconf still obeys these two and warns
+    """Hide any environment variables that configure dynaconf itself: hl7core does not follow them."""
+    old_names = ("SETTINGS_MODULE", "PROJECT_ROOT")  # dynaconf still follows these two, with a warning
     hidden = {
         name: value
         for name, value in list(os.environ.items())
@@ -184,7 +169,7 @@ def _without_dynaconf_variables() -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """Turn dynaconf's boxes into plain dicts and lists."""
+    """Convert dynaconf's boxes to plain dicts and lists."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value
@@ -196,13 +181,13 @@ def _load(file: Path, problems: list[str], *, required: bool) -> Table | None:
             data = opened.read(_LARGEST + 1)
     except FileNotFoundError:
         if required:
-            problems.append(f"{file}: there is no such file")
+            problems.append(f"{file}: file not found")
         return None
     except OSError as error:
         problems.append(f"{file}: cannot be read: {error.strerror or type(error).__name__}")
         return None
     if len(data) > _LARGEST:
-        problems.append(f"{file}: is larger than {_LARGEST} bytes")
+        problems.append(f"{file}: larger than {_LARGEST} bytes, the most a settings file may have")
         return None
     newline = b"\n"
     try:
@@ -210,8 +195,8 @@ def _load(file: Path, problems: list[str], *, required: bool) -> Table | None:
     except UnicodeDecodeError as error:
         problems.append(f"{file}: line {data.count(newline, 0, error.start) + 1} is not UTF-8 text")
     except RecursionError:
-        problems.append(f"{file}: is nested too deeply")
-    except ValueError as error:  # the message may quote the file: only the place is taken from it
+        problems.append(f"{file}: nested too deeply")
+    except ValueError as error:  # the message may quote the file, so only the position is taken from it
         place = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         where = f"line {place[1]}, column {place[2]}" if place else f"the end (line {data.count(newline) + 1})"
         problems.append(f"{file}: not valid TOML at {where}")
@@ -219,11 +204,11 @@ def _load(file: Path, problems: list[str], *, required: bool) -> Table | None:
 
 
 def _normal(data: Table, origin: str, problems: list[str]) -> Table:
-    """Keep ``core`` and ``plugins`` with table and option names in lower case; say what else is there."""
+    """Return ``core`` and ``plugins``, names of tables and options in lower case; anything else is a problem."""
     made: Table = {}
     for key, value in _lowered(data, "", origin, problems).items():
         if key.startswith("dynaconf"):
-            problems.append(f"{key}: no such table: keys that steer dynaconf are not followed (set in {origin})")
+            problems.append(f"{key}: no such table: keys that configure dynaconf are not allowed (set in {origin})")
         elif key not in _TABLES:
             problems.append(f"{key}: no such table{nearest(key, _TABLES)} (set in {origin})")
         elif not isinstance(value, dict):
@@ -248,15 +233,15 @@ def _lowered(table: Table, prefix: str, origin: str, problems: list[str]) -> Tab
     for key, value in table.items():
         lower = key.lower()
         if lower in made:
-            problems.append(f"{prefix}{lower}: is given twice (set in {origin})")
+            problems.append(f"{prefix}{lower}: is set twice (in {origin})")
         if prefix and lower.startswith("dynaconf"):
-            problems.append(f"{prefix}{lower}: no such setting: keys that steer dynaconf are not followed")
+            problems.append(f"{prefix}{lower}: no such setting: keys that configure dynaconf are not allowed")
         made[lower] = value
     return made
 
 
 def _environment(problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the raw text by dotted key, and the name of the variable that gave it."""
+    """Return the raw text by dotted key, and by the same key the name of the variable that set it."""
     values: dict[str, str] = {}
     names: dict[str, str] = {}
     for name, value in sorted(os.environ.items()):
@@ -268,14 +253,14 @@ def _environment(problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
             plugin = parts[1].upper() if len(parts) > 1 and parts[1] else "NAME"
             example = f"{_PREFIX}PLUGINS__{plugin}__ENABLED=false"
         if len(parts) < (2 if parts[0] == "core" else 3) or not all(parts):
-            problems.append(f"{name}: names a table, which cannot be set as a whole; name one option, as in {example}")
+            problems.append(f"{name}: names a whole table; set one option at a time, for example {example}")
             continue
         if any(part.startswith("dynaconf") for part in parts):
-            problems.append(f"{name}: no such setting: keys that steer dynaconf are not followed")
+            problems.append(f"{name}: no such setting: keys that configure dynaconf are not allowed")
             continue
         key = ".".join(parts)
         if key in names:
-            problems.append(f"{key}: is given twice (set in {names[key]} and {name})")
+            problems.append(f"{key}: is set twice (in {names[key]} and {name})")
         values[key], names[key] = value, name
     return values, names
 
@@ -291,12 +276,12 @@ def _nested(values: Mapping[str, Any], names: Mapping[str, str], problems: list[
         for part in parts[:-1]:
             inner = table.setdefault(part, {})
             if not isinstance(inner, dict):
-                problems.append(f"{key}: part of it is set as a whole (set in {names[key]})")
+                problems.append(f"{key}: a table that it belongs to is set to a single value (set in {names[key]})")
                 break
             table = inner
         else:
             if isinstance(table.get(parts[-1]), dict):
-                problems.append(f"{key}: is set as a whole, and in parts (set in {names[key]})")
+                problems.append(f"{key}: is set both as one value and option by option (set in {names[key]})")
             table[parts[-1]] = value
     return made
 
@@ -312,12 +297,12 @@ def _leaves(table: Table, prefix: str = "") -> Iterator[str]:
 def _exposed(file: Path) -> list[str]:
     mode = stat.S_IMODE(file.stat().st_mode)
     if mode & 0o077:
-        return [f"{file} holds secrets and others may read it (mode {mode:04o}): chmod 600 it"]
+        return [f"{file} holds secrets, but other users can read it (mode {mode:04o}); run chmod 600 on it"]
     return []
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a folder that we may not look into has nothing for us
+    except OSError:  # a folder that we may not read counts as empty
         return False

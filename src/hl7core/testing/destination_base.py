@@ -160,7 +160,7 @@ class DestinationBase(ABC):
         raise AssertionError("it was told as handed on, and was not")
 
     def is_async(self) -> bool:
-        """Say whether attempts run on the event loop, so that they can be cancelled."""
+        """Return whether attempts run on the event loop, so that they can be cancelled."""
         return inspect.iscoroutinefunction(self.make_destination().submit_session)
 
 

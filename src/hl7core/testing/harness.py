@@ -1,4 +1,4 @@
-"""An engine to test a plugin in: on a folder of its own, on a thread of its own, with the plugins that you give it.
+"""An engine to test a plugin in, with its own folder and thread, and with the plugins you give it.
 
 ::
 
@@ -27,7 +27,8 @@ from hl7core.errors import InterfaceMissing
 from hl7core.hookspecs import hookimpl
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.model.session import Session, SessionQuery
-from hl7core.settings import reading as settings_room
+from hl7core.settings import reading
+from hl7core.settings.file import change
 
 __all__ = ["EngineHarness", "FakeSource", "entry_point_for"]
 
@@ -38,9 +39,9 @@ _PATIENCE: Final = 20.0
 
 
 class FakeSource:
-    """A PacketSource that hands on the batches it is given, and ends when it is told, or when they are used up.
+    """A PacketSource that emits the batches it is given until it is stopped or finished.
 
-    With ``live`` false it ends by itself behind the last batch.  ``error`` is raised then.
+    With ``live`` false it ends by itself after the last batch.  When it ends by itself it raises ``error``, if given.
     """
 
     def __init__(
@@ -65,17 +66,17 @@ class FakeSource:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name."""
         return self._name
 
     def feed(self, *batches: PacketBatch) -> None:
-        """Hand these on."""
+        """Emit ``batches``."""
         with self._changed:
             self._batches.extend(batches)
             self._changed.notify_all()
 
     def finish(self, error: Exception | None = None) -> None:
-        """End behind the last batch, with ``error`` if there is one."""
+        """End after the last batch, raising ``error`` if given."""
         with self._changed:
             self._over = True
             self._error = error or self._error
@@ -83,12 +84,12 @@ class FakeSource:
 
     @property
     def idle(self) -> bool:
-        """Whether everything was handed on."""
+        """Whether every batch was emitted."""
         with self._changed:
             return not self._batches and not self._busy
 
     def run(self, emit: Callable[[PacketBatch], None]) -> None:
-        """Hand batches on until there are no more or ``stop`` is called."""
+        """Emit batches until ``stop`` is called, or until there are no more."""
         with self._changed:
             self._stopped = False
         while True:
@@ -106,28 +107,28 @@ class FakeSource:
             raise self._error
 
     def stop(self) -> None:
-        """Make ``run`` return once what it holds is handed on."""
+        """Make ``run`` return once the batches it has are emitted."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
     def stats(self) -> SourceStats:
-        """Say what it has handed on."""
+        """Return how many packets it has emitted, with ``dropped`` and ``detail`` as set on it."""
         return SourceStats(received=self._received, dropped=self.dropped, detail=self.detail)
 
     def interfaces(self) -> Sequence[Interface]:
-        """Name its one interface."""
+        """Return its one interface."""
         return [Interface(self._name)]
 
 
 def entry_point_for(name: str, plugin: object) -> EntryPoint:
-    """Return an entry point that yields ``plugin``: a class, or one object that is used again at each enabling."""
+    """Return an entry point for ``plugin``: a class, or one object that is used again each time it is enabled."""
     kind = plugin if isinstance(plugin, type) else type(name, (), {"__new__": lambda _cls: plugin})
     return _GivenEntryPoint(name, kind)
 
 
 class _GivenEntryPoint(EntryPoint):
-    """An entry point of the group ``hl7core`` that need not be installed."""
+    """An entry point of the group ``hl7core`` that is not installed."""
 
     def __init__(self, name: str, kind: type) -> None:
         super().__init__(name, f"{kind.__module__}:{kind.__qualname__}", "hl7core")
@@ -141,8 +142,8 @@ class _GivenEntryPoint(EntryPoint):
 class EngineHarness:
     """Runs an :class:`Engine` on a thread; a context manager.
 
-    ``plugins`` are classes or objects by name; they are enabled in ``settings.toml`` in ``folder``, where ``settings``
-    (by dotted key) go too.  A plugin ``fake_source`` with the FakeSource ``source`` is added unless there is one.
+    ``plugins`` are classes or objects by name.  They are enabled in ``folder/settings.toml``, and ``settings`` (by
+    dotted key) are written there too.  A plugin ``fake_source`` with the FakeSource ``source`` is added unless given.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class EngineHarness:
         if not self.path.exists():
             self.path.touch()
         changes = {f"plugins.{name}.enabled": True for name in given}
-        settings_room.change(self.path, {**changes, **(settings or {})})
+        change(self.path, {**changes, **(settings or {})})
         self._options = {"request": request, "until_end": until_end, "sensor": "test", **options}
         self._points = [entry_point_for(name, plugin) for name, plugin in given.items()]
         self._started = Event()
@@ -174,7 +175,7 @@ class EngineHarness:
 
     @property
     def runtime(self) -> EngineRuntime:
-        """What plugins get."""
+        """The runtime that plugins get."""
         return self.engine.runtime
 
     def __enter__(self) -> Self:
@@ -187,32 +188,32 @@ class EngineHarness:
             self.raise_failure()
 
     def start(self) -> None:
-        """Start the engine; raises what keeps it from starting."""
+        """Start the engine; raises what prevents it from starting."""
         self._thread.start()
         if not self._started.wait(_PATIENCE):
-            raise TimeoutError("the engine does not start")
+            raise TimeoutError("the engine did not start in time")
         self.raise_failure()
 
     def stop(self) -> None:
-        """Stop the engine and wait for it."""
+        """Stop the engine and wait until it has stopped."""
         if self._thread.is_alive():
             self.engine.loop.call_soon_threadsafe(self.engine.request_stop)
         self.join()
 
     def join(self, timeout: float = _PATIENCE) -> None:
-        """Wait for the engine to end by itself."""
+        """Wait until the engine ends.  Raises TimeoutError."""
         self._thread.join(timeout)
         if self._thread.is_alive():
-            raise TimeoutError("the engine does not end")
+            raise TimeoutError("the engine did not end in time")
 
     def raise_failure(self) -> None:
-        """Raise what the engine ended with, if it did not end well."""
+        """Raise the error that the engine ended with, if any; once."""
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
 
     def feed(self, *batches: PacketBatch) -> None:
-        """Hand packets to the fake source."""
+        """Emit packets from the fake source."""
         self.source.feed(*batches)
 
     def state(self) -> State:
@@ -220,31 +221,31 @@ class EngineHarness:
         return self.engine.state()
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float = _PATIENCE) -> T:
-        """Run ``coroutine`` on the engine's loop and return what it returns."""
+        """Run ``coroutine`` on the engine's loop and return its result.  Raises TimeoutError."""
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self.engine.loop)
         return future.result(timeout)
 
     def sessions(self, query: SessionQuery | None = None) -> list[Session]:
-        """Return the sessions that fit, stored or not."""
+        """Return the matching sessions, stored or not."""
         return self.call(self.runtime.sessions(query or SessionQuery()))
 
     def wait_for(self, done: Callable[[], object], timeout: float = _PATIENCE) -> None:
-        """Wait until ``done`` says so.  Raises TimeoutError."""
+        """Wait until ``done`` returns true.  Raises TimeoutError."""
         until = time.monotonic() + timeout
         while not done():
             if time.monotonic() > until:
-                raise TimeoutError("it did not happen")
+                raise TimeoutError("the condition did not become true in time")
             time.sleep(0.005)
 
     def wait_decoded(self, timeout: float = _PATIENCE) -> None:
-        """Wait until all that was fed is decoded and handed on."""
+        """Wait until every packet fed so far is decoded and its sessions are handed on.  Raises TimeoutError."""
         self.wait_for(lambda: self.source.idle and self.engine.intake.idle, timeout)
-        if not self.engine.decoding.settled().wait(timeout):
-            raise TimeoutError("decoding does not come to an end")
+        if not self.engine.decoding.drained().wait(timeout):
+            raise TimeoutError("decoding did not finish in time")
 
     def _run(self) -> None:
         async def life() -> None:
-            self.engine = Engine(settings_room.read(self.path), entry_points=self._points, **self._options)
+            self.engine = Engine(reading.read(self.path), entry_points=self._points, **self._options)
             await self.engine.start()
             self._started.set()
             await self.engine.run_until_stopped()
@@ -261,14 +262,14 @@ def _fake_source_plugin(source: FakeSource) -> object:
     class FakeSourcePlugin:
         @hookimpl
         def open_source(self, request: SourceRequest) -> FakeSource:
-            """Offer the fake source for whatever is asked."""
+            """Return the fake source for any request."""
             if request.interfaces and source.name not in request.interfaces:
                 raise InterfaceMissing(request.interfaces[0], existing=(source.name,))
             return source
 
         @hookimpl
         def list_interfaces(self) -> list[Interface]:
-            """Name the fake source's interfaces."""
+            """Return the fake source's interfaces."""
             return list(source.interfaces())
 
     return FakeSourcePlugin()

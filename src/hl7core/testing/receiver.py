@@ -192,7 +192,7 @@ def says(data: bytes, *, processed: bool = False, reset: bool = False) -> Behavi
 
 
 class HttpReceiver:
-    """Listens from ``open`` to ``close``; a context manager.  A thread a connection; all of it is safe to ask anytime.
+    """Listens from ``open`` to ``close``; also a context manager.  One thread per connection; safe to use at any time.
 
     ``context`` makes it speak TLS.  ``requests`` are those that came whole, in order; ``processed`` the session ids
     that it took, one entry each time.

@@ -1,4 +1,4 @@
-"""A runtime to test a plugin with, when it needs no engine: it keeps what the plugin did and says what you tell it."""
+"""A runtime to test a plugin with that needs no engine: it records what the plugin does and answers as you set it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ T = TypeVar("T")
 class FakeRuntime:
     """Implements :class:`hl7core.Runtime`.
 
-    ``clock`` is what ``now`` says; set it to let time pass.  ``events`` are those published, ``asked`` the calls of
-    coroutines by name, ``jobs`` what ``every`` was given (call them yourself).  ``held`` are the sessions it has,
-    ``trashed`` those that were deleted to the trash, each with the time under which it lies there.  ``between`` is
-    called whenever a store gives way.
+    ``clock`` is what ``now`` returns; set it to let time pass.  ``events`` are the published events, ``asked`` the
+    calls of coroutines by name, ``jobs`` what ``every`` was given (call them yourself).  ``held`` are the stored
+    sessions, ``trashed`` those in the trash, each with the time of its deletion.  ``between`` is called whenever a
+    store gives way.
     """
 
     def __init__(self, folder: Path | str, *, now: datetime | None = None, **core: Any) -> None:
@@ -42,27 +42,27 @@ class FakeRuntime:
         self._core = CoreView(str(folder), 30, True, "json_store", "", "", 0)._replace(**core)
 
     async def sessions(self, query: SessionQuery) -> list[Session]:
-        """Return what it holds that fits, in the query's order, at most ``query.limit``."""
+        """Return the matching sessions of ``held``, in the query's order, at most ``query.limit``."""
         self._note("sessions", query)
         found = (session for session in self.held.values() if matches(session, query))
         return sorted(found, key=sort_key, reverse=query.newest_first)[: query.limit]
 
     async def retry(self, ids: Sequence[str]) -> list[str]:
-        """Return those of ``ids`` that it holds."""
+        """Return those of ``ids`` that are in ``held``."""
         return self._known("retry", ids)
 
     async def ignore(self, ids: Sequence[str]) -> list[str]:
-        """Return those of ``ids`` that it holds."""
+        """Return those of ``ids`` that are in ``held``."""
         return self._known("ignore", ids)
 
     async def unignore(self, ids: Sequence[str]) -> list[str]:
-        """Return those of ``ids`` that it holds."""
+        """Return those of ``ids`` that are in ``held``."""
         return self._known("unignore", ids)
 
     async def delete(
         self, ids: Sequence[str], *, to_trash: bool = True, deleted_at: datetime | None = None
     ) -> list[str]:
-        """Take those of ``ids`` that it holds out of ``held``, into ``trashed`` or for good, and return them."""
+        """Move those of ``ids`` that are in ``held`` to ``trashed``, or delete them permanently; return them."""
         known = self._known("delete", ids, to_trash)
         for session_id in known:
             session = self.held.pop(session_id)
@@ -71,7 +71,7 @@ class FakeRuntime:
         return known
 
     async def restore(self, ids: Sequence[str]) -> list[str]:
-        """Bring those of ``ids`` back from ``trashed`` that it does not hold, and return them."""
+        """Move those of ``ids`` back from ``trashed`` that are not in ``held``, and return them."""
         self._note("restore", tuple(ids))
         back = [session_id for session_id in ids if session_id in self.trashed and session_id not in self.held]
         for session_id in back:
@@ -79,54 +79,54 @@ class FakeRuntime:
         return back
 
     async def empty_trash(self, before: datetime) -> CleanupReport:
-        """Forget what went to ``trashed`` before that time."""
+        """Permanently delete what went to ``trashed`` before that time."""
         self._note("empty_trash", before)
         gone = [session_id for session_id, (_, when) in self.trashed.items() if when < before]
         freed = sum(len(session_to_json(self.trashed.pop(session_id)[0])) for session_id in gone)
         return CleanupReport(deleted=len(gone), freed=freed, in_trash=len(self.trashed))
 
     async def trash(self) -> list[tuple[str, datetime]]:
-        """Return what is in ``trashed`` and since when, oldest first."""
+        """Return the ids in ``trashed`` and when each was deleted, oldest first."""
         self._note("trash")
         return sorted(((i, when) for i, (_, when) in self.trashed.items()), key=lambda entry: (entry[1], entry[0]))
 
     async def store_size(self) -> int:
-        """Return the bytes that what it holds and what is in ``trashed`` take as JSON."""
+        """Return the size of ``held`` and ``trashed`` as JSON, in bytes."""
         self._note("store_size")
         return sum(len(session_to_json(s)) for s in (*self.held.values(), *(s for s, _ in self.trashed.values())))
 
     async def submit_now(self) -> int:
-        """Return how many sessions it holds."""
+        """Return how many sessions are in ``held``."""
         self._note("submit_now")
         return len(self.held)
 
     async def cleanup(self, *, dry_run: bool = False, confirmed: bool = False) -> list[CleanupReport]:
-        """Return no report."""
+        """Record the call; return no report."""
         self._note("cleanup", dry_run, confirmed)
         return []
 
     async def change_settings(self, changes: dict[str, Any]) -> None:
-        """Note what was asked for."""
+        """Record the call."""
         self._note("change_settings", changes)
 
     async def interfaces(self) -> list[Interface]:
-        """Return none."""
+        """Return no interface."""
         return []
 
     async def start_capture(self, interfaces: Sequence[str] = (), bpf: str = "") -> None:
-        """Note what was asked for."""
+        """Record the call."""
         self._note("start_capture", tuple(interfaces), bpf)
 
     async def stop_capture(self) -> None:
-        """Note what was asked for."""
+        """Record the call."""
         self._note("stop_capture")
 
     async def pause(self) -> None:
-        """Note what was asked for."""
+        """Record the call."""
         self._note("pause")
 
     async def resume(self) -> None:
-        """Note what was asked for."""
+        """Record the call."""
         self._note("resume")
 
     async def clear(self) -> None:
@@ -135,11 +135,11 @@ class FakeRuntime:
         self.held.clear()
 
     def publish(self, event: Event) -> None:
-        """Keep ``event`` in ``events``."""
+        """Add ``event`` to ``events``."""
         self.events.append(event)
 
     def state(self) -> State:
-        """Return the state of an engine that runs and has seen nothing but what it holds."""
+        """Return the state of a running engine that has seen only the sessions in ``held``."""
         count = len(self.held)
         return State(
             running=True,
@@ -158,7 +158,7 @@ class FakeRuntime:
         )
 
     def core(self) -> CoreView:
-        """Return what it was made with."""
+        """Return the view given at the start."""
         return self._core
 
     def now(self) -> datetime:
@@ -166,7 +166,7 @@ class FakeRuntime:
         return self.clock
 
     def give_way(self) -> None:
-        """Do what ``between`` says: what happens while a store is long at reading."""
+        """Call ``between``: what happens while a store reads for long."""
         self.between()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
@@ -174,7 +174,7 @@ class FakeRuntime:
         future: Future[T] = Future()
         try:
             future.set_result(asyncio.run(coroutine))
-        except Exception as error:  # noqa: BLE001 - who asked for it is told
+        except Exception as error:  # noqa: BLE001 - the caller gets it
             future.set_exception(error)
         return future
 

@@ -1,8 +1,8 @@
-"""A connection: the two streams of a TCP 4-tuple, and what its sessions need to know of it.
+"""A connection: the two streams of a TCP 4-tuple, and what its sessions need to know about it.
 
-It names sessions: the id is a pure function of what was captured (the layout of a UUID version 7, RFC 9562 section
-5.7: 48 bits of unix milliseconds, 74 bits of a BLAKE2b hash), so every capture that holds a session's first byte gives
-it the same id.
+A connection names its sessions.  An id depends only on what was captured, so every capture that holds a session's first
+byte gives it the same id.  It has the layout of a UUID version 7 (RFC 9562 section 5.7): 48 bits of unix milliseconds
+and 74 bits of a BLAKE2b hash.
 """
 
 from __future__ import annotations
@@ -44,18 +44,22 @@ _PLACES: Final = (0, 1)
 _NOTHING: Final = ((), ())
 _VARIANT: Final = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
 _WINDOW: Final = 1 << 26
-"""Segments and acknowledgements of a connection lie within 64 MiB of each other: more than any host's buffers."""
+"""Sequence and acknowledgement numbers of one connection lie within 64 MiB of its streams: no host buffers more."""
 
 SECOND: Final = 1_000_000_000
-"""A second in nanoseconds."""
+"""One second in nanoseconds."""
 
 
 class DecoderOptions(NamedTuple):
-    """How to decode.  Durations are nanoseconds of packet time, sizes bytes.
+    """How to decode.  Durations are in nanoseconds of packet time, sizes in bytes.
 
-    ``device_addresses`` and ``lis_addresses`` (addresses, or networks such as 10.1.0.0/24) and ``lis_port`` say which
-    end is the analyzer, where that is known.  ``protocols`` are the places whose protocol is known beforehand.
-    A connection is let go after ``idle_ns`` without a packet.
+    ``device_addresses`` and ``lis_addresses`` (addresses, or networks such as 10.1.0.0/24) and ``lis_port`` tell which
+    end of a connection is the analyzer.  ``start_marker``, ``ack_marker`` and ``end_marker`` are the control bytes of
+    the plain variant.  A request times out after ``ack_timeout_ns``, but an acknowledgement still joins its session for
+    ``late_ns``; a LIS01 or plain session ends after ``silence_ns`` of silence, a connection after ``idle_ns`` without
+    data.  ``max_message`` limits one message, ``max_connections`` the open connections, ``reassembly_bytes`` the memory
+    for data that waits.  ``sensor`` is recorded in each session.  ``protocols`` pins addresses and ports to a protocol.
+    ``watch_messages`` collects messages in :attr:`Decoder.messages` as they complete.  ``watch_open`` has no effect.
     """
 
     device_addresses: tuple[str, ...] = ()
@@ -78,10 +82,10 @@ class DecoderOptions(NamedTuple):
 
 
 class MessageSeen(NamedTuple):
-    """A message that has completed or was given up, as it happened.
+    """A message, reported as soon as it completes or is given up.
 
-    ``source`` and ``target`` are the ends it travelled between; ``request`` is the message that it answers, if that
-    was seen; ``batch`` holds the control ids of a batch that came in one block.
+    ``source`` and ``target`` are the ends between which it travelled.  ``request`` is the message that it answers, if
+    that one was captured.  ``batch`` holds the control ids of a batch that arrived in one block.
     """
 
     session_id: str
@@ -94,41 +98,47 @@ class MessageSeen(NamedTuple):
 
 
 class Tracker(Protocol):
-    """What turns the frames of a connection into its sessions; times are packet times in unix nanoseconds."""
+    """Turns the frames of one connection into sessions.  Times are packet times in unix nanoseconds."""
 
     def take(self, half: Half, frames: list[Frame]) -> list[Session]:
-        """Take the next frames of one direction; return the sessions that ended or changed."""
+        """Add the next frames of one direction; return the sessions that ended or changed."""
 
     def expire(self, now_ns: int) -> list[Session]:
-        """End what has been silent for too long."""
+        """End the sessions that have been silent for too long; return them."""
 
     def due(self) -> int:
-        """Return when ``expire`` is next worth calling, 0 for not at all."""
+        """Return when ``expire`` must be called next, 0 for never."""
 
     def end(self, ending: Ending) -> list[Session]:
-        """End every open session."""
+        """End every open session as ``ending``; return them."""
 
     def let_go(self, upto: int) -> list[Session]:
-        """Give up the oldest that is held, until no more than ``upto`` bytes are; return what that ended."""
+        """Evict the oldest data until no more than ``upto`` bytes are held; return the sessions that this ended."""
 
     def open_sessions(self) -> list[OpenSession]:
-        """Summarise the sessions that still go on."""
+        """Return a summary of each open session."""
 
 
 class TrackerFastPath(Protocol):
-    """What a tracker may offer for a segment that is beyond doubt whole and usual."""
+    """A tracker's fast path for segments that hold whole blocks of an ordinary exchange."""
 
     ready: bool
 
-    def segment(self, half: Half, data: bytes, now: int, out: list[Session]) -> bool:
-        """Take a segment's bytes, with the session that they complete in ``out``; False: they must go the long way."""
+    def add_segment(self, half: Half, data: bytes, now: int, out: list[Session]) -> bool:
+        """Read a segment; append the session it completes to ``out``.  Returns False if the slow path must read it."""
 
     def forget(self) -> None:
-        """Let the last session go: nothing joins it any more."""
+        """Release the last session: nothing can join it any more."""
 
 
 class Half(Stream):
-    """One direction of a connection: its stream, its framer, and when which byte was captured."""
+    """One direction of a connection: its stream, its framer, and the capture times of bytes not framed yet.
+
+    ``peer`` is the other direction; ``side`` is 0 for the opener's direction, 1 for the acceptor's.  ``marks`` are
+    (offset, time) pairs.  ``pending`` says that the framer holds bytes, ``last_ns`` when the last byte was captured.
+    ``acked`` says that the receiver has acknowledged bytes missing here; ``absent`` that the peer acknowledged more
+    than this direction can have sent, so that the peer no longer waits for it.
+    """
 
     __slots__ = ("absent", "acked", "connection", "framer", "last_ns", "marks", "peer", "pending", "side")
 
@@ -139,40 +149,40 @@ class Half(Stream):
         super().__init__(origin)
         self.side = side
         self.framer: Framer | None = None
-        self.marks: tuple[tuple[int, int], ...] = ()  # most have none
+        self.marks: tuple[tuple[int, int], ...] = ()
         self.pending = False
         self.last_ns = 0
-        self.acked = False  # the receiver has what is missing here
-        self.absent = False  # the other side has acknowledged what nobody can have said: it waits for it no more
+        self.acked = False
+        self.absent = False
 
     def ready(self, ack: int) -> bool:
-        """Say whether all that ``ack`` acknowledges was delivered: an answer never comes before what it answers."""
+        """Return whether everything that ``ack`` acknowledges was delivered, so that no answer precedes its request."""
         peer = self.peer
         ahead = (ack - peer.next_seq) & 0xFFFFFFFF
         if not ahead or ahead >= _WINDOW or ack < 0 or peer.origin < 0 or peer.absent:
             return True
-        return ahead == 1 and peer.finished  # the FIN takes a sequence number too
+        return ahead == 1 and peer.finished  # a FIN occupies one sequence number
 
     def foreign(self, seq: int, ack: int) -> bool:
-        """Say whether a segment belongs to another connection at the same ports, whose SYN was not captured.
+        """Return whether a segment belongs to a new connection on the same ports, whose SYN was not captured.
 
-        So it is if both its numbers lie far from where the two streams are.
+        That is so if both its sequence and its acknowledgement number are far from the two streams.
         """
         return not self.near(seq) and (self.peer.origin < 0 or not self.peer.near(ack))
 
     def near(self, seq: int) -> bool:
-        """Say whether sequence number ``seq`` lies where the stream is, as far as that is known."""
+        """Return whether ``seq`` is close to the next sequence number, or that is not known."""
         return self.origin < 0 or (seq - self.next_seq + _WINDOW) & 0xFFFFFFFF <= 2 * _WINDOW
 
     def mark(self, offset: int, time_ns: int) -> None:
-        """Note that the byte at ``offset`` was captured at ``time_ns`` and waits for the rest of its frame."""
+        """Record that the byte at ``offset``, whose frame is incomplete, was captured at ``time_ns``."""
         marks = self.marks
-        if len(marks) >= _MAX_MARKS:  # a frame of thousands of segments: when it began, and its latest, are enough
+        if len(marks) >= _MAX_MARKS:  # of thousands of segments keep the first and the latest
             marks = (marks[0], *marks[_MAX_MARKS // 2 :])
         self.marks = (*marks, (offset, time_ns))
 
     def captured_at(self, offset: int) -> int:
-        """Return when the byte at ``offset`` was captured (unix nanoseconds)."""
+        """Return when the byte at ``offset`` was captured, in unix nanoseconds."""
         time_ns = 0
         for mark, marked_ns in self.marks:
             if mark > offset and time_ns:
@@ -182,10 +192,16 @@ class Half(Stream):
 
 
 class Connection:
-    """Both halves; ``halves[0]`` is the opener's direction.
+    """Both directions of a connection; ``halves[0]`` is the opener's, and ``keys`` are theirs.
 
-    ``born`` says where its first packet stands in the capture, ``constant`` keeps for each direction what all lines of
-    its sessions have in common; both are :mod:`hl7core.wire.jsonl`' alone.
+    ``state`` is ``UNDECIDED`` until the protocol is known; ``waiting`` holds the pieces until then.  ``tracker`` makes
+    the sessions of a decided connection, ``fast_path`` is its fast path.  ``outer`` is the TLS connection that
+    carries this one.  ``crowded`` says that the connection must be evicted to free memory, ``joined_midstream`` that it
+    began before the capture did.  ``device_side`` is the analyzer's side, -1 until it is known.
+
+    ``unproven`` is set while only control bytes were seen, which do not tell LIS01 from the plain variant: the
+    direction and the beginning of its first frame.  ``born`` (where its first packet is in the capture) and
+    ``constant`` (the JSON that the sessions of each direction have in common) belong to :mod:`hl7core.wire.jsonl`.
     """
 
     __slots__ = (
@@ -198,6 +214,7 @@ class Connection:
         "crowded",
         "device_side",
         "directions",
+        "fast_path",
         "halves",
         "joined_midstream",
         "keys",
@@ -210,7 +227,6 @@ class Connection:
         "timer_ns",
         "tracker",
         "unproven",
-        "usual",
         "waiting",
         "waiting_bytes",
     )
@@ -227,18 +243,18 @@ class Connection:
         self.options = options
         self._text = ""
         self.tracker: Tracker | None = None
-        self.usual: TrackerFastPath | None = None
-        self.unproven: tuple[Half, bytes] | None = None  # no frame has told the dialect: what has come of the first
+        self.fast_path: TrackerFastPath | None = None
+        self.unproven: tuple[Half, bytes] | None = None
         self.born = 0
         self.constant: tuple[tuple[str, ...], tuple[str, ...]] = _NOTHING
         self.protocol = ""
         self.state = UNDECIDED
         self.waiting: tuple[tuple[Half, Piece], ...] = ()
         self.waiting_bytes = 0
-        self.crowded = False  # it is to be let go for want of room
-        self.outer: Connection | None = None  # the one that carries it encrypted
+        self.crowded = False
+        self.outer: Connection | None = None
         self.last_ns = 0
-        self.joined_midstream = False  # the capture began after it had
+        self.joined_midstream = False
         self.reset_ns = 0
         self.timer_ns = 0
         self.device_side = -1
@@ -246,44 +262,46 @@ class Connection:
         halves[0].connection = halves[1].connection = self
         halves[0].peer, halves[1].peer = halves[1], halves[0]
         self._places = _PLACES
-        self._hash: blake2b | None = None  # of what all names of its sessions are hashed from
+        self._hash: blake2b | None = None  # of the part that all its session ids share
 
     @property
     def ends(self) -> tuple[Endpoint, Endpoint]:
-        """The opener's end and the acceptor's."""
+        """The opener's and the acceptor's endpoint."""
         if self._ends is None:
             self._ends = endpoints(self.keys[0])
         return self._ends
 
     @property
     def text(self) -> str:
-        """Both ends, the opener's first."""
+        """Both endpoints as text, the opener's first."""
         if not self._text:
-            self._text = f"{self.ends[0]}-{self.ends[1]}"
+            opener, acceptor = self.ends
+            self._text = f"{opener}-{acceptor}"
         return self._text
 
     def come_apart(self) -> None:
-        """It is over: its halves know nobody any more, so that all of it is freed at once, without a search for cycles.
+        """Break the reference cycles of a closed connection, so that its memory is freed at once.
 
-        Whoever still has a half finds it at rest, in a connection that is ignored.
+        A half that is still referenced then belongs to a connection that is ignored.
         """
-        self.tracker = self.usual = None
-        for half, nobody in zip(self.halves, _NOBODY.halves, strict=True):
+        self.tracker = self.fast_path = None
+        for half, peer in zip(self.halves, _DETACHED.halves, strict=True):
             half.framer = None
             half.marks = ()
-            half.connection, half.peer = _NOBODY, nobody
+            half.connection, half.peer = _DETACHED, peer
 
     def forget(self) -> None:
-        """Let go of what can be made again: ten thousand idle connections would hold as much."""
+        """Drop what can be computed again; it adds up over ten thousand idle connections."""
         self._ends = None
         self._hash = None
         self._text = ""
         self.constant = _NOTHING
 
     def session_id(self, half: Half, offset: int, first: bytes, time_ns: int) -> str:
-        """Name the session whose first frame ``first`` begins at ``offset`` of ``half``, captured at ``time_ns``.
+        """Return the id of the session whose first frame, ``first``, begins at ``offset`` of ``half`` at ``time_ns``.
 
-        A UUID of version 7 (RFC 9562): the unix milliseconds and 74 bits of the hash.
+        It is a UUID of version 7 (RFC 9562 section 5.7); the hash covers both endpoints, the sequence number and the
+        first 64 bytes of the frame.
         """
         if self._hash is None:
             packed = [_packed(end) for end in self.ends]
@@ -297,9 +315,9 @@ class Connection:
         return f"{millis[:8]}-{millis[8:]}-7{digest[:3]}-{_VARIANT[digest[19]]}{digest[3:6]}-{digest[6:18]}"
 
     def settle_roles(self, device_side: int) -> None:
-        """Fix, at the first session, which side is the analyzer: as configured, else ``device_side``, else the opener.
+        """Decide which side is the analyzer, once: as configured, else ``device_side``, else the opener.
 
-        ``device_side`` is what the conversation tells (-1: nothing).
+        ``device_side`` is the side that the messages suggest, or -1.
         """
         if self.device_side >= 0:
             return
@@ -311,12 +329,12 @@ class Connection:
 
     @property
     def device(self) -> Endpoint:
-        """The analyzer's end; the opener's while that is not settled."""
+        """The analyzer's endpoint; the opener's while the roles are not assigned."""
         return self.ends[self.device_side if self.device_side >= 0 else 0]
 
     @property
     def lis(self) -> Endpoint:
-        """The LIS's end."""
+        """The LIS's endpoint; the acceptor's while the roles are not assigned."""
         return self.ends[1 - self.device_side if self.device_side >= 0 else 1]
 
     def _configured_side(self) -> int:
@@ -331,7 +349,7 @@ class Connection:
 
 
 def _among(address: str, places: tuple[str, ...]) -> bool:
-    """Say whether ``address`` is one of ``places``: addresses, or networks (10.1.0.0/24)."""
+    """Return whether ``address`` is in ``places``, which are addresses or networks such as 10.1.0.0/24."""
     if address in places:
         return True
     networks = [place for place in places if "/" in place]
@@ -347,5 +365,5 @@ def _packed(end: Endpoint) -> bytes:
     return socket.inet_pton(family, end.address) + end.port.to_bytes(2, "big")
 
 
-_NOBODY: Final = Connection((b"", b""), (Half(0, 0), Half(0, 1)), DecoderOptions())
-_NOBODY.state = IGNORED
+_DETACHED: Final = Connection((b"", b""), (Half(0, 0), Half(0, 1)), DecoderOptions())
+_DETACHED.state = IGNORED

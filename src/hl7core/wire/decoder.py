@@ -244,10 +244,10 @@ class Decoder:
                 and (ack == half.peer.next_seq or half.ready(ack))
             ):  # fmt: skip
                 data = buffer[begin:stop]
-                usual = connection.usual
+                fast_path = connection.fast_path
                 if (  # whole frames in one segment, and nothing waits on either side
-                    usual is None or not usual.ready or half.pending or half.peer.pending
-                    or not usual.segment(half, data, now, out)
+                    fast_path is None or not fast_path.ready or half.pending or half.peer.pending
+                    or not fast_path.add_segment(half, data, now, out)
                 ):  # fmt: skip
                     half.next_seq = seq + size & _MASK
                     self.deliver(half, data, now, out)
@@ -327,8 +327,8 @@ class Decoder:
 
     def _fragment(self, buffer: bytes, start: int, end: int, link_type: int, now: int, out: list[Session]) -> None:
         """Take a fragment of an IP packet; when it completes the packet, take that."""
-        whole = self._fragments.take(buffer, start, end, link_type, now)
-        self.counters["fragmentsLost"] = self._fragments.given_up
+        whole = self._fragments.add(buffer, start, end, link_type, now)
+        self.counters["fragmentsLost"] = self._fragments.discarded
         if whole is None:
             return
         interface = Interface(link_type=_LINKTYPE_RAW)

@@ -1,7 +1,8 @@
-"""Delivery: the bytes of a connection, in order, go through its framers to its sessions.
+"""Delivery: the ordered bytes of a connection go through its framers to its tracker, which makes sessions of them.
 
-Its law: what comes in comes in order, bytes or gaps, and is either held back until it tells what is spoken, or given to
-a framer at once.  All that is held, undecided or in framers, is weighed and bounded.
+Bytes and gaps arrive in order.  They are held back until they tell which protocol the connection speaks; from then on
+each goes to the framer of its direction at once, and the frames go to the tracker.  What is held, undecided or in
+framers, counts toward the memory budget.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ __all__ = ["Delivery"]
 _PER_WAITING: Final = 64
 _PER_MARK: Final = 128
 _LIGHT: Final = 512
-"""So little that a framer holds counts as what a connection costs: ``max_connections`` bounds it."""
+"""Framers that hold less are not counted: ``max_connections`` bounds them."""
 _MANY_TIMERS: Final = 4096
 _TLS: Final = Dialect("tls", lambda _first, _second: 0, TlsFramer, turns=False)
 
 
 class Delivery:
-    """What is held of all connections between their bytes and their sessions.
+    """Delivers the bytes of all connections to their sessions.
 
-    ``finished`` are the halves whose last byte has been delivered, or whose connection is to go for want of room, for
-    the decoder to look at; ``timers`` a heap of (packet time, connection key) at which silence may end a session;
-    ``recent`` hold their last session at hand, until the decoder lets them go.  ``again`` are the beginnings of a
-    segment at which a connection that was let go is looked at again.  ``encrypted`` tells what could not be read for
-    want of the keys in ``keys``.
+    For the decoder: ``finished`` are the halves whose last byte was delivered or whose connection must be evicted;
+    ``timers`` is a heap of (packet time, connection key) at which silence may end a session; ``recent`` are the fast
+    paths that keep their last session until it can no longer change; ``again`` are the beginnings of a segment at which
+    an ignored connection is examined again.  ``encrypted`` names the connections that could not be decrypted with
+    ``keys``.  ``messages`` collects messages as they complete, if they are watched.
     """
 
     def __init__(
@@ -67,23 +68,23 @@ class Delivery:
         self.finished: list[Half] = []
         self.timers: list[tuple[int, bytes]] = []
         self.recent: list[FastPath] = []
-        self._undecided: dict[Connection, int] = {}  # and what waits of each weighs
-        self._undecided_weight = 0
-        self._open = HeldBytes()
-        self._scales = MemoryBudget(options.reassembly_bytes, counters)
+        self._undecided: dict[Connection, int] = {}  # with the bytes held of each
+        self._undecided_bytes = 0
+        self._in_framers = HeldBytes()
+        self._budget = MemoryBudget(options.reassembly_bytes, counters)
         self._armed: dict[bytes, int] = {}
 
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect]) -> None:
-        """Take other options for the connections that begin from now on."""
+        """Use other options for the connections that begin from now on."""
         self.options = options
-        self._scales.most = options.reassembly_bytes
+        self._budget.most = options.reassembly_bytes
         self._recognition.configure(options, dialects)
         self.again = self._recognition.again
 
-    # What is decided.
+    # Connections whose protocol is known.
 
     def deliver(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
-        """Hand the next bytes of a stream to its framer, and the frames to the sessions."""
+        """Feed the next bytes of a stream to its framer, the frames to the tracker; append what ended to ``out``."""
         connection = half.connection
         if connection.unproven is not None:
             self._prove(half, data, out)
@@ -113,29 +114,29 @@ class Delivery:
             half.pending = True
             half.mark(half.offset - len(data), now)
         if pending or half.pending:
-            self._weigh(half)
+            self._note_pending(half)
 
     def begin(self, half: Half, data: bytes, now: int) -> None:
-        """Take the first bytes of a block that goes on, as ``MllpFramer.begin`` does; nothing waits on either side."""
+        """Start a block with its first bytes, as ``MllpFramer.begin`` does; no bytes may be pending on either side."""
         framer = half.framer
         if isinstance(framer, MllpFramer):
             framer.begin(data)
         half.pending = True
         half.last_ns = now
         half.mark(half.offset - len(data), now)
-        self._weigh(half)
+        self._note_pending(half)
 
     def ended(self, half: Half, size: int) -> None:
-        """The block that a direction had begun was taken by other means, ``size`` bytes of it in all."""
+        """Drop the block that a framer had started: the fast path has read all ``size`` bytes of it."""
         framer = half.framer
         if isinstance(framer, MllpFramer):
             framer.ended(size)
         half.pending = False
         half.marks = ()
-        self._weigh(half)
+        self._note_pending(half)
 
     def still_pending(self, half: Half, since: int, now: int) -> None:
-        """Forget when bytes came that frames have taken."""
+        """Note that bytes from ``since`` on are still pending, and drop the capture times of earlier ones."""
         half.pending = True
         marks = half.marks
         while len(marks) > 1 and marks[1][0] <= since:
@@ -143,7 +144,7 @@ class Delivery:
         half.marks = marks or ((since, now),)
 
     def settle(self, half: Half, out: list[Session]) -> None:
-        """Tell a framer that the other side spoke, or that silence fell."""
+        """Settle the framer of ``half``: its peer spoke, or silence fell."""
         tracker = half.connection.tracker
         if half.framer is None or tracker is None:
             return
@@ -153,25 +154,25 @@ class Delivery:
             half.pending = half.framer.pending > 0
             if not half.pending:
                 half.marks = ()
-            self._weigh(half)
+            self._note_pending(half)
 
     def gap(self, half: Half, missing: int, now: int, out: list[Session]) -> None:
-        """The next ``missing`` bytes of a stream were never captured, which was known at ``now``."""
+        """Report a gap: the next ``missing`` bytes of a stream were never captured, as was known at ``now``."""
         connection = half.connection
         if connection.state != DECIDED or half.framer is None or connection.tracker is None:
             self.hold_back(half, Piece(b"", now, missing), out)
             return
-        if connection.unproven is not None:  # of a frame that is cut nothing can be told
+        if connection.unproven is not None:  # a frame with a gap proves nothing
             connection.unproven = (half, b"")
         half.last_ns = max(half.last_ns, half.marks[-1][1] if half.marks else 0) or now
         out.extend(connection.tracker.take(half, half.framer.skip(missing)))
         half.pending = False
         half.marks = ()
         half.last_ns = now
-        self._weigh(half)
+        self._note_pending(half)
 
     def close(self, connection: Connection, ending: Ending, out: list[Session]) -> None:
-        """End what a connection says: decide if that is open, flush its framers, end its sessions."""
+        """End a connection: decide its protocol if that is open, flush its framers, end its sessions as ``ending``."""
         if connection.state == UNDECIDED:
             self.decide(connection, out, final=True)
         if connection.state == DECIDED and connection.tracker is not None:
@@ -185,30 +186,30 @@ class Delivery:
                     if frames:
                         out.extend(connection.tracker.take(half, frames))
             out.extend(connection.tracker.end(ending))
-            if connection.usual is not None:
-                connection.usual.forget()
+            if connection.fast_path is not None:
+                connection.fast_path.forget()
         for half in connection.halves:
-            if half in self._open.of:
-                self._open.put(half, 0)
+            if half in self._in_framers.of:
+                self._in_framers.put(half, 0)
 
-    def _weigh(self, half: Half) -> None:
-        """Keep the books of what the framers hold; if it is too much, the tenth that hold most are to go."""
+    def _note_pending(self, half: Half) -> None:
+        """Record what the framer of ``half`` holds; if all framers hold too much, mark the largest for eviction."""
         size = half.framer.pending if half.pending and half.framer is not None else 0
-        books = self._open
-        if size < _LIGHT and half not in books.of:
+        held = self._in_framers
+        if size < _LIGHT and half not in held.of:
             return
-        books.put(half, size + _PER_MARK * len(half.marks) if size else 0)
-        if books.total > self.options.reassembly_bytes:
-            for largest in books.heaviest():
-                books.put(largest, 0)
-                connection = largest.connection.outer or largest.connection
+        held.put(half, size + _PER_MARK * len(half.marks) if size else 0)
+        if held.total > self.options.reassembly_bytes:
+            for fullest in held.largest():
+                held.put(fullest, 0)
+                connection = fullest.connection.outer or fullest.connection
                 connection.crowded = True
                 self.finished.append(connection.halves[0])
 
     # Time.
 
     def arm(self, connection: Connection) -> None:
-        """Note when silence may end a session of the connection."""
+        """Set the timer at which silence may end a session of the connection."""
         due = connection.tracker.due() if connection.tracker is not None else 0
         connection.timer_ns = due
         if not due:
@@ -216,23 +217,23 @@ class Delivery:
             return
         self._armed[connection.keys[0]] = due
         heapq.heappush(self.timers, (due, connection.keys[0]))
-        if len(self.timers) > 2 * len(self._armed) + _MANY_TIMERS:  # most are of connections that are gone
+        if len(self.timers) > 2 * len(self._armed) + _MANY_TIMERS:  # most belong to closed connections
             self.timers[:] = sorted([(due, key) for key, due in self._armed.items()])
 
     def drop_recent(self) -> None:
-        """Let those go that hold no session at hand any more."""
-        self.recent[:] = [usual for usual in self.recent if usual.fresh]
+        """Drop the fast paths that keep no session any more."""
+        self.recent[:] = [path for path in self.recent if path.holds_last]
 
     def forget_recent(self) -> None:
-        """Let the sessions go that were told last."""
-        for usual in self.recent:
-            usual.forget()
+        """Release the sessions that the fast paths keep."""
+        for path in self.recent:
+            path.forget()
         self.recent.clear()
 
-    # What is not decided yet.
+    # Connections whose protocol is not known yet.
 
     def hold_back(self, half: Half, piece: Piece, out: list[Session]) -> None:
-        """Keep the first bytes until they tell the framing."""
+        """Hold back the first bytes of a connection until they tell its protocol."""
         connection = half.connection
         if connection.state == IGNORED:
             return
@@ -240,20 +241,20 @@ class Delivery:
         connection.waiting += ((half, piece),)
         connection.waiting_bytes += size + _PER_WAITING
         self._undecided[connection] = self._undecided.get(connection, 0) + size + PER_PIECE
-        self._undecided_weight += size + PER_PIECE
+        self._undecided_bytes += size + PER_PIECE
         self.decide(connection, out, final=connection.waiting_bytes > 4 * HELD_BYTES)
-        if self._undecided_weight > self.options.reassembly_bytes:
+        if self._undecided_bytes > self.options.reassembly_bytes:
             for oldest in list(islice(self._undecided, len(self._undecided) // 10 + 1)):
                 if oldest in self._undecided:
                     self.counters["crowded"] += 1
                     self.decide(oldest, out, final=True)
 
     def decide(self, connection: Connection, out: list[Session], *, final: bool) -> None:
-        """Choose the framing if the first bytes tell it (``final``: they must), and deliver what was held back."""
+        """Choose the protocol if the first bytes tell it (``final``: they must), and deliver what was held back."""
         verdict: Verdict = self._recognition.verdict(connection, final=final)
         if verdict is WAIT and not final:
             return
-        self._undecided_weight -= self._undecided.pop(connection, 0)
+        self._undecided_bytes -= self._undecided.pop(connection, 0)
         waiting, connection.waiting, connection.waiting_bytes = connection.waiting, (), 0
         if verdict is TLS:
             self.counters["tls"] += 1
@@ -271,9 +272,9 @@ class Delivery:
         if verdict.name in ("lis01", "plain") and not self._recognition.is_told(connection, waiting):
             connection.unproven = (connection.halves[0], b"")
         ends = [half.offset for half in connection.halves]
-        for half, piece in waiting:  # what was held back is delivered now, as if it came now
+        for half, piece in waiting:  # deliver what was held back as if it arrived now
             half.offset -= len(piece.data) + piece.missing
-        self._begin(connection, verdict)
+        self._assign(connection, verdict)
         for half, piece in waiting:
             half.offset += len(piece.data) + piece.missing
             if piece.missing:
@@ -283,37 +284,37 @@ class Delivery:
         for half, end in zip(connection.halves, ends, strict=True):
             half.offset = end
 
-    def _begin(self, connection: Connection, dialect: Dialect) -> None:
-        """Give a connection the framers and the tracker of a dialect, from where its streams stand."""
+    def _assign(self, connection: Connection, dialect: Dialect) -> None:
+        """Give a connection the framers and the tracker of ``dialect``, from the current offsets of its streams."""
         connection.state = DECIDED
         connection.protocol = dialect.name
         seen = self.messages if self.options.watch_messages else None
         for half in connection.halves:
             half.framer = dialect.make(self.options.max_message, half.offset)
         if dialect is _TLS:
-            from hl7core.wire.tls.unwrap import Unwrapped  # only who has keys pays for it
+            from hl7core.wire.tls.unwrap import Unwrapped  # imported only if there are keys
 
             connection.tracker = Unwrapped(connection, self)
         elif dialect.turns:
-            connection.tracker = Lis01Sessions(connection, self._scales, seen)
+            connection.tracker = Lis01Sessions(connection, self._budget, seen)
         else:
-            exchanges = MllpSessions(connection, self._scales, seen, self.recent, self._make)
-            connection.tracker = exchanges
+            sessions = MllpSessions(connection, self._budget, seen, self.recent, self._make)
+            connection.tracker = sessions
             if isinstance(connection.halves[0].framer, MllpFramer) and seen is None:
-                connection.usual = exchanges.usual
+                connection.fast_path = sessions.fast_path
 
     def unhold(self, half: Half) -> None:
-        """Forget what is held of a direction."""
-        if half in self._open.of:
-            self._open.put(half, 0)
+        """Drop all data held for one direction."""
+        if half in self._in_framers.of:
+            self._in_framers.put(half, 0)
         self._armed.pop(half.connection.keys[0], None)
 
     def is_encrypted(self, data: bytes) -> bool:
-        """Say whether a connection that begins with ``data`` is TLS beyond doubt, and nobody has its keys."""
+        """Return whether a connection that begins with ``data`` is certainly TLS and there are no keys to read it."""
         return not self._has_keys and self._recognition.is_encrypted(data)
 
     def _prove(self, half: Half, data: bytes, out: list[Session]) -> None:
-        """Look at the first frame; where it tells of another dialect than was chosen, change the framers before it."""
+        """Examine the first frame; if it proves another dialect than the one chosen, replace the framers before it."""
         proof = self._recognition.prove(half, data)
         framer, peer = half.framer, half.peer
         if proof is None or framer is None or peer.framer is None or peer.framer.pending:
@@ -332,9 +333,10 @@ class Delivery:
             out.extend(connection.tracker.take(half, frames))
 
     def look_again(self, half: Half, seq: int, head: bytes) -> bool:
-        """A connection that was let go shows a segment that begins with one of ``again``: begin anew from here.
+        """Examine an ignored connection again, from a segment that begins with one of ``again``.
 
-        False: it is encrypted, and nothing begins; if that was not known yet, it is now.
+        ``head`` are the segment's bytes.  Returns False if the connection is encrypted; it then stays ignored, and is
+        counted as TLS if that is new.
         """
         connection = half.connection
         if tls_score(head):
@@ -351,25 +353,25 @@ class Delivery:
         half.peer.origin = -1
         return True
 
-    # What comes out of another connection: its two streams lack nothing that is not said.
+    # An inner connection, decrypted: its streams arrive in order, with their gaps.
 
-    def said(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
-        """Take the next bytes of a stream, captured at ``now``."""
-        self.pieces(half, half.push(half.next_seq, data, now), out)
+    def add_bytes(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
+        """Add the next bytes of a stream, captured at ``now``."""
+        self.deliver_pieces(half, half.push(half.next_seq, data, now), out)
 
-    def missed(self, half: Half, count: int, now: int, out: list[Session]) -> None:
-        """``count`` bytes of a stream cannot be had."""
+    def add_gap(self, half: Half, count: int, now: int, out: list[Session]) -> None:
+        """Add a gap: the next ``count`` bytes of a stream cannot be decrypted."""
         half.miss(count, now)
         self.gap(half, count, now, out)
 
-    def unread(self, connection: Connection, reason: str) -> None:
-        """An encrypted connection is let go, for want of what ``reason`` says."""
+    def note_unread(self, connection: Connection, reason: str) -> None:
+        """Count a connection as ignored that cannot be decrypted, for the ``reason`` given."""
         self.counters["ignored"] += 1
         self.encrypted.note(connection.keys[0], reason)
 
-    def pieces(self, half: Half, pieces: list[Piece], out: list[Session]) -> None:
-        """Take the next pieces of a stream that has moved past all of them."""
-        # Delivered one by one, it must stand right behind each in turn.
+    def deliver_pieces(self, half: Half, pieces: list[Piece], out: list[Session]) -> None:
+        """Deliver pieces of a stream whose ``offset`` already lies behind all of them."""
+        # While each piece is delivered, ``offset`` lies right behind it.
         half.offset -= sum([len(piece.data) + piece.missing for piece in pieces])
         for data, time_ns, missing in pieces:
             half.offset += len(data) + missing

@@ -1,9 +1,9 @@
 """Detection: the first bytes of a connection tell its framing.
 
-A byte alone proves little: 05 is an ENQ only where it stands alone or a frame or EOT follows, or the peer answers as a
-peer would; 02 begins a LIS01 frame only with a frame number and a record behind it, or a checksum that holds.  So a
-verdict may be "wait".  What is no protocol of the lab is let go soon: most of what a capture holds is other traffic,
-and noise must never become a session.  What is encrypted is named, and no framing is asked about it.
+A single byte proves little.  05 is an ENQ only if it stands alone, or a frame or EOT follows, or the peer answers as a
+LIS01 peer would; 02 begins a LIS01 frame only if a frame number and a record follow, or a checksum that is right.  So
+the verdict may be to wait for more bytes.  Most traffic in a capture is something else: it is ignored early, and noise
+never becomes a session.  Encrypted connections are recognized first, before any framing is asked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hl7core.wire.tls.records import tls_score
 __all__ = ["HELD_BYTES", "TLS", "UNKNOWN", "WAIT", "Verdict", "builtin", "choose", "encrypted", "unknown_pins"]
 
 HELD_BYTES: Final = 4096
-"""So many bytes of a direction are looked at; then the connection is let go."""
+"""The most bytes of a direction that are examined before the connection is ignored."""
 
 _VT: Final = 0x0B
 _EOT: Final = 0x04
@@ -30,30 +30,30 @@ _ENQ: Final = 0x05
 _ACK: Final = 0x06
 _NAK: Final = 0x15
 
-# A block that begins with a header segment, perhaps behind a byte order mark or blank lines.
+# A block that begins with a header segment, possibly after a byte order mark or blank lines.
 _MLLP_BLOCK: Final = re.compile(rb"\x0b(?:\xef\xbb\xbf)?[\r\n]*(?:MSH|FHS|BHS)[!-/:-@\[-`{-~]")
 _MLLP_COMMIT: Final = re.compile(rb"\x0b[\x06\x15]\x1c\r(?=\Z|[\x0b\r\nMFB])")
 _BARE_HEADER: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*(?:MSH|FHS|BHS)[!-/:-@\[-`{-~]{3}")
 _LIS01_FRAME: Final = re.compile(
     rb"\x02[0-7]H[!-/:-@\[-`{-~]{3}"
-    rb"|\x02H[!-/:-@\[-`{-~]{4}[ -~\r]{3}"  # a header record in a frame that lacks its number
+    rb"|\x02H[!-/:-@\[-`{-~]{4}[ -~\r]{3}"  # a header record in a frame without a number
     rb"|\x02[0-7](?:MSH|FHS|BHS)[!-/:-@\[-`{-~]"
     rb"|\x02[0-7][A-Z][!-/:-@\[-`{-~](?:[ -~]{8}|[ -~\r\x80-\xff]*[\x03\x17][0-9A-Fa-f]{2})"
     rb"|\x02[0-7][^\x00-\x08\x0e-\x1f]*[\x03\x17][0-9A-Fa-f]{2}\r\n"
 )
-# The same behind an ENQ that was answered as a peer would: then less is proof.
+# A frame after an ENQ that the peer answered: less proof is needed.
 _ANSWERED_FRAME: Final = re.compile(rb"\x02[0-7][^\x02\x03\x17]*[\x03\x17][0-9A-Fa-f]{2}")
-# Behind an ENQ: a header record that lacks its frame altogether.
+# After an ENQ: a header record without any frame.
 _LIS01_RECORD: Final = re.compile(rb"[\x04\x06\x15]*\x05[\x04-\x06\x15]*H[!-/:-@\[-`{-~]{4}[ -~\r]{3}")
-# What a capture holds that begins in the middle of a message: HL7 segments, or the end of a frame and frames behind it.
+# The first bytes of a capture that begins within a message: HL7 segments, or the end of a frame and more frames.
 _HL7_SEGMENT: Final = re.compile(rb"[\r\n][A-Z][A-Z0-9]{2}[!-/:-@\[-`{-~]|\x1c\r")
 _FRAME_END: Final = re.compile(rb"[\x03\x17][0-9A-Fa-f]{2}\r\n")
 _WHOLE_FRAME: Final = re.compile(rb"\x02([0-7][^\x02\x03\x17]*[\x03\x17])([0-9A-Fa-f]{2})\r\n")
 _FRAME_BEGINS: Final = re.compile(rb"\x02[0-7][A-Z][ -~\r]*")
-# Text of any kind may be a log line ahead of the first block, save that of protocols that say their name.
+# Any text may be a log line before the first block, except that of protocols that name themselves.
 _TEXT: Final = re.compile(rb"(?![A-Z]+ \S+ HTTP/|HTTP/[0-9]|SSH-[0-9])[ -~\t\n\x0b-\r]*")
 _PLAIN_MESSAGE: Final = re.compile(rb"\x02(?:MSH|FHS|BHS)[^A-Za-z0-9\r\n]")
-_CUT_HEADER: Final = re.compile(rb"\x02(?:MS?|FH?|BH?)?\0")  # a gap cut it
+_CUT_HEADER: Final = re.compile(rb"\x02(?:MS?|FH?|BH?)?\0")  # a header cut by a gap
 
 _PLAIN_OPENINGS: Final = (b"\x02MSH", b"\x02FHS", b"\x02BHS")
 
@@ -68,11 +68,11 @@ class _Wait:
 
 
 class _Unknown:
-    """The verdict that this is none of the protocols."""
+    """The verdict that the connection speaks none of the dialects."""
 
 
 class _Tls:
-    """The verdict that this is encrypted."""
+    """The verdict that the connection is encrypted."""
 
 
 WAIT: Final = _Wait()
@@ -80,31 +80,31 @@ UNKNOWN: Final = _Unknown()
 TLS: Final = _Tls()
 
 Verdict = Dialect | _Wait | _Unknown | _Tls
-"""What detection says of a connection."""
+"""What a connection speaks: a dialect, or ``WAIT``, ``UNKNOWN`` or ``TLS``."""
 
 
 def builtin(options: DecoderOptions) -> tuple[Dialect, ...]:
-    """Return the framings that hl7core brings along, with the configured marker bytes of the plain variant."""
+    """Return the built-in dialects; ``options`` holds the marker bytes of the plain variant."""
     start, ack, end = options.start_marker, options.ack_marker, options.end_marker
     controls = bytes((start, ack, end, _NAK))
     later = re.compile(b"[\n" + re.escape(controls) + rb"]\x02(?:MSH|FHS|BHS)[^A-Za-z0-9\r\n]")
-    # Text up to its line end, and a control byte behind: in LIS01 ETX and a checksum would stand between the two.
+    # Text, its line end and a control byte: in LIS01, ETX and a checksum would stand before the line end.
     ended = re.compile(rb"[ -~\r\n\x80-\xff]{4}\r\n[\x02" + re.escape(bytes((start, end))) + b"]")
 
     def plain_score(first: bytes, second: bytes) -> int:
         for data, answer in ((first, second), (second, first)):
             body = data.lstrip(controls)
             if answer and not answer.strip(controls) and _BARE_HEADER.match(data):
-                return _LIKELY  # its STX was not captured: a block of MLLP is not answered by a byte
+                return _LIKELY  # the STX was not captured; a single byte does not answer an MLLP block
             if _PLAIN_MESSAGE.match(body) and (len(body) < len(data) or not _LIS01_FRAME.match(body)):
                 return _CERTAIN
             if later.search(data):
                 return _CERTAIN
             if data[:1] == bytes((start,)) and answer and not answer.strip(controls) and ended.search(body):
-                return _LIKELY  # its header was not captured
+                return _LIKELY  # the header was not captured
             if body and any(opening.startswith(body) for opening in _PLAIN_OPENINGS):
                 return _MAYBE
-        return _turn_opens(first, second, controls)
+        return _session_opens(first, second, controls)
 
     def make_plain(max_message: int, offset: int) -> PlainFramer:
         return PlainFramer(start, ack, end, max_message=max_message, offset=offset)
@@ -117,18 +117,18 @@ def builtin(options: DecoderOptions) -> tuple[Dialect, ...]:
 
 
 def unknown_pins(options: DecoderOptions, dialects: Sequence[Dialect]) -> list[str]:
-    """Say, a sentence each, which protocols the options pin places to that neither we nor ``dialects`` speak."""
+    """Return one sentence for each protocol in ``options.protocols`` that no dialect speaks, built-in or registered."""
     known = sorted({dialect.name for dialect in (*builtin(options), *dialects)})
     unknown = dict.fromkeys(pin.protocol for pin in options.protocols if pin.protocol not in known)
     return [
-        f"core.protocols: nothing here speaks {name}; the protocols are {', '.join(known)}"
-        " (a plugin's while it is enabled); until then it is found out there as elsewhere"
+        f"core.protocols: unknown protocol {name}; known protocols are {', '.join(known)}"
+        " (a plugin's while the plugin is enabled); until then the protocol is auto-detected there"
         for name in unknown
     ]
 
 
 def encrypted(first: bytes, second: bytes, *, final: bool) -> Verdict | None:
-    """Return ``TLS`` if the first bytes of both directions are that, ``WAIT`` if they may become it, else None."""
+    """Return ``TLS`` if the first bytes of either direction are TLS, ``WAIT`` if they may be, else None."""
     scores = (tls_score(first), tls_score(second))
     if _CERTAIN in scores:
         return TLS
@@ -140,11 +140,12 @@ def choose(
 ) -> Verdict:
     """Return the dialect that the first bytes of both directions speak, or ``TLS``, ``WAIT`` or ``UNKNOWN``.
 
-    ``final``: no more bytes will come, so that what is merely possible is taken.  ``openers`` are the bytes that open
-    a turn: one that stands alone is a conversation.  A NUL stands for bytes that were never captured.
+    A NUL stands for a gap in the bytes.  ``final`` says that the decision cannot wait for more bytes, so that a dialect
+    that is merely possible may be chosen.  ``openers`` are the bytes that open a LIS01 or plain session; one that
+    stands alone is enough for that.
     """
     if not first and not second and not final:
-        return WAIT  # only a gap so far
+        return WAIT  # nothing but a gap so far
     first, second = first[:HELD_BYTES], second[:HELD_BYTES]
     hidden = encrypted(first, second, final=final)
     if hidden is TLS:
@@ -159,7 +160,7 @@ def choose(
         _BARE_HEADER.match(data) and (not other or other.strip(b"\x04\x05\x06\x15"))
         for data, other in ((first, second), (second, first))
     )
-    if bare and final and any(dialect.name == "mllp" for dialect in dialects):  # it lacks its VT, and its FS
+    if bare and final and any(dialect.name == "mllp" for dialect in dialects):  # without its VT and its FS
         return next(dialect for dialect in dialects if dialect.name == "mllp")
     if best and final and _stands_alone(first, second, openers):
         turns = [dialect for dialect, score in zip(dialects, scores, strict=True) if score and dialect.turns]
@@ -170,7 +171,7 @@ def choose(
 
 
 def _stands_alone(first: bytes, second: bytes, openers: bytes) -> bool:
-    """Say whether an ENQ opened, and nothing but an answer, the beginning of a frame, or silence came of it."""
+    """Return whether an ENQ opened a session and only an answer, the start of a frame, or silence followed."""
     controls = bytes({*openers, _ENQ, _ACK, _EOT, _NAK, 0x0A, 0x0D})
     for data, answer in ((first, second), (second, first)):
         if data and data[0] in openers and not answer.strip(controls):
@@ -181,7 +182,7 @@ def _stands_alone(first: bytes, second: bytes, openers: bytes) -> bool:
 
 
 def _cut_message(data: bytes) -> bool:
-    """Say whether a gap cut a header, and no ETX or ETB came behind it, as it would at the end of a frame."""
+    """Return whether a gap cut a header and no ETX or ETB follows, as one would at the end of a LIS01 frame."""
     cut = _CUT_HEADER.search(data)
     return cut is not None and data.find(b"\x03", cut.end()) < 0 and data.find(b"\x17", cut.end()) < 0
 
@@ -193,10 +194,10 @@ def _mllp_score(first: bytes, second: bytes) -> int:
             continue
         if _MLLP_BLOCK.search(data) or _MLLP_COMMIT.match(data):
             return _CERTAIN
-        # A header that lacks its VT, or its STX: what ends the message tells, or the answer.
+        # A header without its VT or its STX: the end of the message tells which, or the answer.
         if _BARE_HEADER.match(data) and (b"\x1c" in data or other.strip(b"\x04\x05\x06\x15")):
             return _CERTAIN
-        # A short start may grow into a header.
+        # Few bytes may become a header.
         is_text = _TEXT.fullmatch(data[:64])
         line_ends = b"\r" in data[-4:] or b"\n" in data[-4:]
         if data[0] == _VT or len(data) < 16 or is_text or line_ends:
@@ -218,7 +219,7 @@ def _lis01_score(first: bytes, second: bytes) -> int:
             return _CERTAIN
         if body[:1] == b"\x02" and (len(body) == 1 or 0x30 <= body[1] <= 0x37 or body[1] in b"HMFB"):
             return _MAYBE
-    # ENQ, its answer and EOT, and no frame: an empty session, which some devices send to keep the line alive.
+    # ENQ, its answer and EOT without a frame: an empty session, which some devices send as a keep-alive.
     for data, answer in ((first, second), (second, first)):
         if (
             data[:1] == b"\x05"
@@ -229,11 +230,11 @@ def _lis01_score(first: bytes, second: bytes) -> int:
             return _LIKELY
     if _FRAME_END.search(first) or _FRAME_END.search(second):
         return _MAYBE
-    return _turn_opens(first, second, controls)
+    return _session_opens(first, second, controls)
 
 
-def _turn_opens(first: bytes, second: bytes, controls: bytes) -> int:
-    """Say whether a turn may be opening: control bytes alone so far, or a side that said ENQ."""
+def _session_opens(first: bytes, second: bytes, controls: bytes) -> int:
+    """Return ``_MAYBE`` if a session may be opening (only control bytes so far, or a side sent ENQ), else ``_NO``."""
     for data, answer in ((first, second), (second, first)):
         if data and not answer.strip(controls) and (not data.strip(controls) or data[0] == _ENQ):
             return _MAYBE

@@ -1,4 +1,4 @@
-"""What was encrypted: named and counted, so that nobody takes silence for an idle line."""
+"""Encrypted connections: named and counted, so that nobody mistakes unread traffic for an idle line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from hl7core.wire.tcp.dissect import endpoints
 __all__ = ["UNREAD", "Encrypted"]
 
 UNREAD: Final = "hl7core read FILE --keylog KEYS reads a capture of it if its keys were logged"
-"""What is said where no keys were given."""
+"""The reason given where no keys were."""
 
-_NAMED: Final = 100
-_SAID: Final = 3
+_MAX_NAMED: Final = 100
+_MAX_SHOWN: Final = 3
 
 
 class Encrypted:
-    """The TLS connections that nobody could read, and why: ``named`` has one for each server, at most 100."""
+    """The TLS connections that could not be decrypted.
+
+    ``count`` is how many there were, ``reasons`` how many for each reason.  ``named`` has one connection for each
+    server, at most 100.
+    """
 
     def __init__(self) -> None:
         self.named: dict[str, str] = {}
@@ -25,21 +29,21 @@ class Encrypted:
         self.reasons: dict[str, int] = {}
 
     def note(self, key: bytes, reason: str) -> None:
-        """Note a connection by the key of its opener's direction, and why it stays unread."""
+        """Record a connection, by the key of its opener's direction, and why it cannot be read."""
         self.count += 1
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
         servers = self._servers
-        if len(servers) < _NAMED and (server := key[(len(key) - 4) // 2 : -4] + key[-2:]) not in servers:
+        if len(servers) < _MAX_NAMED and (server := key[(len(key) - 4) // 2 : -4] + key[-2:]) not in servers:
             servers.add(server)
             client, target = endpoints(key)
             self.named[str(target)] = f"{client}-{target}"
 
     def sentence(self, total: int = 0) -> str:
-        """Say it in one sentence, "" if there was none; ``total`` counts those that others noted too."""
+        """Return a summary, "" if there were none; ``total`` may count connections that others recorded too."""
         count = max(self.count, total)
         if not count:
             return ""
-        shown = list(self.named.values())[:_SAID]
+        shown = list(self.named.values())[:_MAX_SHOWN]
         if count == 1 and shown:
             what = f"connection {shown[0]} is encrypted (TLS)"
         else:

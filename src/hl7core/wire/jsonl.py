@@ -15,7 +15,7 @@ from hl7core.model.session import Ending, Session
 from hl7core.wire.connection import DecoderOptions, Half
 from hl7core.wire.decoder import ALL, Decoder
 from hl7core.wire.framing.framer import Dialect
-from hl7core.wire.mllp_sessions.fast_path import Make, Told, exchange_session
+from hl7core.wire.mllp_sessions.fast_path import FastExchange, Make, exchange_session
 from hl7core.wire.native import FastJsonLine
 
 __all__ = ["JsonlDecoder", "ShardDecoder", "exchange_line"]
@@ -104,9 +104,9 @@ def _lines(found: Sequence[Any]) -> list[bytes]:
     return [one if one.__class__ is bytes else session_to_json(one, saved=False) for one in found]
 
 
-def exchange_line(told: Told) -> bytes:
+def exchange_line(exchange: FastExchange) -> bytes:
     """Return the line of an exchange that took the fast path."""
-    return session_to_json(exchange_session(told), saved=False)
+    return session_to_json(exchange_session(exchange), saved=False)
 
 
 _make: Final[Make] = exchange_line if FastJsonLine is None else FastJsonLine(exchange_line)

@@ -1,8 +1,8 @@
-"""What waits in sessions that go on, weighed over all connections.
+"""The memory budget: what all open sessions may hold together.
 
-Its law: all that is held is on the scales, but for a connection's first few kilobytes, which count as what a connection
-costs (``max_connections`` bounds those, and small messages cost no weighing).  Where it is too much, the connections
-that hold most give up their oldest, each marked and counted.
+Each connection reports what its open sessions hold, except for the first few kilobytes: ``max_connections`` bounds
+those, and small messages need no accounting.  When the total exceeds the budget, the connections that hold most evict
+their oldest data; each session that loses some says so, and each eviction is counted.
 """
 
 from __future__ import annotations
@@ -17,124 +17,122 @@ from hl7core.wire.connection import Connection, DecoderOptions, Half
 __all__ = ["ELEMENT", "EXCHANGE", "LIGHT", "PER_PIECE", "ConnectionMemory", "HeldBytes", "MemoryBudget"]
 
 LIGHT: Final = 4096
-"""What a connection holds is weighed if it is more than so many bytes, and again once it changes by as many."""
+"""A connection reports what it holds above this many bytes, and again each time that changes by as many."""
 ELEMENT: Final = 640
-"""What an element takes besides its bytes, about, with the message that it may carry."""
+"""Roughly how many bytes an element takes besides its content, with the message that it may carry."""
 EXCHANGE: Final = 640
-"""What an exchange takes besides its elements, about."""
-
+"""Roughly how many bytes an exchange takes besides its elements."""
 
 PER_PIECE: Final = 256
-"""What Python takes for a piece that is held, beside its bytes: a peer may send them one by one."""
+"""Roughly how many bytes Python takes for a held piece besides its data; a peer may send single bytes."""
 
 
 class HeldBytes:
-    """``of`` has the weight of each direction that holds something, ``total`` that of all."""
+    """Bytes held, by direction: ``of`` has an entry for each direction that holds any, ``total`` is their sum."""
 
     def __init__(self) -> None:
         self.of: dict[Half, int] = {}
         self.total = 0
 
-    def put(self, half: Half, weight: int) -> None:
-        """Note what ``half`` holds now; 0 for nothing."""
-        self.total += weight - self.of.get(half, 0)
-        if weight:
-            self.of[half] = weight
+    def put(self, half: Half, size: int) -> None:
+        """Record that ``half`` now holds ``size`` bytes."""
+        self.total += size - self.of.get(half, 0)
+        if size:
+            self.of[half] = size
         else:
             self.of.pop(half, None)
 
-    def heaviest(self) -> list[Half]:
-        """Return the tenth that hold most, heaviest first."""
+    def largest(self) -> list[Half]:
+        """Return the tenth of the directions that hold most, largest first."""
         return heapq.nlargest(len(self.of) // 10 + 1, self.of, key=self.of.__getitem__)
 
 
 class MemoryBudget:
-    """All that waits, in bytes; ``most`` is what may.
+    """What the open sessions of all connections hold, and the ``most`` bytes that they may.
 
-    ``counters`` has ``crowded``, which counts what was given up.
+    ``counters["crowded"]`` counts the evictions.
     """
 
-    __slots__ = ("_weights", "counters", "most")
+    __slots__ = ("_held", "counters", "most")
 
     def __init__(self, most: int, counters: dict[str, int]) -> None:
-        self._weights = HeldBytes()
+        self._held = HeldBytes()
         self.most = most
         self.counters = counters
 
     @property
     def held(self) -> int:
-        """How many bytes wait."""
-        return self._weights.total
+        """How many bytes are held."""
+        return self._held.total
 
     def weigh(self, connection: Connection, held: int) -> None:
-        """Take note of what a connection holds now."""
-        self._weights.put(connection.halves[0], held)
+        """Record that ``connection`` now holds ``held`` bytes."""
+        self._held.put(connection.halves[0], held)
 
     def relieve(self) -> list[Session]:
-        """Let go of the oldest where most is held, until a sixteenth is free again; return what that ended."""
-        told: list[Session] = []
-        weights = self._weights
-        goal = self.most - self.most // 16  # the search is earned by the bytes that come before the next one
-        while weights.total > goal and weights.of:
-            for half in weights.heaviest():
+        """Evict the oldest data where most is held until a sixteenth of the budget is free; return what ended."""
+        ended: list[Session] = []
+        held = self._held
+        goal = self.most - self.most // 16  # so that many bytes arrive before the next search for the largest
+        while held.total > goal and held.of:
+            for half in held.largest():
                 connection = half.connection.outer or half.connection
                 if connection.tracker is None:
-                    weights.put(half, 0)
+                    held.put(half, 0)
                 else:
-                    told += connection.tracker.let_go(max(0, weights.of.get(half, 0) - (weights.total - goal)))
-                if weights.total <= goal:
+                    ended += connection.tracker.let_go(max(0, held.of.get(half, 0) - (held.total - goal)))
+                if held.total <= goal:
                     break
-        return told
+        return ended
 
 
 class ConnectionMemory:
-    """What one connection holds: ``held`` bytes, and whoever changes that calls ``weigh`` in the end.
+    """What the open sessions of one connection hold: ``held`` bytes, and the ``most`` that they may.
 
-    It need not while ``held`` lies between ``low`` and ``high``.  ``most`` is what may be held: a quarter of all, and
-    always one message.
+    Whoever changes ``held`` calls ``weigh`` afterwards, unless ``held`` stays between ``low`` and ``high``.
     """
 
-    __slots__ = ("_connection", "_scales", "_weighed", "held", "high", "low", "most")
+    __slots__ = ("_budget", "_connection", "_reported", "held", "high", "low", "most")
 
-    def __init__(self, scales: MemoryBudget, connection: Connection) -> None:
-        self._scales = scales
+    def __init__(self, budget: MemoryBudget, connection: Connection) -> None:
+        self._budget = budget
         self._connection = connection
-        self._weighed = 0
-        self.most = share(connection.options)
+        self._reported = 0
+        self.most = connection_limit(connection.options)
         self.held = 0
         self.low = -1
         self.high = LIGHT
 
     def weigh(self) -> None:
-        """Put what is held on the scales."""
-        weight = self.held if self.held > LIGHT else 0
-        if weight != self._weighed:
-            self._weighed = weight
-            self.low, self.high = weight - LIGHT, weight + LIGHT
-            self._scales.weigh(self._connection, weight)
+        """Report ``held`` to the budget."""
+        size = self.held if self.held > LIGHT else 0
+        if size != self._reported:
+            self._reported = size
+            self.low, self.high = size - LIGHT, size + LIGHT
+            self._budget.weigh(self._connection, size)
 
     def add(self, size: int) -> None:
-        """Take ``size`` bytes more, or less."""
+        """Add ``size`` bytes (negative: remove them) and report."""
         self.held += size
         self.weigh()
 
     def has_room(self, size: int) -> bool:
-        """Say whether ``size`` bytes more are within the bound over all connections."""
-        return self._scales.held + size <= self._scales.most
+        """Return whether ``size`` more bytes fit in the budget."""
+        return self._budget.held + size <= self._budget.most
 
     def relieve(self) -> list[Session]:
-        """Let go of what is too much over all connections; return what that ended."""
+        """Evict what exceeds the budget, on whichever connections hold most; return the sessions that this ended."""
         connection = self._connection.outer or self._connection
-        if self._scales.held <= self._scales.most or connection.crowded:  # crowded: all of it goes now
+        if self._budget.held <= self._budget.most or connection.crowded:  # crowded: it is being evicted as a whole
             return []
-        return self._scales.relieve()
+        return self._budget.relieve()
 
     def given_up(self) -> None:
-        """Count something that was given up for want of room."""
-        self._scales.counters["crowded"] += 1
+        """Count one eviction."""
+        self._budget.counters["crowded"] += 1
 
 
 @lru_cache(4)
-def share(options: DecoderOptions) -> int:
-    """Return how many bytes of sessions that go on a connection may hold."""
+def connection_limit(options: DecoderOptions) -> int:
+    """Return how many bytes the open sessions of one connection may hold: a quarter of all, and always one message."""
     return max(options.reassembly_bytes // 4, options.max_message + EXCHANGE + ELEMENT)

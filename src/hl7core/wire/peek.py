@@ -1,8 +1,8 @@
-"""What pairing needs of a message, straight from its bytes.
+"""Peeking: the few fields of a message that pairing needs, straight from its bytes.
 
-Its law: it never raises and never guesses.  It reads the header and the acknowledgement and leaves the rest alone, so a
-message of 16 MiB costs what a short one does.  Of a field that repeats it takes the first repetition; fields are cut at
-200 bytes and read as latin-1, which fits any bytes.
+Peeking never raises and never guesses.  It reads only the header and the acknowledgement segment, so a message of 16
+MiB costs as little as a short one.  Of a repeating field it returns the first repetition.  Fields are cut at 200 bytes
+and decoded as latin-1, which accepts any bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["NO_REPLY", "Glance", "batch_counts", "batch_ids", "glance", "split_b
 
 
 class Glance(NamedTuple):
-    """What a message says of itself; ``kind`` is ``hl7``, ``astm`` or ``other``.
+    """What a message says about itself.  ``kind`` is ``hl7``, ``astm`` or ``other``.
 
     HL7: ``control_id`` is MSH-10, ``message_type`` MSH-9, ``charset`` MSH-18, ``accept_ack`` MSH-15,
     ``application_ack`` MSH-16, ``ack_code`` MSA-1, ``reply_to`` MSA-2 (None without an MSA segment).  ASTM:
@@ -41,10 +41,10 @@ _NOTHING: Final = Glance("other")
 _SEPARATORS: Final = frozenset(range(0x21, 0x30)) | frozenset(b":;<=>?@[\\]^_`{|}~")
 
 NO_REPLY: Final = frozenset({b"PID", b"EVN", b"ORC", b"OBR", b"PV1", b"QRD", b"QPD", b"MFI", b"SCH", b"SPM", b"EQU"})
-"""A reply is MSH [{SFT}] [UAC] MSA (HL7 v2.5.1, 2.14): where one of these comes second no MSA follows, and the text
-need not be searched for one."""
+"""The second segments of messages that hold no MSA, so that the text need not be searched for one: a reply begins
+MSH [{SFT}] [UAC] MSA (HL7 v2.5.1, 2.14)."""
 
-# The lines that divide a batch, each with its separator (HL7 v2.5.1, 2.10.3); a trailer may be its three letters only.
+# The lines that divide a batch, each with its separator (HL7 v2.5.1, 2.10.3); a trailer may have three letters only.
 _DIVIDERS: Final = re.compile(
     rb"(?:MSH|FHS|BHS|BTS|FTS)(?:(?<![^\r\n]...)|(?<=\xef\xbb\xbf...))(?:[!-/:-@\[-`{-~]|(?<=TS)(?:[\r\n]|\Z))"
 )
@@ -53,7 +53,7 @@ _LINE: Final = re.compile(rb"[^\r\n]+")
 
 
 def glance(text: bytes) -> Glance:
-    """Look at a message's header: HL7 v2 (MSH), LIS02 records (H), or neither."""
+    """Return what the header of ``text`` says, be it HL7 v2 (MSH) or LIS02 (H); kind ``other`` if it is neither."""
     if text[:3] != b"MSH":
         text = _opening(text)
         if text[:1] == b"H":
@@ -65,7 +65,7 @@ def glance(text: bytes) -> Glance:
     if "\n" in header:
         end = header.index("\n")
         header = header[:end]
-    # MSH-1 is the separator itself, so MSH-n is the piece n - 1.
+    # MSH-1 is the separator itself, so MSH-n is at index n - 1.
     fields = header.split(header[3], 18)
     repeat = fields[1][1:2] or "~"
     if end < 0 or text[end + 1 : end + 4] in NO_REPLY:
@@ -83,10 +83,10 @@ def glance(text: bytes) -> Glance:
 
 
 def split_batch(text: bytes) -> list[tuple[int, int]]:
-    """Return where each message of a batch stands in ``text``; nothing if it is no batch.
+    """Return the start and end of each message in a batch; an empty list if ``text`` is not a batch.
 
-    FHS, BHS, BTS and FTS lines stand outside of the messages.  The headers are optional, so several MSH segments
-    are a batch as well.
+    FHS, BHS, BTS and FTS lines lie outside the messages.  The headers are optional (HL7 v2.5.1, 2.10.3), so a text with
+    several MSH segments is a batch too.
     """
     spans: list[tuple[int, int]] = []
     batch = False
@@ -102,9 +102,9 @@ def split_batch(text: bytes) -> list[tuple[int, int]]:
 
 
 def batch_counts(text: bytes, offset: int = 0) -> list[Fault]:
-    """Compare what the trailers of a batch say with what is there: BTS-1 counts messages, FTS-1 batches.
+    """Return a fault for each trailer whose count is wrong: BTS-1 counts messages, FTS-1 batches.
 
-    A trailer that states no number is content with any.  ``offset`` is that of ``text`` in its stream.
+    A trailer without a count is never wrong.  ``offset`` is the stream offset of ``text``.
     """
     faults = []
     messages = batches = 0
@@ -132,7 +132,7 @@ def batch_counts(text: bytes, offset: int = 0) -> list[Fault]:
 
 
 def batch_ids(text: bytes) -> tuple[str, ...]:
-    """Return the control ids of the batches and files in ``text``, BHS-11 and FHS-11, where they are valued."""
+    """Return the control ids of the batches and files in ``text``, BHS-11 and FHS-11, where not empty."""
     ids = []
     for found in _DIVIDERS.finditer(text):
         if found[0][1:3] == b"HS":
@@ -144,7 +144,7 @@ def batch_ids(text: bytes) -> tuple[str, ...]:
 
 
 def _opening(text: bytes) -> bytes:
-    """Return the text from its header segment on: behind BOM and blank lines, and of a batch the first message."""
+    """Return ``text`` from its header on, without BOM and blank lines; of a batch, its first message."""
     text = _BLANK.sub(b"", text, count=1)
     if text[:3] in (b"FHS", b"BHS"):
         lines = _DIVIDERS.finditer(text)
@@ -159,7 +159,7 @@ def _first(field: str, repeat: str) -> str:
 
 
 def _acknowledgement(text: bytes, at: int, repeat: str) -> tuple[str, str | None]:
-    """Return MSA-1 and MSA-2 of the MSA segment from ``at`` on, or None for the second if there is none."""
+    """Return MSA-1 and MSA-2 of the first MSA segment from ``at`` on; '' and None if there is none."""
     separator = text[3:4]
     ends = (separator, b"\r", b"\n", b"")
     while text[at : at + 3] != b"MSA" or text[at - 1] not in b"\r\n" or text[at + 3 : at + 4] not in ends:
@@ -178,7 +178,7 @@ def _acknowledgement(text: bytes, at: int, repeat: str) -> tuple[str, str | None
 
 
 def _astm(text: bytes) -> Glance:
-    """Look at LIS02 records: ``H`` and its delimiters come first (ASTM E1394, 6.2 as in vendors' manuals)."""
+    """Peek at LIS02 records; ``H`` and the delimiters come first (ASTM E1394, 6.2, as in vendors' manuals)."""
     if len(text) < 2 or text[1] not in _SEPARATORS:
         return _NOTHING
     letters = b""
@@ -195,7 +195,7 @@ def _astm(text: bytes) -> Glance:
 
 
 def _stated(text: bytes, at: int) -> int | None:
-    """Return the number in the first field of the trailer at ``at``; -1 if it is none, None if the field is empty."""
+    """Return the number in the first field of the trailer at ``at``: -1 if not a number, None if empty."""
     line = _LINE.match(text, at, at + _HEADER)
     fields = line[0].split(line[0][3:4], 2) if line and len(line[0]) > 4 else []
     stated = fields[1].strip() if len(fields) > 1 else b""

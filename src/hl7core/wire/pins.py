@@ -1,6 +1,6 @@
-"""Pins: the protocol that the user says an address or a port speaks.
+"""Pins: the user's word on which protocol an address or a port speaks.
 
-Its law: where a pin fits, nothing is guessed.  The first pin in the list that fits either end of a connection holds.
+Where a pin fits, nothing is detected.  The first pin that fits either end of a connection decides.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _PAIR: Final = re.compile(
 
 
 class Pin(NamedTuple):
-    """``protocol`` is spoken at ``address`` (an address or a network; "": any) and ``port`` (0: any)."""
+    """Pins ``address`` (an IP address or network; "": any) and ``port`` (0: any) to ``protocol``."""
 
     address: str
     port: int
     protocol: str
 
     def fits(self, end: Endpoint) -> bool:
-        """Say whether ``end`` is the place."""
+        """Return whether the pin applies to ``end``."""
         if self.port and end.port != self.port:
             return False
         if not self.address or end.address == self.address:
@@ -42,7 +42,7 @@ class Pin(NamedTuple):
 
 
 def parse_pins(text: str) -> tuple[Pin, ...]:
-    """Return the pins that a setting names; raises ValueError with the rule."""
+    """Return the pins that ``text`` lists, in order; raise ValueError with ``RULE`` if it is malformed."""
     pins = []
     for part in (part.strip() for part in text.split(",")):
         if not part:
@@ -66,7 +66,7 @@ def parse_pins(text: str) -> tuple[Pin, ...]:
 
 
 def pinned(pins: Sequence[Pin], ends: Sequence[Endpoint]) -> str:
-    """Return the protocol that the pins name for a connection between ``ends``, "" if none fits."""
+    """Return the protocol of the first pin that fits a connection between ``ends``, "" if none does."""
     for pin in pins:
         if any(pin.fits(end) for end in ends):
             return pin.protocol

@@ -1,9 +1,8 @@
-"""Recognition: what a connection speaks, of all dialects that there are.
+"""Recognition: which dialect a connection speaks.
 
-Its law: what stands on the two sides of a gap is never read as one.  The first bytes tell, as
-:mod:`hl7core.wire.detect` reads them; where they lack some in their midst, so much may be lost that nothing can be told
-for a while, and no connection is let go for that.  Control bytes alone do not tell LIS01 from the plain variant: the
-first frame does.
+A pin of the user decides, otherwise the first bytes of both directions, as :mod:`hl7core.wire.detect` reads them.
+Bytes on the two sides of a gap are never read as one.  A gap may hide what would tell, so a connection is not ignored
+because of one.  Control bytes alone do not tell LIS01 from the plain variant; the first frame does.
 """
 
 from __future__ import annotations
@@ -27,25 +26,25 @@ _AGAIN: Final = (b"\x0bMSH", b"\x17\x03\x03")
 
 
 class Recognition:
-    """Tells dialects.
+    """Recognizes the built-in and the registered dialects.
 
-    ``again`` are the beginnings of a segment at which a connection that was let go is looked at again.
+    ``again`` are the beginnings of a segment at which an ignored connection is examined again.
     """
 
     def __init__(self, options: DecoderOptions, dialects: Sequence[Dialect]) -> None:
         self.configure(options, dialects)
 
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect]) -> None:
-        """Take other options and dialects."""
+        """Use other options and dialects from now on."""
         self._dialects = (*dialects, *builtin(options))
         self._named = {dialect.name: dialect for dialect in reversed(self._dialects)}
         self._openers = bytes({0x05, options.start_marker})
         self.again = tuple(dict.fromkeys([*_AGAIN, *(start for dialect in dialects for start in dialect.again)]))
 
     def verdict(self, connection: Connection, *, final: bool) -> Verdict:
-        """Say what a connection speaks: what the user says of its places, else what waits of it tells.
+        """Return what a connection speaks: the protocol its ends are pinned to, else what its first bytes tell.
 
-        ``final``: no more bytes will come.
+        ``final`` says that the decision cannot wait for more bytes.
         """
         (first, first_behind), (second, second_behind) = [_shown(connection, half) for half in connection.halves]
         pins = connection.options.protocols
@@ -58,7 +57,7 @@ class Recognition:
         verdict = choose(self._dialects, first, second, final=final, openers=self._openers)
         if not (first_behind or second_behind) or (verdict is not UNKNOWN and verdict is not WAIT):
             return verdict
-        # Perhaps what came behind the gap tells more: a capture that began there would show nothing else.
+        # The bytes behind the gap may tell more, as they would if the capture had begun there.
         behind = choose(
             self._dialects, first_behind or first, second_behind or second, final=final, openers=self._openers
         )
@@ -67,17 +66,17 @@ class Recognition:
         return verdict if final else WAIT
 
     def is_pinned(self, connection: Connection) -> bool:
-        """Say whether the user says what is spoken at one of the connection's places."""
+        """Return whether the user pins one of the connection's ends to a protocol."""
         return bool(connection.options.protocols) and bool(pinned(connection.options.protocols, connection.ends))
 
     def is_told(self, connection: Connection, waiting: Sequence[tuple[Half, Piece]]) -> bool:
-        """Say whether what waited of a connection holds the beginning of a frame, or the user says what it speaks."""
+        """Return whether the dialect is certain: the connection is pinned, or ``waiting`` holds a frame's start."""
         return self.is_pinned(connection) or any(_STX in piece.data for _, piece in waiting)
 
     def prove(self, half: Half, data: bytes) -> tuple[Dialect, bytes] | None:
-        """Look whether the next bytes of an unproven connection prove another dialect than was chosen.
+        """Return the dialect that the next bytes of an unproven connection prove, if it is not the one chosen.
 
-        Return it, and the bytes of the first frame that came before ``data``.
+        Returned with it are the bytes of the first frame that arrived before ``data``.
         """
         connection = half.connection
         unproven = connection.unproven
@@ -98,12 +97,12 @@ class Recognition:
         return verdict, known
 
     def is_encrypted(self, data: bytes) -> bool:
-        """Say whether a connection that begins with ``data`` is TLS beyond doubt."""
+        """Return whether a connection that begins with ``data`` is certainly TLS."""
         return tls_score(data[:HELD_BYTES]) > 1
 
 
 def _shown(connection: Connection, half: Half) -> tuple[bytes, bytes]:
-    """Return what waits of one direction, a NUL at each gap within, and what stands behind the last one."""
+    """Return the bytes held back of one direction, with a NUL for each gap, and those behind its last gap."""
     parts: list[bytes] = []
     behind = 0
     cut = False

@@ -1,8 +1,9 @@
-"""Streams: the segments of all connections, in any order, become streams in order; what waits is decided on here.
+"""Streams: the TCP segments of all connections, in any order, become ordered streams.
 
-Its law: a segment waits for the bytes before it, and for what it acknowledges, so that no answer comes before what it
-answers.  What the receiver has, or has answered, and the capture lacks, is a gap after a second; what it has not will
-be sent again, and is waited for within bounds.  What a connection is, and when it ends, is the decoder's business.
+A segment waits for the bytes before it and for what it acknowledges, so that no answer is delivered before its request.
+Bytes that the receiver has acknowledged or answered but the capture lacks become a gap after one second.  Bytes that it
+has not acknowledged will be sent again, so they are waited for, within limits on memory.  ``decoder`` decides what
+belongs to a connection and when it ends.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from hl7core.wire.tls.keylog import KeyLog
 __all__ = ["Streams"]
 
 HELD_PER_STREAM: Final = 4 << 20
-"""More bytes than this (a large TCP window) do not wait behind a hole: it is given up as a gap."""
+"""The most bytes that wait behind a hole, about a large TCP window; beyond that the hole becomes a gap."""
 ACKED_HOLE_NS: Final = 1 * SECOND
-"""The receiver has what the capture lacks: so long it may still turn up, packets being stored out of order.  So long
-too waits an answer for what it answers, and the first segment of a connection joined midstream for an earlier one."""
+"""How long acknowledged bytes that the capture lacks may still turn up, since captures store packets out of order.  An
+answer waits as long for its request, and the first segment of a connection joined midstream for an earlier one."""
 ONE_SIDED_HOLE_NS: Final = 10 * SECOND
-"""The same where the receiver's packets are not captured, so that nothing tells whether it will be sent again."""
+"""The same if the receiver's packets are not captured, so that nothing tells what it has acknowledged."""
 
 
 class Streams(Delivery):
-    """The streams of all connections, and behind them their delivery.
+    """The streams of all connections, and the delivery of their bytes.
 
-    ``holes`` are the halves of which segments wait.
+    ``holes`` has an entry for each half in which segments wait.
     """
 
     def __init__(
@@ -47,100 +48,101 @@ class Streams(Delivery):
         super().__init__(options, dialects, counters, make, keys)
         self._held = HeldBytes()
         self.holes = self._held.of
-        # By the second of packet time, those that need a look then; and when each of them does.
-        self._looks: dict[int, dict[Half, None]] = {}
-        self._look_at: dict[Half, int] = {}
+        # The halves to check, by the second of packet time at which each is due; and that second, by half.
+        self._checks: dict[int, dict[Half, None]] = {}
+        self._check_at: dict[Half, int] = {}
 
     def insert(self, half: Half, seq: int, data: bytes, now: int, out: list[Session], ack: int = -1) -> None:
-        """Take a segment that is not simply the next one; ``ack`` is the acknowledgement that it carries.
+        """Add a segment that is not simply the next one; ``ack`` is its acknowledgement number.
 
-        ``acknowledged`` is to be told behind it.
+        The caller calls ``acknowledged`` afterwards.
         """
         if half.origin < 0:
             half.begin(seq, loose=True)
         waited = bool(half.held)
         pieces = half.push(seq, data, now, ack)
         if half.held:
-            self._weigh_held(half)
+            self._note_waiting(half)
             if half.held_bytes > HELD_PER_STREAM or len(half.held) > MAX_HELD_PIECES:
-                pieces = [*pieces, *self._given_up(half)]
+                pieces = [*pieces, *self._skip_hole(half)]
             elif self._held.total > self.options.reassembly_bytes:
                 self.counters["crowded"] += 1
-                for largest in self._held.heaviest():
-                    self.pieces(largest, self._given_up(largest), out)
-                    if largest.held and (due := self._due(largest)):
-                        self._note_look(largest, due)
+                for fullest in self._held.largest():
+                    self.deliver_pieces(fullest, self._skip_hole(fullest), out)
+                    if fullest.held and (due := self._due(fullest)):
+                        self._schedule_check(fullest, due)
         elif waited:
-            self._weigh_held(half)
+            self._note_waiting(half)
         if pieces:
             half.acked = False
-            self.pieces(half, pieces, out)
+            self.deliver_pieces(half, pieces, out)
             if half.peer.held:
-                self._caught_up(half.connection, out)
+                self._deliver_ready(half.connection, out)
 
     def acknowledged(self, half: Half, ack: int, now: int, out: list[Session]) -> None:
-        """Look what the connection of ``half`` waits for; ``ack``, which came from it, tells what its receiver has."""
+        """Check what the connection of ``half`` waits for, now that ``half`` has acknowledged ``ack``."""
         other = half.peer
         if other.held and other.lacks and other.offset_of(ack) >= other.held[0][0]:
             other.acked = True
         if other.held or half.held:
-            self._look_after(half.connection, now, out)
+            self._check(half.connection, now, out)
 
     def give_up_stale(self, now: int, out: list[Session]) -> None:
-        """Deliver what has waited for long enough, on connections on which nothing else comes."""
-        due = [second for second in self._looks if second <= now // SECOND]
+        """Deliver what has waited long enough on connections where nothing else arrives."""
+        due = [second for second in self._checks if second <= now // SECOND]
         for second in sorted(due):
-            for half in list(self._looks.pop(second, ())):  # the look before may have settled this one
-                if self._look_at.get(half) == second:
-                    del self._look_at[half]
-                    self._look_after(half.connection, now, out)
+            for half in list(self._checks.pop(second, ())):  # the check before may have resolved this one
+                if self._check_at.get(half) == second:
+                    del self._check_at[half]
+                    self._check(half.connection, now, out)
 
     def flush(self, connection: Connection, out: list[Session]) -> None:
-        """Deliver what waits, whatever is missing in between."""
+        """Deliver everything that waits, with gaps for what is missing."""
         first, second = connection.halves
         while first.held or second.held:
-            self._caught_up(connection, out)
+            self._deliver_ready(connection, out)
             waiting = [half for half in connection.halves if half.held]
             if waiting:
                 half = min(waiting, key=lambda h: (not h.lacks and not h.loose, h.hole_since))
-                self._let_go(half, out)
+                self._stop_waiting(half, out)
 
     def unhold(self, half: Half) -> None:
-        """Forget what is held of a direction."""
+        """Drop all data held for one direction."""
         super().unhold(half)
         half.held.clear()
         half.held_bytes = 0
-        self._weigh_held(half)
+        self._note_waiting(half)
 
     # What waits.
 
-    def _weigh_held(self, half: Half) -> None:
-        """Keep the books of what waits of a half, which may be nothing."""
+    def _note_waiting(self, half: Half) -> None:
+        """Record how many bytes of ``half`` wait."""
         if half.held:
             self._held.put(half, half.held_bytes + PER_PIECE * len(half.held))
         elif half in self.holes:
             self._held.put(half, 0)
-            second = self._look_at.pop(half, -1)
+            second = self._check_at.pop(half, -1)
             if second >= 0:
-                self._forget_look(half, second)
+                self._cancel_check(half, second)
 
-    def _given_up(self, half: Half) -> list[Piece]:
-        return self._moved(half, half.give_up())
+    def _skip_hole(self, half: Half) -> list[Piece]:
+        """Give up waiting for the first hole of ``half``; return the pieces that can be delivered."""
+        return self._advanced(half, half.give_up())
 
-    def _moved(self, half: Half, pieces: list[Piece]) -> list[Piece]:
-        """Keep the books of a half that has gone on."""
-        self._weigh_held(half)
+    def _advanced(self, half: Half, pieces: list[Piece]) -> list[Piece]:
+        """Record that ``half`` has advanced; return ``pieces``."""
+        self._note_waiting(half)
         half.acked = False
         return pieces
 
-    def _let_go(self, half: Half, out: list[Session]) -> None:
-        """``half`` waits no longer for what it lacks, or for what the other side was to say first."""
+    def _stop_waiting(self, half: Half, out: list[Session]) -> None:
+        """Stop waiting for the bytes that ``half`` lacks, or for those that its peer should have sent first."""
         peer = half.peer
         if half.lacks or half.loose or peer.loose:
             half = half if half.lacks or half.loose else peer
-            self.pieces(half, self._given_up(half), out)
+            self.deliver_pieces(half, self._skip_hole(half), out)
             return
-        # What the first that waits acknowledges was said and never captured.
+        # What the first waiting segment acknowledges was sent but never captured.
         _, _, time_ns, ack = half.held[0]
         upto = peer.offset_of(ack)
         if peer.held:
@@ -149,23 +151,23 @@ class Streams(Delivery):
             upto = min(upto, peer.fin_offset)
         missing = upto - peer.offset
         if 0 < missing <= HELD_PER_STREAM:
-            self.pieces(peer, self._moved(peer, peer.miss(missing, time_ns)), out)
+            self.deliver_pieces(peer, self._advanced(peer, peer.miss(missing, time_ns)), out)
         else:
             peer.absent = True
 
-    def _caught_up(self, connection: Connection, out: list[Session]) -> None:
-        """Deliver what waited for the other side to come first."""
+    def _deliver_ready(self, connection: Connection, out: list[Session]) -> None:
+        """Deliver what waited only for the other direction to come first."""
         moved = True
         while moved:
             moved = False
             for half in connection.halves:
                 if half.held and not half.lacks and not half.loose and half.ready(half.held[0][3]):
-                    self.pieces(half, self._moved(half, half.drain()), out)
+                    self.deliver_pieces(half, self._advanced(half, half.drain()), out)
                     moved = True
 
-    def _look_after(self, connection: Connection, now: int, out: list[Session]) -> None:
-        """Deliver what need not wait any longer, and note when what waits on needs a look if nothing else comes."""
-        self._caught_up(connection, out)
+    def _check(self, connection: Connection, now: int, out: list[Session]) -> None:
+        """Deliver what need not wait any longer, and schedule the next check of what still waits."""
+        self._deliver_ready(connection, out)
         while True:
             overdue = []
             for half in connection.halves:
@@ -173,18 +175,18 @@ class Streams(Delivery):
                     if due <= now:
                         overdue.append(half)
                     else:
-                        self._note_look(half, due)
+                        self._schedule_check(half, due)
             if not overdue:
                 return
-            # One of two that wait for each other has waited in vain: the one that lacks bytes, else the older.
+            # If both directions wait for each other, end the wait of the one that lacks bytes, else of the older.
             half = min(overdue, key=lambda h: (h.loose, not h.lacks, h.hole_since))
-            self._let_go(half, out)
-            self._caught_up(connection, out)
+            self._stop_waiting(half, out)
+            self._deliver_ready(connection, out)
 
     # Time.
 
     def _due(self, half: Half) -> int:
-        """Return when a half that waits has waited for long enough, as things are; 0 for never."""
+        """Return when ``half`` will have waited long enough, as far as is known now; 0 for never."""
         if half.loose or not half.lacks:
             return half.hole_since + ACKED_HOLE_NS
         if half.acked or half.peer.held:
@@ -192,26 +194,26 @@ class Streams(Delivery):
         return half.hole_since + ONE_SIDED_HOLE_NS if half.peer.origin < 0 else 0
 
     def _answered(self, half: Half) -> bool:
-        """Say whether an answer that waits acknowledges what ``half`` lacks."""
-        _, _, _, ack = half.peer.held[-1]  # nobody takes an acknowledgement back
+        """Return whether a waiting answer of the peer acknowledges the bytes that ``half`` lacks."""
+        _, _, _, ack = half.peer.held[-1]  # the latest acknowledges most
         return ack >= 0 and half.offset_of(ack) >= half.held[0][0]
 
-    def _note_look(self, half: Half, due: int) -> None:
+    def _schedule_check(self, half: Half, due: int) -> None:
         second = due // SECOND
-        known = self._look_at.get(half, -1)
+        known = self._check_at.get(half, -1)
         if 0 <= known <= second:
-            return  # a look that comes too early finds out when the next is due
+            return  # an early check schedules the next one
         if known >= 0:
-            self._forget_look(half, known)
-        self._look_at[half] = second
-        looks = self._looks.get(second)
-        if looks is None:
-            looks = self._looks[second] = {}
-        looks[half] = None
+            self._cancel_check(half, known)
+        self._check_at[half] = second
+        checks = self._checks.get(second)
+        if checks is None:
+            checks = self._checks[second] = {}
+        checks[half] = None
 
-    def _forget_look(self, half: Half, second: int) -> None:
-        looks = self._looks.get(second)
-        if looks is not None:
-            looks.pop(half, None)
-            if not looks:
-                del self._looks[second]
+    def _cancel_check(self, half: Half, second: int) -> None:
+        checks = self._checks.get(second)
+        if checks is not None:
+            checks.pop(half, None)
+            if not checks:
+                del self._checks[second]

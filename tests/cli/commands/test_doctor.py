@@ -65,7 +65,7 @@ def test_a_receiver_that_hangs_is_told_in_time(receiver, tmp_path, before_readin
     receiver.behaviour = hangs(before_reading=before_reading)
     (line,) = say(tmp_path, receiver.url)
     assert "✘ destination rest_destination cannot be reached" in line
-    assert "no answer within 1 s (it was waiting for the answer)" in line
+    assert "no answer within 1 s (while waiting for the answer)" in line
 
 
 def test_a_machine_that_does_not_even_refuse_is_told_in_time(tmp_path):
@@ -81,16 +81,16 @@ def test_a_machine_that_does_not_even_refuse_is_told_in_time(tmp_path):
         for one in kept:
             one.close()
     assert "cannot be reached" in line
-    assert "no answer within 1 s (it was connecting)" in line
+    assert "no answer within 1 s (while connecting)" in line
 
 
 @pytest.mark.parametrize(
     ("behaviour", "text"),
     [
-        (receives(401), "HTTP 401: it does not accept auth_header"),
-        (receives(404), "HTTP 404: there is nothing at that path: is the endpoint right?"),
-        (receives(503), "HTTP 503: it failed"),
-        (says(b""), "it closed the connection before it had answered"),
+        (receives(401), "HTTP 401: the receiver does not accept auth_header"),
+        (receives(404), "HTTP 404: there is nothing at that path: check endpoint"),
+        (receives(503), "HTTP 503: the receiver failed"),
+        (says(b""), "the receiver closed the connection before it answered"),
     ],
 )
 def test_an_answer_that_may_be_due_to_the_question_is_a_note(receiver, tmp_path, behaviour, text):
@@ -105,7 +105,7 @@ def test_what_is_no_receiver_is_told(receiver, tmp_path):
     receiver.behaviour = says(b"220 mail.example ESMTP\r\n\r\n")
     (line,) = say(tmp_path, receiver.url)
     assert line.startswith("✘ destination rest_destination cannot be reached: ")
-    assert "what it answered is not HTTP" in line
+    assert "the answer is not valid HTTP" in line
 
 
 def test_settings_that_cannot_be_used_are_told(receiver, tmp_path):

@@ -166,7 +166,7 @@ def _shb(body: bytes = b"") -> bytes:
 
 HOSTILE = {
     "nothing at all": (b"", 1, "empty"),
-    "half a header": (pcap_header()[:11], 1, "cut short in the header"),
+    "half a header": (pcap_header()[:11], 1, "cut short in the file header"),
     "a header alone, cut in the first packet": (pcap_header() + b"\0\0\0", 1, "cut short in packet 1"),
     "a packet of four gigabytes": (pcap_header() + struct.pack("<4I", 1, 1, 0xFFFFFFFF, 60), 1, "4294967295 bytes"),
     "a packet of sixteen megabytes that is not there": (

@@ -222,4 +222,4 @@ def test_a_protocol_that_nobody_speaks_is_refused_by_name(tmp_path):
     path = pcap(tmp_path / "day.pcap", TcpTalk())
     run = hl7core("read", path, HL7CORE_CORE__PROTOCOLS=":4000=lis02")
     assert run.returncode == 5
-    assert "core.protocols: nothing here speaks lis02; the protocols are lis01, mllp, plain" in run.stderr
+    assert "core.protocols: unknown protocol lis02; known protocols are lis01, mllp, plain" in run.stderr

@@ -1,6 +1,6 @@
 """A day in seconds: an event loop whose clock jumps to the next timer, and a world for an outbox to run in.
 
-The outbox, the ledger, the shelf, the dispatch and the rules are the real ones.  The store is one in memory that keeps
+The outbox, the ledger, the attached stores, the dispatch and the rules are the real ones.  The store is one in memory that keeps
 of a session what changes, and the keeper's part, saving what is dirty, is done on the spot.
 """
 
@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from engine.parts import session
 from fakes import registry
 from hl7core.contract import DestinationSettings, PluginSettings
-from hl7core.engine.books import Limits
 from hl7core.engine.ledger import Ledger
 from hl7core.engine.news import News
 from hl7core.engine.outbox.outbox import Outbox
-from hl7core.engine.stores import Shelf
+from hl7core.engine.session_memory import Limits
+from hl7core.engine.stores import AttachedStores
 from hl7core.errors import DestinationUnreachable
 from hl7core.hookspecs import hookimpl
 from hl7core.model.delivery import DeliveryStatus, Receipt
@@ -167,7 +167,7 @@ class World:
         self.registry = registry(kinds, {name: {"enabled": True, **(tables or {}).get(name, {})} for name in given})
         self.dispatch = Dispatch(self.registry)
         self.ledger = Ledger(Limits(memory_sessions=100))
-        self.shelf = Shelf(self.dispatch, self.ledger, record=lambda: "store")
+        self.stores = AttachedStores(self.dispatch, self.ledger, record=lambda: "store")
         self.news = News(self.dispatch)
         self.outbox = Outbox(self.dispatch, self, self.news, now=self.now, clock=loop.time)
 
@@ -187,19 +187,19 @@ class World:
         self.save()
 
     def save(self):
-        ids = self.ledger.take_dirty(1000, 0.0)
+        ids = self.ledger.claim_due(1000, 0.0)
         stamped = self.ledger.stamp(
             ids, now=self.now(), retention_days=30, store="store", destinations=self.dispatch.destinations()
         )
         for one in stamped:
-            self.dispatch.persist("store", [one.session], one.replace)
+            self.dispatch.stores.persist("store", [one.session], one.replace)
             self.ledger.saved(one)
         self.outbox.saved([one.session for one in stamped])
 
     async def load(self, query):
-        return self.shelf.load(query)
+        return self.stores.load(query)
 
     async def change(self, ids, how):
-        found = self.shelf.change(ids, how)
+        found = self.stores.change(ids, how)
         self.save()
         return found

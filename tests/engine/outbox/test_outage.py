@@ -41,10 +41,10 @@ def test_after_an_outage_everything_is_delivered_with_few_attempts_and_little_me
         while world.store.pending:
             await asyncio.sleep(1)
             assert world.loop.time() < back + 900 + count / 50, "it sends less than 50 a second"
-        failed = world.shelf.load(SessionQuery(status=(DeliveryStatus.FAILED,), limit=count))
+        failed = world.stores.load(SessionQuery(status=(DeliveryStatus.FAILED,), limit=count))
         ids = [session.id for session in failed]
         await world.change(ids, retry)
-        world.outbox.hurry(ids)
+        world.outbox.expedite(ids)
         await asyncio.sleep(30)
         most = max(most, memory())
         await world.stop()

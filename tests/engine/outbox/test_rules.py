@@ -6,7 +6,7 @@ import pytest
 
 from engine.parts import session
 from hl7core.contract import DestinationSettings
-from hl7core.engine.outbox.rules import Fate, Trouble, after_attempt, delivery_of, open_at, outcome_of
+from hl7core.engine.outbox.rules import Disposition, Failure, after_attempt, delivery_of, open_at, outcome_of
 from hl7core.engine.session_state import ignore, retry
 from hl7core.errors import (
     DestinationBroken,
@@ -23,7 +23,13 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 THREE = DestinationSettings(max_retries=3, interval_minutes=5)
 FIVE = DestinationSettings(max_retries=5, interval_minutes=5)
 
-SENT, REJECTED, AGAIN, LATER, FAILED = Fate.SENT, Fate.REJECTED, Fate.AGAIN, Fate.LATER, Fate.FAILED
+SENT, REJECTED, AGAIN, LATER, FAILED = (
+    Disposition.SENT,
+    Disposition.REJECTED,
+    Disposition.RETRY,
+    Disposition.NEXT_CYCLE,
+    Disposition.FAILED,
+)
 OK = Receipt("42")
 REFUSED = DestinationUnreachable("connection refused")
 BUSY = DestinationBusy("HTTP 429")
@@ -79,24 +85,24 @@ UNAUTHORIZED = DestinationUnauthorized("HTTP 401")
 )
 def test_an_answer_decides_what_becomes_of_the_session(answer, attempt, settings, fate, delay, hold):
     outcome = outcome_of(answer, attempt, settings)
-    assert (outcome.fate, outcome.delay, outcome.hold) == (fate, delay, hold)
+    assert (outcome.disposition, outcome.delay, outcome.hold) == (fate, delay, hold)
     assert "canary" not in outcome.error
 
 
 @pytest.mark.parametrize(
     ("answer", "trouble"),
     [
-        (REFUSED, Trouble.UNREACHABLE),
-        (BUSY, Trouble.BUSY),
-        (BROKEN, Trouble.BROKEN),
-        (UNAUTHORIZED, Trouble.UNAUTHORIZED),
-        (ValueError(), Trouble.BROKEN),
-        (SessionRejected("HTTP 400"), Trouble.NONE),
-        (OK, Trouble.NONE),
+        (REFUSED, Failure.UNREACHABLE),
+        (BUSY, Failure.BUSY),
+        (BROKEN, Failure.BROKEN),
+        (UNAUTHORIZED, Failure.UNAUTHORIZED),
+        (ValueError(), Failure.BROKEN),
+        (SessionRejected("HTTP 400"), Failure.NONE),
+        (OK, Failure.NONE),
     ],
 )
 def test_an_answer_says_what_is_the_matter_with_the_destination(answer, trouble):
-    assert outcome_of(answer, 1, THREE).trouble is trouble
+    assert outcome_of(answer, 1, THREE).failure is trouble
 
 
 def pending(**changes):
@@ -139,7 +145,7 @@ def test_a_session_that_was_ignored_meanwhile_does_not_fail_but_keeps_an_acknowl
 def test_a_retry_that_was_asked_for_meanwhile_starts_the_count_anew():
     changed, outcome = after_attempt(retry(pending(attempts=2)), "dest", BROKEN, THREE, NOW)
     assert delivery_of(changed, "dest").attempts == 1
-    assert outcome.fate is AGAIN
+    assert outcome.disposition is AGAIN
 
 
 def test_what_is_submitted_already_is_not_undone_by_a_slower_attempt():

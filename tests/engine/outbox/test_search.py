@@ -13,7 +13,7 @@ def pages(search, *answers):
     asked = []
     for answer in answers:
         asked.append(search.query())
-        search.turn_page(answer)
+        search.advance(answer)
     return asked
 
 
@@ -35,7 +35,7 @@ def test_what_is_not_yet_meant_for_the_destination_comes_last():
     *_, backlog = pages(search, FULL, SHORT, FULL)
     assert (backlog.pending_for, backlog.status, backlog.after) == ("", (DeliveryStatus.PENDING,), None)
     assert search.in_backlog
-    search.turn_page([])
+    search.advance([])
     assert search.over
 
 

@@ -1,17 +1,19 @@
-"""Emptying the trash in parts: a part costs what it throws away, and the last one tells what is left."""
+"""The trash: one folder per cleanup, emptied in parts, each of which costs what it deletes."""
+
+from __future__ import annotations
 
 import os
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from hl7core import CleanupReport
+from hl7core import CleanupReport, session_to_json
 from hl7core.testing import FakeRuntime, make_session
 from hl7core_plugins.json_store import JsonStore
+from plugins.json_store.parts import NOW, files_in, session, started
 
-NOW = datetime(2026, 1, 3, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
@@ -139,3 +141,32 @@ def test_restoring_in_parts_does_not_look_at_the_whole_trash_each_time(store, lo
     back = [one for at in range(0, 400, 10) for one in store.restore_sessions(ids[at : at + 10])]
     assert back == ids
     assert looked_at["names"] < 200
+
+
+def test_deleted_sessions_wait_in_a_folder_named_for_the_time(store, tmp_path):
+    store.persist_sessions([session(1), session(2)], replace=False)
+    store.delete_sessions([session(1).id, session(2).id], to_trash=True)
+    folder = tmp_path / "trash" / "cleanup-20260103T120000Z"
+    assert files_in(folder) == [f"{session(1).id}.json", f"{session(2).id}.json"]
+    assert files_in(tmp_path / "sessions") == []
+    store.restore_sessions([session(1).id, session(2).id])
+    assert not folder.exists()
+
+
+def test_only_what_waits_long_enough_is_thrown_away(tmp_path):
+    runtime = FakeRuntime(tmp_path, now=NOW)
+    store = started(tmp_path, runtime)
+    store.persist_sessions([session(n) for n in range(3)], replace=False)
+    for number in range(3):
+        runtime.clock = NOW + timedelta(days=number)
+        store.delete_sessions([session(number).id], to_trash=True)
+    foreign = tmp_path / "trash" / "mine"
+    foreign.mkdir()
+    (foreign / "letter.txt").write_text("keep")
+    (tmp_path / "trash" / "cleanup-99999999T999999Z").mkdir()
+    (tmp_path / "trash" / "cleanup-20200101T000000Z").symlink_to(foreign)
+    report = store.empty_trash(NOW + timedelta(days=1))
+    assert (report.deleted, report.in_trash, report.failed) == (1, 2, 0)
+    assert report.freed == len(session_to_json(session(0)))
+    assert (foreign / "letter.txt").exists()
+    assert store.restore_sessions([session(n).id for n in range(3)]) == [session(1).id, session(2).id]

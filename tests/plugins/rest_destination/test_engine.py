@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from hl7core import DeliveryStatus, SessionQuery
-from hl7core.settings import reading as settings_room
+from hl7core.settings.file import change
 from hl7core.testing import EngineHarness, HttpReceiver, TcpTalk
 from hl7core.testing.receiver import drops, receives
 from hl7core_plugins.json_store import JsonStore
@@ -71,12 +71,12 @@ def test_a_changed_endpoint_counts_at_once_and_a_wrong_one_changes_nothing(tmp_p
     with HttpReceiver() as first, HttpReceiver() as second, engine(tmp_path, first.url) as harness:
         harness.feed(conversation(1))
         harness.wait_for(all_submitted(harness, 1))
-        settings_room.change(harness.path, {"plugins.rest_destination.endpoint": "lis.example"})
+        change(harness.path, {"plugins.rest_destination.endpoint": "lis.example"})
         harness.wait_for(lambda: any("settings" in key for key, _ in harness.state().notices))
         harness.feed(conversation(2))
         harness.wait_for(all_submitted(harness, 2))
         assert len(first.processed) == 2
-        settings_room.change(harness.path, {"plugins.rest_destination.endpoint": second.url})
+        change(harness.path, {"plugins.rest_destination.endpoint": second.url})
         harness.wait_for(lambda: harness.engine.registry.settings_of("rest_destination").endpoint == second.url)
         harness.feed(conversation(3))
         harness.wait_for(all_submitted(harness, 3))
@@ -89,7 +89,7 @@ def test_an_endpoint_that_comes_later_takes_up_what_waits(tmp_path):
         harness.wait_for(lambda: statuses(harness) == [DeliveryStatus.PENDING] * 5 and not harness.state().unsaved)
         assert all(not session.deliveries for session in harness.sessions())
         with HttpReceiver() as receiver:
-            settings_room.change(harness.path, {"plugins.rest_destination.endpoint": receiver.url})
+            change(harness.path, {"plugins.rest_destination.endpoint": receiver.url})
             harness.wait_for(all_submitted(harness, 5))
             assert receiver.processed == [session.id for session in harness.sessions()]
 
@@ -104,7 +104,7 @@ def test_nobody_there_is_one_state_and_not_a_flood(tmp_path, caplog):
         harness.wait_for(lambda: harness.engine.outbox.status()[0].state == "paused", 60)
         harness.wait_for(lambda: len(harness.sessions(SessionQuery(pending_for="rest_destination"))) == 40)
         (status,) = harness.engine.outbox.status()
-    assert status.error == f"http://127.0.0.1:{port}: connection refused (it was connecting)"
+    assert status.error == f"http://127.0.0.1:{port}: connection refused (while connecting)"
     told = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len([record for record in told if "rest_destination" in record.getMessage()]) <= 2
 
@@ -127,7 +127,7 @@ def test_many_go_in_one_post_and_one_that_is_refused_takes_no_other_along(tmp_pa
         receiver.behaviour = choosy
         harness.feed(*(conversation(number) for number in range(10)))
         harness.wait_for(lambda: len(statuses(harness)) == 10 and not harness.state().unsaved)
-        settings_room.change(harness.path, {"plugins.rest_destination.endpoint": receiver.url})
+        change(harness.path, {"plugins.rest_destination.endpoint": receiver.url})
         harness.wait_for(lambda: DeliveryStatus.PENDING not in statuses(harness), 60)
         assert statuses(harness).count(DeliveryStatus.SUBMITTED) == 9
         assert statuses(harness).count(DeliveryStatus.FAILED) == 1

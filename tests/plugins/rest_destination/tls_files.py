@@ -15,6 +15,7 @@ class TlsFiles:
         self.ca = self._authority("ca")
         self.other_ca = self._authority("other")
         self.server = self._certificate("server", "IP:127.0.0.1,DNS:localhost")
+        self.named = self._certificate("named", "DNS:lis.example")
         self.elsewhere = self._certificate("elsewhere", "DNS:elsewhere.example")
         self.expired = self._certificate("expired", "IP:127.0.0.1", days="-1")
         self.client = self._certificate("client", "DNS:sensor.example")

@@ -230,7 +230,7 @@ def test_a_long_cleanup_looks_through_the_folder_no_more_often_than_a_short_one(
         for count in (1001, 1600):
             many = [expired(number) for number in range(10, 10 + count)]
             saved = h.engine.keeper.submit(
-                lambda many=many: h.engine.dispatch.persist_as_is("json_store", many, replace=True)
+                lambda many=many: h.engine.dispatch.stores.persist_as_is("json_store", many, replace=True)
             ).result(60)
             assert all(isinstance(place, str) for place in saved)
             for dry_run in (True, False):
@@ -251,7 +251,7 @@ def test_a_command_in_another_process_hears_how_far_it_is(tmp_path, harness):
         many = [expired(number) for number in range(10, 260)]
         for at in range(0, len(many), 50):
             h.engine.keeper.submit(
-                lambda at=at: h.engine.dispatch.persist_as_is("json_store", many[at : at + 50], replace=True)
+                lambda at=at: h.engine.dispatch.stores.persist_as_is("json_store", many[at : at + 50], replace=True)
             ).result(10)
         client = ControlClient(h.engine.folder).connect()
         with client:

@@ -1,3 +1,5 @@
+"""LIS01 framing: control bytes, frames, what lies between them, and the law for every cut."""
+
 from __future__ import annotations
 
 import pytest
@@ -102,7 +104,7 @@ def test_a_frame_without_cr_lf_ends_where_something_else_follows(line_end):
     assert second == Frame(FrameKind.DATA, first.end, RESULT, 2, 5, number=2)
 
 
-def test_a_frame_without_cr_lf_ends_with_the_peers_turn():
+def test_a_frame_without_cr_lf_ends_when_the_peer_answers():
     framer = Lis01Framer()
     assert framer.feed(HEADER[:-2]) == []
     assert [codes(frame) for frame in framer.settle()] == [["missing-crlf"]]
@@ -113,7 +115,7 @@ def test_lf_alone_behind_the_checksum_is_stray():
     assert (codes(frame), codes(stray)) == (["missing-crlf"], ["stray-whitespace"])
 
 
-def test_an_open_frame_outlasts_the_peers_turn():
+def test_an_open_frame_stays_open_when_the_peer_answers():
     assert only(HEADER[:9], None, HEADER[9:]) == Frame(FrameKind.DATA, 0, HEADER, 2, 5, number=1)
 
 

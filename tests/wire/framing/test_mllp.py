@@ -1,3 +1,5 @@
+"""MLLP framing: blocks, their unusual ends, what lies between them, and the law for every cut."""
+
 from __future__ import annotations
 
 import pytest
@@ -189,7 +191,7 @@ def test_a_message_without_vt():
     assert frame.text == TEXT
 
 
-def test_a_message_without_any_frame_ends_with_the_peers_turn():
+def test_a_message_without_any_frame_ends_when_the_peer_answers():
     framer = MllpFramer()
     assert framer.feed(TEXT) == []
     (frame,) = framer.settle()
@@ -226,7 +228,7 @@ def test_stray_bytes_wait_for_what_follows():
     assert framer.pending == 1
 
 
-def test_stray_bytes_come_out_with_the_peers_turn():
+def test_stray_bytes_come_out_when_the_peer_answers():
     framer = MllpFramer()
     framer.feed(b"junk")
     assert [frame.raw for frame in framer.settle()] == [b"junk"]

@@ -1,3 +1,5 @@
+"""Framing of the plain variant: control bytes, messages, and the law for every cut."""
+
 from __future__ import annotations
 
 import pytest
@@ -40,7 +42,7 @@ def test_a_marker_that_is_no_setting_is_stray():
 # A message.
 
 
-def test_a_message_ends_with_the_peers_turn():
+def test_a_message_ends_when_the_peer_answers():
     framer = PlainFramer()
     assert framer.feed(MESSAGE) == []
     assert framer.pending == len(MESSAGE)
@@ -76,7 +78,7 @@ def test_cr_lf_between_segments_is_text_even_where_the_packet_ends():
     assert only(LINES[:at], LINES[at:]).text == TEXT.replace(b"\r", b"\r\n")
 
 
-def test_a_message_without_cr_lf_stays_open_over_the_peers_turn():
+def test_a_message_without_cr_lf_stays_open_when_the_peer_answers():
     assert only(MESSAGE[:20], None, MESSAGE[20:]) == Frame(FrameKind.DATA, 0, MESSAGE, 1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Lis01Sessions of a sender, from ENQ to EOT: what a flood of frames within one costs, and how it is kept."""
+"""LIS01 sessions, from ENQ to EOT: what a flood of frames in one costs, and how it is kept."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from hl7core.model.session import Ending
 from hl7core.wire.decoder import Decoder, DecoderOptions
 from hl7core.wire.framing.lis01 import checksum
 from hl7core.wire.pcap.synthetic_tcp import TcpTalk
-from wire.test_linear import hold
+from wire.linear_time import assert_linear
 
 
 def frame(number: int, text: bytes, end: bytes = b"\x03") -> bytes:
@@ -30,7 +30,7 @@ def replies(talk: TcpTalk, count: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [records_that_go_on_in_the_next_frame, replies], ids=lambda shape: shape.__name__)
-def test_a_flood_of_frames_in_one_turn_costs_what_its_packets_cost(shape):
+def test_a_flood_of_frames_in_one_session_takes_time_that_grows_with_their_number(shape):
     batches = {}
     for count in (1000, 4000):
         talk = TcpTalk(step_ns=1000)
@@ -45,7 +45,7 @@ def test_a_flood_of_frames_in_one_turn_costs_what_its_packets_cost(shape):
         decoder.feed(batches[count])
         decoder.end()
 
-    hold(work, 1000)
+    assert_linear(work, 1000)
 
 
 @pytest.mark.parametrize(("last", "whole"), [(b"L|1|N", True), (b"X|1|N", False)])

@@ -7,8 +7,8 @@ import pytest
 from hl7core.model.session import Session
 from hl7core.wire.decoder import Decoder, DecoderOptions
 from hl7core.wire.pcap.synthetic_tcp import TcpTalk
+from wire.linear_time import assert_linear
 from wire.mllp_sessions.test_pairing import ask, reply
-from wire.test_linear import hold
 
 COMMIT = b"\x0b\x06\x1c\r"
 SEGMENT = 60_000
@@ -127,7 +127,7 @@ def test_a_flood_on_one_connection_costs_what_its_packets_cost(shape, watched):
         decoder.feed(batches[count])
         decoder.end()
 
-    hold(work, 1000)
+    assert_linear(work, 1000)
 
 
 def said(*steps: tuple[str, bytes] | int) -> list[Session]:

@@ -48,7 +48,7 @@ def cut(whole: bytes, size: int, *, number: int = 7) -> list[bytes]:
 
 
 def take(fragments: Fragments, part: bytes, now: int = 0) -> bytes | None:
-    return fragments.take(part, 0, len(part), RAW, now)
+    return fragments.add(part, 0, len(part), RAW, now)
 
 
 def payload(whole: bytes | None) -> bytes | None:
@@ -100,7 +100,7 @@ def test_a_packet_that_never_becomes_whole_is_given_up_and_counted():
     parts = cut(packet(), 128)
     take(fragments, parts[0], 0)
     take(fragments, cut(packet(), 128, number=9)[0], KEPT_NS + 1)
-    assert fragments.given_up == 1
+    assert fragments.discarded == 1
     assert all(take(fragments, part, KEPT_NS + 2) is None for part in parts[1:])
 
 
@@ -109,7 +109,7 @@ def test_what_is_held_is_bounded_in_number():
     for number in range(5 * MAX_PACKETS):
         take(fragments, cut(packet(), 128, number=number % 0x10000)[0])
     assert len(fragments._partial) <= MAX_PACKETS
-    assert fragments.given_up >= 4 * MAX_PACKETS
+    assert fragments.discarded >= 4 * MAX_PACKETS
 
 
 def test_what_is_held_is_bounded_in_bytes():
@@ -132,14 +132,14 @@ def test_a_length_beyond_any_packet_is_no_fragment():
 def test_a_fragment_that_the_capture_cut_makes_no_packet():
     fragments = Fragments()
     first, *rest = cut(packet(), 128)
-    assert fragments.take(first, 0, len(first) - 1, RAW, 0) is None
+    assert fragments.add(first, 0, len(first) - 1, RAW, 0) is None
     assert all(take(fragments, part) is None for part in rest)
 
 
 @settings(max_examples=300)
 @given(st.binary(max_size=100), st.sampled_from([0, 1, 12, 101, 108, 113, 228, 229, 276, 999]))
 def test_no_bytes_make_it_fail(data, link_type):
-    Fragments().take(data, 0, len(data), link_type, 0)
+    Fragments().add(data, 0, len(data), link_type, 0)
 
 
 def test_the_decoder_counts_what_stayed_in_pieces():

@@ -50,7 +50,7 @@ def test_sequence_numbers_wrap():
     assert said(stream.push(0xFFFFFFFE, b"abcd", 1)) == b"abcd"
     assert stream.next_seq == 2
     assert said(stream.push(2, b"ef", 2)) == b"ef"
-    assert stream.seq_of(4) == 2
+    assert stream.offset_of(2) == 4
 
 
 def test_what_never_comes_is_given_up_as_a_gap():

@@ -1,4 +1,4 @@
-"""The dialect against the framer's law, and against a conversation."""
+"""The dialect in the framer contract, and in conversations."""
 
 import pytest
 from hl7core_fixed_frames import FixedFramer, dialect
@@ -45,7 +45,7 @@ def test_a_refused_result_is_kept_and_left_out():
     assert sum(element.type == "message" for element in session.elements) == 2
 
 
-def test_without_the_dialect_nothing_is_made_of_it():
+def test_without_the_dialect_there_is_no_session():
     talk = TcpTalk()
     talk.open()
     talk.opener(RESULT)
@@ -55,7 +55,7 @@ def test_without_the_dialect_nothing_is_made_of_it():
 
 
 @pytest.mark.parametrize("cut", range(1, 35))
-def test_half_a_frame_waits_for_the_rest_whoever_speaks(cut):
+def test_half_a_frame_waits_for_the_rest_even_if_the_other_side_speaks(cut):
     framer = FixedFramer(32, 0)
     assert framer.feed(RESULT[:cut]) + framer.settle() == []
     (frame,) = framer.feed(RESULT[cut:])

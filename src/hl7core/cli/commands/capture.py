@@ -77,9 +77,9 @@ def command(
     from hl7core.engine.engine import Engine
 
     overrides: dict[str, Any] = {"core.enable_persistence": False} if no_store else {}
-    from hl7core.settings import reading as settings_room
+    from hl7core.settings import reading
 
-    settings = settings_room.read(settings_room.find(settings_path), overrides)
+    settings = reading.read(reading.find(settings_path), overrides)
     if listing:
         return _list(settings_path)
     from hl7core.engine.sources import default_bpf

@@ -13,7 +13,7 @@ from hl7core.cli import exits
 from hl7core.cli.common import load_settings
 from hl7core.errors import Hl7coreError, SettingsError
 from hl7core.plugin_host.registry import Registry
-from hl7core.settings import reading as settings_room
+from hl7core.settings import reading
 from hl7core.settings.file import change, template
 from hl7core.settings.model import CoreSettings
 
@@ -29,7 +29,7 @@ def command() -> None:
 @click.pass_obj
 def path(settings_path: str | None) -> int:
     """Print the settings file in force."""
-    found = settings_room.find(settings_path)
+    found = reading.find(settings_path)
     if found is None:
         click.echo("no settings file: the defaults are in force", err=True)
         return exits.NOTHING
@@ -74,10 +74,10 @@ def show(settings_path: str | None, origin: bool) -> int:
 @click.pass_obj
 def check(settings_path: str | None) -> int:
     """Say whether the settings are right, and which value is wrong."""
-    found = settings_room.find(settings_path)
+    found = reading.find(settings_path)
     problems: list[str] = []
     try:
-        settings = settings_room.read(found)
+        settings = reading.read(found)
     except SettingsError as error:
         problems += error.problems
     else:
@@ -129,7 +129,7 @@ def init(file: str | None, data_folder: str | None) -> None:
 
 def shipped() -> str:
     """Return the commented settings file with every installed plugin of ours at its defaults."""
-    registry = Registry(settings_room.Settings(core=CoreSettings()))
+    registry = Registry(reading.Settings(core=CoreSettings()))
     return template({name: registry.model(name) for name in registry.names() if registry.info(name).bundled})
 
 

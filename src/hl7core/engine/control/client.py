@@ -1,7 +1,7 @@
-"""The other end of ``control.sock``: how a command reaches the engine that owns the data folder.
+"""The client of ``control.sock``: how a command reaches the engine that owns the data folder.
 
-It blocks, as commands do, and believes nothing of the socket but what it checks: lines are bounded, an answer that is
-none raises EngineError.
+It blocks, as commands do, and trusts nothing on the socket: lines are bounded, and an invalid answer raises
+EngineError.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ __all__ = ["ControlClient"]
 
 _TIMEOUT: Final = 60.0
 _MAX_POINTER: Final = 4096
+_NO_ENGINE: Final = "what answers on the control socket is not an hl7core engine"
 
 
 class ControlClient:
-    """Speaks to the engine that owns ``folder``.  Use ``connect``; it is a context manager."""
+    """Talks to the engine that owns ``folder``.  Call ``connect`` first; it is a context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +45,7 @@ class ControlClient:
         self._reader: Any = None
 
     def connect(self) -> Self | None:
-        """Connect and return itself, or None if no engine listens.  Raises EngineError if one refuses."""
+        """Connect and return self, or None if no engine is listening.  Raises EngineError if it refuses."""
         for path in self._paths():
             if len(os.fsencode(path)) > 107:
                 continue
@@ -57,7 +58,7 @@ class ControlClient:
                 continue
             except OSError as error:
                 connection.close()
-                raise EngineError(f"an engine may run on {self.folder}, but: {error.strerror}") from error
+                raise EngineError(f"cannot connect to the engine on {self.folder}: {error.strerror}") from error
             self._socket = connection
             self._reader = connection.makefile("rb")
             return self
@@ -69,10 +70,10 @@ class ControlClient:
             with (self.folder / POINTER_NAME).open("rb") as pointer:
                 yield os.fsdecode(pointer.read(_MAX_POINTER)).strip()
         except OSError:
-            return  # the socket lies in the folder itself, or nobody listens
+            return  # no pointer: the socket is in the folder itself, or nobody listens
 
     def close(self) -> None:
-        """Hang up."""
+        """Disconnect."""
         if self._socket is not None:
             self._reader.close()
             self._socket.close()
@@ -84,19 +85,19 @@ class ControlClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    # Anything.
+    # Any request.
 
     def call(self, do: str, **arguments: Any) -> Any:
-        """Ask for ``do`` and return its result.  Raises what the engine says, EngineError if it does not answer."""
+        """Send ``do`` and return its result.  Raises the engine's error; EngineError if it does not answer."""
         for _ in self.stream(do, **arguments):
             pass
         return self.result
 
     result: Any = None
-    """The result in the last line of the last answer."""
+    """The result of the last request."""
 
     def stream(self, do: str, *, timeout: float | None = _TIMEOUT, **arguments: Any) -> Iterator[Any]:
-        """Ask for ``do`` and yield the items of the answer as they come."""
+        """Send the request ``do`` and yield the items of the answer as they arrive; raises as ``call`` does."""
         if self._socket is None:
             raise EngineError("not connected to an engine")
         self.result = None
@@ -115,41 +116,39 @@ class ControlClient:
         except TimeoutError as error:
             raise EngineError(f"the engine on {self.folder} does not answer") from error
         except OSError as error:
-            raise EngineError(f"the engine on {self.folder} hung up") from error
+            raise EngineError(f"the engine on {self.folder} closed the connection") from error
 
     def _reply(self) -> dict[str, Any]:
         line = self._reader.readline(MAX_RESPONSE + 1)
         if not line.endswith(b"\n"):
             raise EngineError(
-                f"the engine on {self.folder} hung up" if len(line) <= MAX_RESPONSE else "a line too long"
+                f"the engine on {self.folder} closed the connection"
+                if len(line) <= MAX_RESPONSE
+                else "the engine sent a line that is too long"
             )
         try:
             reply = json.loads(line)
         except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
-            raise EngineError("what answers on the control socket is no engine")
+            raise EngineError(_NO_ENGINE)
         return reply
 
-    # What commands ask.
+    # The requests of commands.
 
     def sessions(self, query: SessionQuery) -> Iterator[Session]:
-        """Yield the sessions that fit, at most ``query.limit``."""
+        """Yield the matching sessions, at most ``query.limit``."""
         from hl7core.model.stored import session_from_json
 
         for item in self.stream("sessions", query=query_to_json(query)):
             yield session_from_json(json.dumps(item).encode())
-
-    def session_lines(self, query: SessionQuery) -> Iterator[dict[str, Any]]:
-        """Yield the same as JSON objects."""
-        yield from self.stream("sessions", query=query_to_json(query))
 
     def retry(self, ids: Sequence[str]) -> list[str]:
         """Make sessions pending again; return the ids that were found."""
         return _ids(self.call("retry", ids=list(ids)))
 
     def ignore(self, ids: Sequence[str]) -> list[str]:
-        """Mark sessions as never to be sent; return the ids that were found."""
+        """Mark sessions as never to be submitted; return the ids that were found."""
         return _ids(self.call("ignore", ids=list(ids)))
 
     def unignore(self, ids: Sequence[str]) -> list[str]:
@@ -157,22 +156,22 @@ class ControlClient:
         return _ids(self.call("unignore", ids=list(ids)))
 
     def delete(self, ids: Sequence[str], *, to_trash: bool = True) -> list[str]:
-        """Remove sessions; return the ids that were removed."""
+        """Delete sessions; return the ids that were deleted."""
         return _ids(self.call("delete", ids=list(ids), to_trash=to_trash))
 
     def restore(self, ids: Sequence[str]) -> list[str]:
-        """Bring sessions back from the trash; return the ids that came back."""
+        """Restore sessions from the trash; return the ids that were restored."""
         return _ids(self.call("restore", ids=list(ids)))
 
     def trash(self) -> list[tuple[str, datetime]]:
-        """Return the ids of the sessions in the trash and when each went there, oldest first."""
+        """Return the ids of the sessions in the trash and when each was deleted, oldest first."""
         try:
             return [(str(entry["id"]), time_of(entry["deletedAt"])) for entry in self.call("trash")]
         except (TypeError, LookupError, OverflowError):
-            raise EngineError("what answers on the control socket is no engine") from None
+            raise EngineError(_NO_ENGINE) from None
 
     def store_size(self) -> int:
-        """Return the bytes on disk that the stored sessions take, the trash included."""
+        """Return the size of the stored sessions on disk in bytes, the trash included."""
         return int(self.call("store_size"))
 
     def cleanup(
@@ -184,36 +183,36 @@ class ControlClient:
     ) -> list[CleanupReport]:
         """Run every plugin's cleanup, however long it takes; return the reports.
 
-        ``progress`` hears meanwhile how many sessions have been deleted.
+        ``progress`` is called meanwhile with the number of sessions deleted so far.
         """
         for item in self.stream("cleanup", timeout=None, dry_run=dry_run, confirmed=confirmed):
             progress(int(item.get("deleted", 0)))
         return [CleanupReport(**{**r, "kept": tuple(map(tuple, r.get("kept", ())))}) for r in self.result]
 
     def submit_now(self) -> int:
-        """Try all that is pending at once; return how many sessions are known to be."""
+        """Try everything pending now; return how many sessions are known to be."""
         return int(self.call("submit_now"))
 
     def submission(self) -> list[DestinationStatus]:
-        """Return how every destination stands."""
+        """Return the status of every destination."""
         try:
             return [
                 DestinationStatus(**{**entry, "until": None if entry["until"] is None else time_of(entry["until"])})
                 for entry in self.call("submission")
             ]
         except (TypeError, LookupError, OverflowError):
-            raise EngineError("what answers on the control socket is no engine") from None
+            raise EngineError(_NO_ENGINE) from None
 
     def find_pending(self) -> None:
-        """Make the engine look for sessions that were stored beside it."""
+        """Make the engine look for sessions that another process has stored."""
         self.call("find_pending")
 
     def follow(self) -> Iterator[dict[str, Any]]:
-        """Yield ``{"event": ...}`` and ``{"session": ...}`` objects as they happen, until the engine ends."""
+        """Yield ``{"event": ...}`` and ``{"session": ...}`` objects as they happen, until the engine stops."""
         yield from self.stream("follow", timeout=None)
 
 
 def _ids(value: Any) -> list[str]:
     if not isinstance(value, list):
-        raise EngineError("what answers on the control socket is no engine")
+        raise EngineError(_NO_ENGINE)
     return [str(item) for item in value]

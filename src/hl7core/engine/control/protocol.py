@@ -1,8 +1,8 @@
-"""What goes over ``control.sock``: one JSON object a line, both ways.
+"""The protocol of ``control.sock``: one JSON object per line, both ways.
 
-A request is ``{"do": name, ...arguments}``.  It is answered by any number of ``{"item": ...}`` lines and one last line,
-``{"ok": true, "result": ...}`` or ``{"ok": false, "kind": error class, "error": text}``.  Sessions travel in their
-stored schema; times are unix milliseconds.
+A request is ``{"do": name, ...arguments}``.  The answer is any number of ``{"item": ...}`` lines and one last line,
+``{"ok": true, "result": ...}`` or ``{"ok": false, "kind": error class, "error": text}``.  Sessions are in their stored
+schema; times are unix milliseconds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CONTROL_NAME: Final = "control.sock"
 POINTER_NAME: Final = "control.path"
 MAX_REQUEST: Final = 1 << 20
 MAX_RESPONSE: Final = 64 << 20
-"""A session with the largest message that the defaults allow fits."""
+"""Large enough for a session with the largest message that the default settings allow."""
 
 Request = dict[str, Any]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,12 +60,12 @@ def line_of(value: Mapping[str, Any]) -> bytes:
 
 
 def error_to_line(error: Exception) -> bytes:
-    """Return the last line for ``error``; what is no error of ours is named by its kind alone."""
+    """Return the last line for ``error``; a foreign exception is named by its class alone."""
     ours = isinstance(error, Hl7coreError)
     reply: dict[str, Any] = {
         "ok": False,
         "kind": type(error).__name__ if ours else "EngineError",
-        "error": str(error) if ours else f"the engine failed at this ({type(error).__name__})",
+        "error": str(error) if ours else f"the engine failed ({type(error).__name__})",
     }
     if isinstance(error, SettingsError):
         reply["problems"] = list(error.problems)
@@ -77,8 +77,8 @@ def error_to_line(error: Exception) -> bytes:
 
 
 def error_from_line(reply: Mapping[str, Any]) -> Hl7coreError:
-    """Return the error that a last line tells of."""
-    text = str(reply.get("error", "the engine refused"))
+    """Return the error in a last line."""
+    text = str(reply.get("error", "the engine refused the request"))
     match reply.get("kind"):
         case "SettingsError":
             return SettingsError(*map(str, reply.get("problems", [text])))
@@ -98,7 +98,7 @@ def error_from_line(reply: Mapping[str, Any]) -> Hl7coreError:
 
 
 def query_to_json(query: SessionQuery) -> dict[str, Any]:
-    """Return ``query`` as JSON, without what is as by default."""
+    """Return ``query`` as JSON, without default values."""
     made: dict[str, Any] = {}
     for name, value in query._asdict().items():
         if value == SessionQuery._field_defaults[name]:
@@ -108,18 +108,18 @@ def query_to_json(query: SessionQuery) -> dict[str, Any]:
 
 
 def query_from_json(data: Any) -> SessionQuery:
-    """Return the query that ``data`` describes.  Raises EngineError naming what is wrong."""
+    """Return the query in ``data``.  Raises EngineError naming the wrong field."""
     if not isinstance(data, Mapping):
         raise EngineError("query: must be an object")
     unknown = sorted(set(data) - set(SessionQuery._fields))
     if unknown:
-        raise EngineError(f"query: there is no field {unknown[0][:50]!r}")
+        raise EngineError(f"query: unknown field {unknown[0][:50]!r}")
     made: dict[str, Any] = {}
     try:
         for name, value in data.items():
             made[name] = _field(name, value)
     except (TypeError, ValueError, OverflowError, LookupError):
-        raise EngineError(f"query.{name}: is not what it must be") from None
+        raise EngineError(f"query.{name}: invalid value") from None
     return SessionQuery(**made)
 
 
@@ -154,14 +154,14 @@ def millis_of(time: datetime) -> float:
 
 
 def time_of(value: Any) -> datetime:
-    """Return the time that unix milliseconds name.  Raises TypeError or OverflowError if they name none."""
+    """Return the time for unix milliseconds.  Raises TypeError or OverflowError if ``value`` is not a time."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("time")
     return _EPOCH + timedelta(milliseconds=value)
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
-    """Return an event as JSON: ``{"event": its name, ...its fields in camelCase}``."""
+    """Return an event as JSON: ``{"event": class name, ...fields in camelCase}``."""
     if isinstance(event, CleanupSummary):
         fields = _summary(event)
     else:
@@ -202,17 +202,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# What is in a request: each raises EngineError naming what is not as it must be.
+# The arguments of a request: each function raises EngineError naming the wrong argument.
 
 
 def request_from_line(line: bytes) -> Request:
-    """Return the request in ``line``.  Raises EngineError if there is none."""
+    """Return the request in ``line``.  Raises EngineError if it is not one."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict):
-        raise EngineError("a request is one JSON object a line")
+        raise EngineError("a request must be one JSON object per line")
     return request
 
 
@@ -226,23 +226,23 @@ def ids_in(request: Request) -> list[str]:
 
 
 def texts_in(request: Request, name: str) -> list[str]:
-    """Return a list of texts, empty if there is none."""
+    """Return a list of strings, empty if the argument is missing."""
     value = request.get(name, [])
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise EngineError(f"{name}: must be a list of texts")
+        raise EngineError(f"{name}: must be a list of strings")
     return value
 
 
 def text_in(request: Request, name: str, default: str | None = None) -> str:
-    """Return a text; ``default`` None: it must be given."""
+    """Return a string; with ``default`` None it is required."""
     value = request.get(name, default)
     if not isinstance(value, str):
-        raise EngineError(f"{name}: must be a text")
+        raise EngineError(f"{name}: must be a string")
     return value
 
 
 def flag_in(request: Request, name: str, *, default: bool) -> bool:
-    """Return true or false."""
+    """Return a boolean."""
     value = request.get(name, default)
     if not isinstance(value, bool):
         raise EngineError(f"{name}: must be true or false")

@@ -1,8 +1,8 @@
 """The control socket: how commands in another process reach the running engine.
 
-It lies in the data folder with mode 0600, and asks the kernel who is at the other end: only our own user and root are
-heard.  What comes in is bounded and believed only after checking; whatever is wrong with it is answered, and never ends
-the engine.  A path too long for a socket is kept in ``control.path`` instead, and the socket in a private folder.
+The socket is in the data folder with mode 0600, and only our own user and root may connect: the kernel says who the
+peer is.  Requests are bounded and checked; a bad one is answered with an error and never ends the engine.  If the path
+is too long for a socket, the socket goes to a private folder and ``control.path`` says where.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hl7core.engine.cleaning import clean
 from hl7core.engine.control.protocol import (
@@ -38,14 +38,14 @@ from hl7core.engine.control.protocol import (
     texts_in,
 )
 from hl7core.engine.imports import ImportReport, Imports
-from hl7core.engine.stores import PAGE, reason_of
+from hl7core.engine.parts import Parts
+from hl7core.engine.reason import reason_of
+from hl7core.engine.runtime import EngineRuntime
+from hl7core.engine.stores import PAGE
 from hl7core.errors import EngineError
 from hl7core.model.events import CleanupProgress
 from hl7core.model.schema import session_to_json
 from hl7core.model.session import Session
-
-if TYPE_CHECKING:
-    from hl7core.engine.engine import Engine
 
 __all__ = ["Control"]
 
@@ -57,21 +57,33 @@ _PEER: Final = struct.Struct("3i")
 
 
 class Control:
-    """Serves ``control.sock`` of an engine on its event loop."""
+    """Serves ``control.sock`` of an engine on its event loop.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    ``problems`` returns what is wrong with the settings; ``request_stop`` stops the engine.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        runtime: EngineRuntime,
+        *,
+        problems: Callable[[], list[str]],
+        request_stop: Callable[[], None],
+    ) -> None:
+        self._parts = parts
+        self._runtime = runtime
+        self._problems = problems
+        self._request_stop = request_stop
         self._server: asyncio.Server | None = None
-        self._path = engine.folder / CONTROL_NAME
-        self._pointer = engine.folder / POINTER_NAME
+        self._path = parts.folder / CONTROL_NAME
+        self._pointer = parts.folder / POINTER_NAME
         self._private: str | None = None
         self._clients: set[asyncio.Task[None]] = set()
-        runtime = engine.runtime
         self._commands: dict[str, Callable[[Request], Awaitable[Any]]] = {
             "ping": self._ping,
             "state": self._state,
             "plugins": self._plugins,
-            "settings_problems": self._problems,
+            "settings_problems": self._settings_problems,
             "retry": lambda r: runtime.retry(ids_in(r)),
             "ignore": lambda r: runtime.ignore(ids_in(r)),
             "unignore": lambda r: runtime.unignore(ids_in(r)),
@@ -94,7 +106,7 @@ class Control:
         }
 
     async def start(self) -> None:
-        """Begin to listen.  Raises EngineError if the socket cannot be made."""
+        """Start listening.  Raises EngineError if the socket cannot be created."""
         try:
             path = self._place()
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -105,10 +117,10 @@ class Control:
                 os.umask(mask)
             self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_REQUEST)
         except OSError as error:
-            raise EngineError(f"cannot listen for commands in {self._engine.folder}: {error.strerror}") from error
+            raise EngineError(f"cannot listen for commands in {self._parts.folder}: {error.strerror}") from error
 
     async def stop(self) -> None:
-        """Hang up on everybody and remove the socket."""
+        """Disconnect all clients and remove the socket."""
         if self._server is None:
             return
         self._server.close()
@@ -116,10 +128,10 @@ class Control:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
         self._server = None
-        self._sweep()
+        self._remove()
 
     def _place(self) -> str:
-        self._sweep()
+        self._remove()
         if len(os.fsencode(self._path)) <= _MAX_PATH:
             return str(self._path)
         base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
@@ -130,8 +142,8 @@ class Control:
             pointer.write(os.fsencode(path) + b"\n")
         return path
 
-    def _sweep(self) -> None:
-        """Remove what this engine, or one that was killed, has left; the lock says that nobody else listens."""
+    def _remove(self) -> None:
+        """Remove the socket of this engine, or of one that was killed: we hold the lock, so nobody else listens."""
         self._path.unlink(missing_ok=True)
         self._pointer.unlink(missing_ok=True)
         if self._private is not None:
@@ -150,14 +162,14 @@ class Control:
         try:
             if full:
                 await reader.readline()
-                raise EngineError(f"{_MAX_CLIENTS} commands are served already")  # noqa: TRY301 - answered below
+                raise EngineError(f"the engine is already serving {_MAX_CLIENTS} commands; try again later")  # noqa: TRY301 - answered below
             await self._converse(reader, writer)
         except EngineError as error:
             await _send(writer, error_to_line(error))
         except (ConnectionError, BrokenPipeError):
-            logger.debug("a command hung up")
+            logger.debug("a command disconnected")
         except asyncio.CancelledError:
-            logger.debug("the engine hangs up on a command")
+            logger.debug("the engine stops and disconnects a command")
         finally:
             self._clients.discard(task)
             writer.close()
@@ -167,7 +179,7 @@ class Control:
             try:
                 line = await reader.readline()
             except ValueError:  # longer than the limit
-                await _send(writer, error_to_line(EngineError(f"a request has at most {MAX_REQUEST} bytes")))
+                await _send(writer, error_to_line(EngineError(f"a request may have at most {MAX_REQUEST} bytes")))
                 return
             if not line:
                 return
@@ -175,7 +187,7 @@ class Control:
                 await self._answer(request_from_line(line), reader, writer)
             except ConnectionError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever was asked, it is answered
+            except Exception as error:  # noqa: BLE001 - every request is answered
                 logger.debug("a command was refused: %s", reason_of(error))
                 await _send(writer, error_to_line(error))
 
@@ -192,7 +204,7 @@ class Control:
             result = None
         elif do == "stop":
             await _send(writer, line_of({"ok": True, "result": os.getpid()}))
-            self._engine.request_stop()
+            self._request_stop()
             return
         else:
             command = self._commands.get(do) if isinstance(do, str) else None
@@ -202,11 +214,11 @@ class Control:
         await _send(writer, line_of({"ok": True, "result": result}))
 
     async def _sessions(self, request: Request, writer: asyncio.StreamWriter) -> int:
-        """Send sessions a page at a time, so that memory stays flat."""
+        """Send matching sessions page by page, so that memory stays flat; return how many."""
         query = query_from_json(request.get("query", {}))
         count = 0
         while count < query.limit:
-            page = await self._engine.runtime.sessions(query._replace(limit=min(PAGE, query.limit - count)))
+            page = await self._runtime.sessions(query._replace(limit=min(PAGE, query.limit - count)))
             for session in page:
                 await _send(writer, b'{"item":' + session_to_json(session) + b"}\n")
             count += len(page)
@@ -216,8 +228,8 @@ class Control:
         return count
 
     async def _import(self, request: Request, writer: asyncio.StreamWriter) -> dict[str, Any]:
-        """Bring sessions in, saying after each page how far it has come."""
-        imports, source = Imports(self._engine), text_in(request, "source", "")
+        """Import sessions, reporting after each page how far it has come."""
+        imports, source = Imports(self._parts), text_in(request, "source", "")
         empty = flag_in(request, "empty", default=False)
         pages = imports.from_store(source, empty=empty) if source else imports.from_files(texts_in(request, "files"))
         report = ImportReport()
@@ -226,12 +238,12 @@ class Control:
         return report.as_json()
 
     async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Send what happens until the engine ends, or the client says anything or hangs up."""
-        follower = self._engine.follow()
+        """Send events and ended sessions until the engine stops, or until the client sends a byte or disconnects."""
+        follower = self._parts.news.follow(asyncio.get_running_loop())
 
         async def listen() -> None:
             await reader.read(1)
-            self._engine.news.unfollow(follower)
+            self._parts.news.unfollow(follower)
 
         listening = asyncio.create_task(listen())
         try:
@@ -242,15 +254,15 @@ class Control:
                     await _send(writer, line_of({"item": event_to_json(item)}))
         finally:
             listening.cancel()
-            self._engine.news.unfollow(follower)
+            self._parts.news.unfollow(follower)
 
     # Commands that are more than one call.
 
     async def _ping(self, _request: Request) -> dict[str, Any]:
-        return {"pid": os.getpid(), "folder": str(self._engine.folder)}
+        return {"pid": os.getpid(), "folder": str(self._parts.folder)}
 
     async def _state(self, _request: Request) -> dict[str, Any]:
-        state = self._engine.state()
+        state = self._runtime.state()
         return {
             **state._asdict(),
             "sources": {name: stats._asdict() for name, stats in state.sources},
@@ -259,46 +271,48 @@ class Control:
         }
 
     async def _plugins(self, _request: Request) -> list[dict[str, Any]]:
-        return [info._asdict() for info in self._engine.registry.infos()]
+        return [info._asdict() for info in self._parts.registry.infos()]
 
-    async def _problems(self, _request: Request) -> list[str]:
-        return list(dict.fromkeys((*self._engine.problems, *self._engine.reloader.problems)))
+    async def _settings_problems(self, _request: Request) -> list[str]:
+        return self._problems()
 
     async def _cleanup(self, request: Request, writer: asyncio.StreamWriter) -> list[dict[str, Any]]:
-        """Clean up, and send how far it is; who hangs up meanwhile does not end it."""
+        """Clean up and send the progress; if the client disconnects meanwhile, the cleanup goes on."""
         dry_run, confirmed = flag_in(request, "dry_run", default=False), flag_in(request, "confirmed", default=False)
 
         async def tell(item: CleanupProgress) -> None:
             await _send(writer, line_of({"item": event_to_json(item)}))
 
-        reports = await clean(self._engine, dry_run=dry_run, confirmed=confirmed, progress=tell)
+        reports = await clean(self._runtime, self._parts.news, dry_run=dry_run, confirmed=confirmed, progress=tell)
         return [report._asdict() for report in reports]
 
     async def _trash(self, _request: Request) -> list[dict[str, Any]]:
-        return [{"id": i, "deletedAt": millis_of(when)} for i, when in await self._engine.runtime.trash()]
+        return [{"id": i, "deletedAt": millis_of(when)} for i, when in await self._runtime.trash()]
 
     async def _submission(self, _request: Request) -> list[dict[str, Any]]:
         return [
             {**status._asdict(), "until": None if status.until is None else millis_of(status.until)}
-            for status in self._engine.outbox.status()
+            for status in self._parts.outbox.status()
         ]
 
     async def _find_pending(self, _request: Request) -> None:
-        self._engine.outbox.search()
+        self._parts.outbox.search()
 
     async def _interfaces(self, _request: Request) -> list[dict[str, Any]]:
-        return [interface._asdict() for interface in await self._engine.runtime.interfaces()]
+        return [interface._asdict() for interface in await self._runtime.interfaces()]
 
 
 async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
     if len(line) > MAX_RESPONSE:
-        line = error_to_line(EngineError(f"an answer has more than {MAX_RESPONSE} bytes; read it from the store"))
+        line = error_to_line(
+            EngineError(f"the answer is longer than {MAX_RESPONSE} bytes; read the session from the store instead")
+        )
     writer.write(line)
     await writer.drain()
 
 
 def _ours(writer: asyncio.StreamWriter) -> bool:
-    """Say whether the other end runs as our user, or as root."""
+    """Return whether the peer runs as our user or as root."""
     peer: socket.socket = writer.get_extra_info("socket")
     _, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     return uid in (0, os.geteuid())

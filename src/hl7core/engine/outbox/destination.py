@@ -1,6 +1,6 @@
-"""One destination as the outbox sees it: its line, its search, its settings, and what is said of it.
+"""One destination as the outbox sees it: its queue, its search, its settings, and the notices about it.
 
-What is said is a state, not a log of failures: once what is the matter, and once that it is over.
+A notice tells a state, not each failure: it is raised once when something is wrong, and resolved once.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from typing import Final
 
 from hl7core.contract import DestinationSettings
 from hl7core.engine.news import News
-from hl7core.engine.outbox.queue import IN_A_ROW, Line
-from hl7core.engine.outbox.rules import Trouble
+from hl7core.engine.outbox.queue import IN_A_ROW, DestinationQueue
+from hl7core.engine.outbox.rules import Failure
 from hl7core.engine.outbox.search import Search
 from hl7core.engine.outbox.status import DestinationStatus
 
 __all__ = ["Destination"]
 
 _PATIENCE: Final = 60.0
-"""What is tried within so many seconds counts as soon."""
+"""An attempt within this many seconds counts as soon."""
 
 
 class Destination:
-    """What the outbox knows of the destination ``name``; it begins inactive."""
+    """What the outbox knows of the destination ``name``; it is inactive at first.
+
+    ``since`` is when it became active.  ``tick_at`` and ``search_at`` are the monotonic times of its next cycle and of
+    the earliest next search; ``searched`` is set once a search has found what there is room for, or failed.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.line = Line()
+        self.queue = DestinationQueue()
         self.search = Search(name)
         self.settings: DestinationSettings | None = None
         self.active = False
@@ -35,75 +39,75 @@ class Destination:
         self.tick_at = 0.0
         self.search_at = 0.0
         self.searching = False
-        self.looked = asyncio.Event()
+        self.searched = asyncio.Event()
         self.submitted = 0
         self.failed = 0
         self.error = ""
-        self._told = Trouble.NONE
-        self._told_rejected = False
+        self._reported = Failure.NONE
+        self._reported_rejected = False
 
     @property
     def done(self) -> int:
         """How many sessions were submitted or failed since the start."""
         return self.submitted + self.failed
 
-    def begin(self, now: datetime) -> None:
-        """It is active from ``now`` on: everything is looked through for what it is to get."""
+    def activate(self, now: datetime) -> None:
+        """It is active from ``now`` on: search the whole store for what is pending for it."""
         self.active = True
         self.since = now
         self.tick_at = 0.0
-        self.line.begin_anew()
+        self.queue.reset()
         self.search.restart(backlog=True)
 
-    def end(self, news: News) -> None:
-        """It is active no more: its deliveries stay as they are, and nothing stands against it."""
+    def deactivate(self, news: News) -> None:
+        """It is no longer active: its deliveries stay as they are, its notices are resolved."""
         self.active = False
-        self.line.drop(self.line.ids())
-        self._told = Trouble.NONE
-        self._told_rejected = False
-        for matter in ("submission", "rejected"):
-            news.settle(f"{matter}-{self.name}", f"{self.name} is handed no sessions any more")
+        self.queue.drop(self.queue.ids())
+        self._reported = Failure.NONE
+        self._reported_rejected = False
+        for kind in ("submission", "rejected"):
+            news.resolve(f"{kind}-{self.name}", f"{self.name} is not active any more")
 
-    def tell(self, news: News) -> None:
-        """Say once what is the matter with it, and once that it is over."""
-        line, name = self.line, self.name
-        if line.trouble and line.trouble is not self._told and (line.paused or not line.ready):
-            self._told = line.trouble
-            text = f"{name} {line.trouble} ({self.error}); its sessions wait and are sent later"
+    def report(self, news: News) -> None:
+        """Raise a notice when something is wrong with it, and resolve that once it works again."""
+        queue, name = self.queue, self.name
+        if queue.failure and queue.failure is not self._reported and (queue.paused or not queue.ready):
+            self._reported = queue.failure
+            text = f"{name} {queue.failure} ({self.error}); its sessions stay pending and are submitted later"
             news.notice(f"submission-{name}", text)
-        elif self._told and not line.trouble:
-            self._told = Trouble.NONE
-            news.settle(f"submission-{name}", f"{name} takes sessions again")
-        rejected = line.rejected_in_a_row >= IN_A_ROW
-        if rejected is not self._told_rejected:
-            self._told_rejected = rejected
+        elif self._reported and not queue.failure:
+            self._reported = Failure.NONE
+            news.resolve(f"submission-{name}", f"{name} accepts sessions again")
+        rejected = queue.rejected_in_a_row >= IN_A_ROW
+        if rejected is not self._reported_rejected:
+            self._reported_rejected = rejected
             if rejected:
-                news.notice(f"rejected-{name}", f"{name} rejects every session ({self.error}); is its address right?")
+                news.notice(f"rejected-{name}", f"{name} rejects every session ({self.error}); check its address")
             else:
-                news.settle(f"rejected-{name}", f"{name} takes sessions again")
+                news.resolve(f"rejected-{name}", f"{name} accepts sessions again")
 
     def status(self, clock: float, now: datetime, *, sound: bool) -> DestinationStatus:
-        """Return how it stands; ``sound`` is whether sessions are saved."""
-        line, search = self.line, self.search
+        """Return its status at ``clock`` (monotonic) and ``now``; ``sound``: sessions are saved."""
+        queue, search = self.queue, self.search
         until: float | None = None
         if not sound:
             state = "unsaved"
-        elif line.paused:
-            state, until = "paused", max(line.probe_at, line.hold_until)
-        elif line.hold_until > clock:
-            state, until = "waiting", line.hold_until
+        elif queue.paused:
+            state, until = "paused", max(queue.probe_at, queue.hold_until)
+        elif queue.hold_until > clock:
+            state, until = "waiting", queue.hold_until
         else:
-            state = "sending" if line.in_flight or line.ready else "idle"
-        looking = self.searching or not (search.over or line.paused or self.search_at > clock)
+            state = "sending" if queue.in_flight or queue.ready else "idle"
+        looking = self.searching or not (search.over or queue.paused or self.search_at > clock)
         return DestinationStatus(
             self.name,
             state,
             now + timedelta(seconds=max(0.0, until - clock)) if until is not None else None,
-            len(line),
+            len(queue),
             not search.over,
-            line.in_flight,
+            queue.in_flight,
             self.submitted,
             self.failed,
             self.error,
-            sound and (looking or line.busy(clock, _PATIENCE)),
+            sound and (looking or queue.busy(clock, _PATIENCE)),
         )

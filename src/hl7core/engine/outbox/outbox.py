@@ -1,9 +1,9 @@
-"""The outbox: hands stored sessions on to every active destination, each with a line of its own.
+"""The outbox: submits stored sessions to every active destination, each with a queue of its own.
 
-The law: a session goes out only once it is stored, and counts as submitted only once the destination has acknowledged
-it and that can be written down.  Nothing here is lost with the process: what is pending stands with the sessions in the
-store, and is found there at the start, each interval and when somebody asks.  Memory holds ids, a bounded number of
-them; a session is loaded when its turn comes.  A destination that is slow or dead makes nobody else wait.
+A session is submitted only once it is stored, and counts as submitted only once the destination has acknowledged it and
+that is recorded.  Nothing is lost with the process: what is pending is stored with the sessions, and is found in the
+store at the start, at each interval and on request.  Memory holds a limited number of ids; a session is loaded for its
+attempt.  A slow or dead destination delays no other.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from hl7core.contract import DestinationSettings
 from hl7core.engine.news import News
-from hl7core.engine.outbox.attempt import Attempts, Ended, Records
+from hl7core.engine.outbox.attempt import AttemptResult, Attempts, Records
 from hl7core.engine.outbox.destination import Destination
-from hl7core.engine.outbox.queue import Key, Turn
-from hl7core.engine.outbox.refill import Supply
-from hl7core.engine.outbox.rules import Fate
+from hl7core.engine.outbox.queue import Batch, Key
+from hl7core.engine.outbox.refill import Refill
+from hl7core.engine.outbox.rules import Disposition
 from hl7core.engine.outbox.status import DestinationStatus
 from hl7core.errors import EngineError, Hl7coreError
 from hl7core.guard import describe
@@ -40,11 +40,11 @@ _BREATH: Final = 0.002
 _AFTER_A_FAULT: Final = 15.0
 _NOT_LOADED: Final = 2.0
 _PROGRESS: Final = 0.2
-_LOOK: Final = 30.0
+_SEARCH: Final = 30.0
 
 
 class Outbox:
-    """Sends.  ``start`` and ``stop`` it on the event loop; ``saved`` may be called from any thread, the rest not."""
+    """Submits sessions.  Runs on the event loop; only ``saved`` may be called from any thread."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class Outbox:
         self._now = now
         self._clock = clock
         self._wake = asyncio.Event()
-        self._supply = Supply(records, now=now, clock=clock, looked=self._wake.set)
+        self._refill = Refill(records, now=now, clock=clock, searched=self._wake.set)
         self._destinations: dict[str, Destination] = {}
-        self._silent: set[str] = set()
+        self._inactive: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._attempts: Attempts
         self._running: asyncio.Task[None] | None = None
@@ -76,13 +76,13 @@ class Outbox:
     # Life.
 
     def start(self) -> None:
-        """Begin to look for what is pending and to send it."""
+        """Start searching for pending sessions and submitting them."""
         self._loop = asyncio.get_running_loop()
         self._attempts = Attempts(self._dispatch, self._records, self._now)
         self._running = asyncio.create_task(self._run(), name="hl7core-outbox")
 
     async def stop(self, patience: float) -> None:
-        """Begin nothing more; what is in flight has ``patience`` seconds, then stays pending."""
+        """Start no more attempts; those in flight have ``patience`` seconds, then their sessions stay pending."""
         self._over = True
         if self._running is None:
             return
@@ -96,75 +96,75 @@ class Outbox:
         for task in list(self._tasks):
             task.cancel()
 
-    # What others tell it.
+    # What other rooms report.
 
     def saved(self, sessions: Iterable[Session]) -> None:
-        """These are stored now; called from any thread."""
-        news = [
+        """``sessions`` are stored now; called from any thread."""
+        pending = [
             (delivery.name, (session.start_ns // 1000, session.id), delivery.next_at)
             for session in sessions
             if not session.ignored
             for delivery in session.deliveries
             if delivery.status is DeliveryStatus.PENDING
         ]
-        if news and self._loop is not None and not self._over:
-            self._loop.call_soon_threadsafe(self._arrived, news)
+        if pending and self._loop is not None and not self._over:
+            self._loop.call_soon_threadsafe(self._add_saved, pending)
 
     def wake(self) -> None:
-        """Something has changed: settings, plugins, whether sessions are saved."""
+        """Settings, plugins, or whether sessions are saved may have changed."""
         self._refresh_at = 0.0
         self._wake.set()
 
-    def hurry(self, ids: Sequence[str]) -> None:
-        """A person wants these to be sent now."""
+    def expedite(self, ids: Sequence[str]) -> None:
+        """Submit ``ids`` now, without waiting for their next attempt."""
         now = self._clock()
         for destination in self._active():
-            destination.line.hurry(now, ids)
+            destination.queue.expedite(now, ids)
         self._wake.set()
 
     def drop(self, ids: Sequence[str]) -> None:
-        """These are not to be sent any more."""
+        """Do not submit ``ids`` any more."""
         for destination in self._destinations.values():
-            destination.line.drop(ids)
+            destination.queue.drop(ids)
         self._wake.set()
 
     def search(self) -> None:
-        """Sessions may have come into the store that nobody told of."""
+        """Search the stores again: another process may have stored sessions."""
         for destination in self._active():
             destination.search.restart(backlog=True)
         self._wake.set()
 
     async def submit_now(self) -> int:
-        """Try all that is pending at once, whatever it waits for; return how many sessions are known to be.
+        """Try everything pending now, without waiting for the next attempt; return how many sessions are known to be.
 
-        Raises EngineError if no destination is active, or nothing is saved.
+        Raises EngineError if no destination is active, or if nothing is saved.
         """
         self._refresh()
         active = self._active()
         if not active:
             raise EngineError("no destination is active")
         if not self._records.sound:
-            raise EngineError("sessions are not saved now, so none is handed on")
+            raise EngineError("sessions are not saved now, so none is submitted")
         now = self._clock()
-        begun = sum(destination.done for destination in active)
+        done_before = sum(destination.done for destination in active)
         for destination in active:
-            destination.line.hurry(now)
+            destination.queue.expedite(now)
             destination.search.restart(backlog=True)
             destination.search_at = now
-            destination.looked.clear()
+            destination.searched.clear()
         self._wake.set()
-        looks = [asyncio.ensure_future(destination.looked.wait()) for destination in active]
-        await asyncio.wait(looks, timeout=_LOOK)
-        for look in looks:
-            look.cancel()
-        for destination in active:  # what was found may wait for its next attempt
-            destination.line.hurry(self._clock(), probe=False)
+        searches = [asyncio.ensure_future(destination.searched.wait()) for destination in active]
+        await asyncio.wait(searches, timeout=_SEARCH)
+        for search in searches:
+            search.cancel()
+        for destination in active:  # the sessions found may be waiting for their next attempt
+            destination.queue.expedite(self._clock(), probe=False)
         self._wake.set()
-        done = sum(destination.done for destination in active) - begun
-        return done + sum(len(destination.line) + destination.line.in_flight for destination in active)
+        done = sum(destination.done for destination in active) - done_before
+        return done + sum(len(destination.queue) + destination.queue.in_flight for destination in active)
 
     def status(self) -> list[DestinationStatus]:
-        """Return how every destination stands, those too that are not active."""
+        """Return the status of every destination, active or not."""
         names = self._dispatch.destinations(inactive=True)
         known = (self._destinations.get(name) for name in names)
         return [
@@ -181,8 +181,8 @@ class Outbox:
             self._wake.clear()
             try:
                 wake = self._round()
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not end all sending
-                logger.error("handing sessions on broke: %s", describe(error))  # noqa: TRY400
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the outbox
+                logger.error("submitting sessions failed: %s", describe(error))  # noqa: TRY400
                 wake = self._clock() + _AFTER_A_FAULT
             try:
                 async with asyncio.timeout(max(_BREATH, wake - self._clock())):
@@ -191,7 +191,7 @@ class Outbox:
                 continue
 
     def _round(self) -> float:
-        """Begin what can begin; return when to look again unless something happens before."""
+        """Start what can start; return when to look again unless something happens before."""
         now = self._clock()
         if now >= self._refresh_at:
             self._refresh()
@@ -199,9 +199,9 @@ class Outbox:
         if self._records.sound:
             for destination in self._active():
                 self._advance(destination, now)
-                soon = destination.line.wake_at()
+                soon = destination.queue.wake_at()
                 wake = wake if soon is None else min(wake, soon)
-        return min(wake, self._told_progress(now))
+        return min(wake, self._report_progress(now))
 
     def _refresh(self) -> None:
         """Follow the plugins and their settings."""
@@ -213,26 +213,26 @@ class Outbox:
                 destination = self._destinations[name] = Destination(name)
             settings = self._dispatch.destination_settings(name)
             if not destination.active:
-                destination.begin(self._now())
+                destination.activate(self._now())
             elif settings is not destination.settings:
-                destination.line.hurry(self._clock(), ())
+                destination.queue.expedite(self._clock(), ())
                 destination.tick_at = min(destination.tick_at, self._clock() + settings.interval_minutes * 60.0)
             destination.settings = settings
-            destination.line.concurrency = settings.concurrency
-            destination.line.batch = settings.batch_size if self._dispatch.takes_many(name) else 1
+            destination.queue.concurrency = settings.concurrency
+            destination.queue.batch_size = settings.batch_size if self._dispatch.takes_many(name) else 1
         for name, destination in self._destinations.items():
             if destination.active and name not in active:
-                destination.end(self._news)
-        silent = set(self._dispatch.destinations(inactive=True)) - set(active)
-        for name in sorted(silent - self._silent):
-            logger.debug("%s is not active: no session is handed to it", name)
-        self._silent = silent
+                destination.deactivate(self._news)
+        inactive = set(self._dispatch.destinations(inactive=True)) - set(active)
+        for name in sorted(inactive - self._inactive):
+            logger.debug("%s is not active: no session is submitted to it", name)
+        self._inactive = inactive
 
     def _active(self) -> list[Destination]:
         return [destination for destination in self._destinations.values() if destination.active]
 
     def _advance(self, destination: Destination, now: float) -> None:
-        """Begin what can begin now."""
+        """Start a search and attempts at ``destination``, if they are due."""
         settings = destination.settings
         if settings is None:
             return
@@ -240,57 +240,57 @@ class Outbox:
             if destination.tick_at:
                 destination.search.restart()
             destination.tick_at = now + settings.interval_minutes * 60.0
-        line = destination.line
-        if self._supply.wanted(destination, now):
+        queue = destination.queue
+        if self._refill.wanted(destination, now):
             destination.searching = True
-            self._task(self._supply.look(destination, settings))
-        for turn in line.take(now):
-            self._task(self._attempt(destination, turn, settings))
+            self._task(self._refill.read_page(destination, settings))
+        for batch in queue.next_batches(now):
+            self._task(self._attempt(destination, batch, settings))
 
-    def _arrived(self, news: Sequence[tuple[str, Key, datetime | None]]) -> None:
-        """Sessions are stored that destinations have still to get."""
-        for name, key, next_at in news:
+    def _add_saved(self, pending: Sequence[tuple[str, Key, datetime | None]]) -> None:
+        """Queue sessions that were saved, each with the destination it is pending for and its next attempt."""
+        for name, key, next_at in pending:
             destination = self._destinations.get(name)
             if destination is not None and destination.active:
-                self._supply.arrived(destination, key, next_at)
+                self._refill.add_saved(destination, key, next_at)
         self._wake.set()
 
     # Attempts.
 
-    async def _attempt(self, destination: Destination, turn: Turn, settings: DestinationSettings) -> None:
-        line = destination.line
-        ended: Sequence[Ended] = [Ended(session_id, back=True) for _, session_id in turn.keys]
+    async def _attempt(self, destination: Destination, batch: Batch, settings: DestinationSettings) -> None:
+        queue = destination.queue
+        results: Sequence[AttemptResult] = [AttemptResult(session_id, requeue=True) for _, session_id in batch.keys]
         try:
-            ended = await self._attempts.make(destination.name, turn, settings)
+            results = await self._attempts.make(destination.name, batch, settings)
         except Hl7coreError as error:
-            logger.debug("an attempt at %s came to nothing: %s", destination.name, error)
+            logger.debug("no attempt was made at %s: %s", destination.name, error)
         finally:
-            for one in ended:
-                self._settle(destination, one, probe=turn.probe)
-            line.landed()
+            for one in results:
+                self._record(destination, one, probe=batch.probe)
+            queue.attempt_over()
             self._wake.set()
-        destination.tell(self._news)
+        destination.report(self._news)
 
-    def _settle(self, destination: Destination, one: Ended, *, probe: bool) -> None:
-        line, now, outcome = destination.line, self._clock(), one.outcome
+    def _record(self, destination: Destination, one: AttemptResult, *, probe: bool) -> None:
+        queue, now, outcome = destination.queue, self._clock(), one.outcome
         if outcome is None:
-            if not one.back:
-                line.leave(one.session_id)
+            if not one.requeue:
+                queue.remove(one.session_id)
             else:
-                line.put_back(one.session_id, now if one.alone else now + _NOT_LOADED, alone=one.alone)
+                queue.put_back(one.session_id, now if one.alone else now + _NOT_LOADED, alone=one.alone)
             return
-        line.settle(one.session_id, outcome, now, probe=probe)
+        queue.record(one.session_id, outcome, now, probe=probe)
         destination.error = outcome.error or destination.error
-        if one.at is None:  # a probe that failed: the session has nothing to do with it
+        if one.at is None:  # a failed probe does not count on its session
             return
-        sent = outcome.fate is Fate.SENT
+        sent = outcome.disposition is Disposition.SENT
         destination.submitted += sent
-        destination.failed += outcome.fate in (Fate.FAILED, Fate.REJECTED)
+        destination.failed += outcome.disposition in (Disposition.FAILED, Disposition.REJECTED)
         if sent:
-            logger.info("%s has session %s", destination.name, one.session_id)
+            logger.info("%s received session %s", destination.name, one.session_id)
         else:
-            # Not a line in the log for each: what is the matter is said once, and stands with the session.
-            logger.debug("%s does not have session %s: %s", destination.name, one.session_id, outcome.error)
+            # Only for debugging: a notice says what is wrong, and the error is stored with the session.
+            logger.debug("%s did not accept session %s: %s", destination.name, one.session_id, outcome.error)
         self._news.event(
             SubmissionResult(
                 one.session_id, destination.name, sent, one.attempts, outcome.error, one.at if sent else None
@@ -305,14 +305,14 @@ class Outbox:
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("handing sessions on broke: %s", describe(error))
+            logger.error("submitting sessions failed: %s", describe(error))
 
     # News.
 
-    def _told_progress(self, now: float) -> float:
-        """Tell how busy it is if that has changed, not too often; return when there may be more to tell."""
-        in_flight = sum(destination.line.in_flight for destination in self._destinations.values())
-        queue = sum(len(destination.line) for destination in self._active())
+    def _report_progress(self, now: float) -> float:
+        """Report progress if it has changed, five times a second at most; return when to look again."""
+        in_flight = sum(destination.queue.in_flight for destination in self._destinations.values())
+        queue = sum(len(destination.queue) for destination in self._active())
         progress = SubmissionProgress(in_flight, queue, active_worker=in_flight > 0)
         if progress == self._progress:
             return math.inf

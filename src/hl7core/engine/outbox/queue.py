@@ -1,10 +1,12 @@
-"""The line before one destination: who is next, how many at once, and when to leave it alone.
+"""The queue of one destination: which sessions are next, how many at once, and when to leave the destination alone.
 
-Sans-IO: it holds ids, is told what time it is (seconds of a clock that only goes forward), and never asks.  Its laws:
-the oldest session goes first; one that waits for its next attempt holds up nobody; none is handed out twice at a time.
-What the destination asks for (``Retry-After``) is kept.  Three sessions in a row whose cycle ended in trouble pause it,
-and so does a refusal of our credentials; then one session at a time tries whether it is back, after a minute, then ever
-less often, and that counts on the destination alone.
+Sans-IO: it holds ids, and is given the time (in seconds of a monotonic clock) instead of asking for it.
+
+- The oldest session goes first; one that waits for its next attempt delays no other; none is in flight twice.
+- What the destination asks for (``Retry-After``) is kept.
+- Three sessions in a row whose cycle ended in a failure pause the destination, and so do refused credentials.  Then
+  single sessions probe whether it is back, after 1 minute, doubling to 15.  A failed probe counts on the destination,
+  not on its session.
 """
 
 from __future__ import annotations
@@ -13,152 +15,157 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
-from hl7core.engine.outbox.rules import Fate, Outcome, Trouble
+from hl7core.engine.outbox.rules import Disposition, Failure, Outcome
 
-__all__ = ["IN_A_ROW", "Key", "Line", "Turn"]
+__all__ = ["IN_A_ROW", "Batch", "DestinationQueue", "Key"]
 
 Key = tuple[int, str]
-"""A session's place in line: its start in unix microseconds, and its id."""
+"""The order of sessions in a queue: start in unix microseconds, then id."""
 
 IN_A_ROW: Final = 3
 FIRST_PROBE: Final = 60.0
 LONGEST_PROBE: Final = 900.0
 _BEHIND: Final = 1.0
-"""So much later than the others a session goes for which the destination asked to be left alone."""
+"""How much longer than the others a session waits for which the destination asked to be left alone, in seconds."""
 
 
-class Turn(NamedTuple):
-    """Sessions to hand over in one attempt; ``probe``: to find out whether the destination is back."""
+class Batch(NamedTuple):
+    """The sessions of one attempt; ``probe``: it finds out whether a paused destination is back."""
 
     keys: tuple[Key, ...]
     probe: bool = False
 
 
-class _Place:
-    """Where an id stands.
+class _Entry:
+    """A session in the queue.
 
-    ``due`` is when its turn may come, ``ready`` that it has; ``flying`` while an attempt runs, ``gone`` if nobody wants
-    it any more by then.  ``later``: it waits for the next cycle.  ``asked``: the destination asked to wait so long with
-    it; ``wins`` is how often the destination had answered well by then.  ``alone``: it goes without company.
+    ``due`` is the time of its next attempt, ``ready`` that this has come; ``in_flight`` while an attempt runs,
+    ``dropped`` if it is not wanted any more after that.  ``next_cycle``: it waits for the next cycle.  ``held``: it
+    waits because the destination asked for it; ``successes`` is the queue's count at that moment, -1 if it never asked.
+    ``alone``: it is sent without others.
     """
 
-    __slots__ = ("alone", "asked", "due", "flying", "gone", "later", "ready", "start", "wins")
+    __slots__ = ("alone", "dropped", "due", "held", "in_flight", "next_cycle", "ready", "start", "successes")
 
     def __init__(self, start: int, due: float) -> None:
         self.start = start
         self.due = due
-        self.ready = self.flying = self.gone = self.later = self.alone = self.asked = False
-        self.wins = -1
+        self.ready = self.in_flight = self.dropped = self.next_cycle = self.alone = self.held = False
+        self.successes = -1
 
 
-class Line:
-    """The sessions that one destination has still to get, as far as they are known."""
+class DestinationQueue:
+    """The sessions that are still pending for one destination, as far as they are known.
 
-    def __init__(self, *, concurrency: int = 2, batch: int = 1) -> None:
+    ``concurrency`` attempts may run at once, with ``batch_size`` sessions each.  ``failure`` is what is wrong with the
+    destination, ``paused`` that it is only probed, at ``probe_at``; until ``hold_until`` it asked to be left alone.
+    """
+
+    def __init__(self, *, concurrency: int = 2, batch_size: int = 1) -> None:
         self.concurrency = concurrency
-        self.batch = batch
-        self.trouble = Trouble.NONE
+        self.batch_size = batch_size
+        self.failure = Failure.NONE
         self.paused = False
         self.hold_until = 0.0
         self.probe_at = 0.0
         self.rejected_in_a_row = 0
-        self._places: dict[str, _Place] = {}
+        self._entries: dict[str, _Entry] = {}
         self._ready: list[Key] = []
         self._waiting: list[tuple[float, int, str]] = []
-        self._turns = 0
-        self._flying = 0
-        self._in_a_row = 0
-        self._wins = 0
+        self._attempts = 0
+        self._in_flight = 0
+        self._failed_in_a_row = 0
+        self._successes = 0
         self._probe_wait = FIRST_PROBE
         self._probed: set[str] = set()
 
     def __len__(self) -> int:
-        """How many sessions wait; those in flight do not."""
-        return len(self._places) - self._flying
+        """How many sessions wait, without those in flight."""
+        return len(self._entries) - self._in_flight
 
     def __contains__(self, session_id: object) -> bool:
-        return session_id in self._places
+        return session_id in self._entries
 
     @property
     def in_flight(self) -> int:
-        """How many sessions are being handed over."""
-        return self._flying
+        """How many sessions are being submitted."""
+        return self._in_flight
 
     @property
     def ready(self) -> int:
-        """How many sessions wait for nothing but their turn (some may have left)."""
+        """How many sessions are due (some may have been dropped since)."""
         return len(self._ready)
 
     def ids(self) -> list[str]:
-        """Name the sessions in line, those in flight too."""
-        return list(self._places)
+        """Return the ids in the queue, with those in flight."""
+        return list(self._entries)
 
-    def begin_anew(self) -> None:
-        """Forget what stands against the destination (its pause, what it asked for, its refusals); sessions stay.
+    def reset(self) -> None:
+        """Forget the destination's failures, pause and ``Retry-After``; the sessions stay.
 
-        It was switched off and on again since, and may be another by now.
+        It was disabled and enabled again, and may be another one by now.
         """
-        self._answered(rejected=False)
+        self._record_answer(rejected=False)
         self.hold_until = 0.0
         self.probe_at = 0.0
 
-    # Who comes and goes.
+    # Which sessions are in the queue.
 
     def add(self, key: Key, due: float = 0.0) -> bool:
-        """Take in a session whose turn may come at ``due``; say whether it is new here."""
+        """Add a session that is due at ``due``; return whether it is new here."""
         start, session_id = key
-        place = self._places.get(session_id)
-        if place is not None:
-            place.gone = False
+        entry = self._entries.get(session_id)
+        if entry is not None:
+            entry.dropped = False
             return False
-        self._places[session_id] = _Place(start, due)
-        self._line_up(session_id)
+        self._entries[session_id] = _Entry(start, due)
+        self._schedule(session_id)
         return True
 
     def drop(self, ids: Iterable[str]) -> None:
-        """Let go of sessions; an attempt that runs is not stopped, and does not bring its session back."""
+        """Drop sessions; an attempt in flight goes on, but its session does not come back."""
         for session_id in ids:
-            place = self._places.get(session_id)
-            if place is not None and place.flying:
-                place.gone = True
+            entry = self._entries.get(session_id)
+            if entry is not None and entry.in_flight:
+                entry.dropped = True
             else:
-                self._places.pop(session_id, None)
-        if len(self._ready) + len(self._waiting) > 2 * len(self._places) + 1000:
-            self._tidy()
+                self._entries.pop(session_id, None)
+        if len(self._ready) + len(self._waiting) > 2 * len(self._entries) + 1000:
+            self._remove_stale()
 
-    def hurry(self, now: float, ids: Iterable[str] | None = None, *, probe: bool = True) -> None:
-        """A person asks: what waits for its next attempt is due, and a paused destination is tried, at once.
+    def expedite(self, now: float, ids: Iterable[str] | None = None, *, probe: bool = True) -> None:
+        """Make what waits for its next attempt due now, and probe a paused destination now.
 
-        ``ids`` None: everything; without ``probe`` a pause lasts.  What the destination asked for is kept all the same.
+        ``ids`` None: every session.  Without ``probe`` a pause goes on.  What the destination asked for is still kept.
         """
         if self.paused and probe:
             self.probe_at = min(self.probe_at, now)
-        for session_id in list(self._places if ids is None else ids):
-            place = self._places.get(session_id)
-            if place is not None and not place.flying and not place.asked and place.due > now:
-                place.due = now
-                place.later = False
-                self._line_up(session_id)
+        for session_id in list(self._entries if ids is None else ids):
+            entry = self._entries.get(session_id)
+            if entry is not None and not entry.in_flight and not entry.held and entry.due > now:
+                entry.due = now
+                entry.next_cycle = False
+                self._schedule(session_id)
 
-    # Whose turn it is.
+    # Which sessions are next.
 
-    def take(self, now: float) -> list[Turn]:
-        """Return what is to be handed over now; it is in flight until ``landed``."""
+    def next_batches(self, now: float) -> list[Batch]:
+        """Return what to submit now, each batch in one attempt; it is in flight until ``attempt_over``."""
         self._promote(now)
         if now < self.hold_until:
             return []
         if self.paused:
-            return self._probe(now)
-        turns: list[Turn] = []
-        while self._turns < self.concurrency and (keys := self._next()):
-            turns.append(self._fly(keys))
-        return turns
+            return self._next_probe(now)
+        batches: list[Batch] = []
+        while self._attempts < self.concurrency and (keys := self._claim_ready()):
+            batches.append(self._launch(keys))
+        return batches
 
     def wake_at(self) -> float | None:
-        """Return when ``take`` may have something that it has not now, None if only news can change that."""
-        if self._turns >= (1 if self.paused else self.concurrency):
+        """Return when ``next_batches`` may have more, None if time alone does not change that."""
+        if self._attempts >= (1 if self.paused else self.concurrency):
             return None
-        while self._waiting and not self._stands(self._waiting[0]):
+        while self._waiting and not self._is_waiting(self._waiting[0]):
             heappop(self._waiting)
         while self._ready and not self._is_ready(self._ready[0]):
             heappop(self._ready)
@@ -168,170 +175,172 @@ class Line:
         return max(due, self.hold_until, self.probe_at if self.paused else 0.0)
 
     def busy(self, now: float, patience: float) -> bool:
-        """Say whether more will be tried within ``patience`` seconds, the next cycle and later probes aside."""
-        if self._flying:
+        """Return whether an attempt follows within ``patience`` seconds, the next cycle and later probes aside."""
+        if self._in_flight:
             return True
         if self.paused:
             return bool(len(self)) and self.probe_at <= now and self.hold_until <= now
         if self.hold_until > now + patience:
             return False
-        return any(not place.later and place.due <= now + patience for place in self._places.values())
+        return any(not entry.next_cycle and entry.due <= now + patience for entry in self._entries.values())
 
-    # How it went.
+    # How the attempts went.
 
-    def settle(self, session_id: str, outcome: Outcome, now: float, *, probe: bool = False) -> None:
-        """An attempt with ``session_id`` is over."""
-        place = self._places.get(session_id)
-        if outcome.fate in (Fate.SENT, Fate.REJECTED):
-            self.leave(session_id)
-            self._answered(rejected=outcome.fate is Fate.REJECTED)
+    def record(self, session_id: str, outcome: Outcome, now: float, *, probe: bool = False) -> None:
+        """Record the outcome of an attempt for ``session_id``."""
+        entry = self._entries.get(session_id)
+        if outcome.disposition in (Disposition.SENT, Disposition.REJECTED):
+            self.remove(session_id)
+            self._record_answer(rejected=outcome.disposition is Disposition.REJECTED)
             return
         hold = outcome.hold
-        if place is not None and hold and place.wins not in (-1, self._wins):
+        if entry is not None and hold and entry.successes not in (-1, self._successes):
             hold = 0.0  # others got through since it asked for this session: it means this one alone
         if hold:
             self.hold_until = max(self.hold_until, now + hold)
         if probe:
             self._probed.add(session_id)
-            self._back(session_id, now)
-            self._pause(outcome.trouble, now)
+            self._requeue(session_id, now)
+            self._pause(outcome.failure, now)
             return
-        if place is not None and outcome.hold:
-            place.wins = self._wins
-        if outcome.fate is Fate.FAILED:
-            self.leave(session_id)
+        if entry is not None and outcome.hold:
+            entry.successes = self._successes
+        if outcome.disposition is Disposition.FAILED:
+            self.remove(session_id)
         else:
             due = now + outcome.delay + (_BEHIND if outcome.hold else 0.0)
-            self._back(session_id, due, later=outcome.fate is Fate.LATER, asked=outcome.hold > 0)
-        if outcome.fate is not Fate.AGAIN:
-            self.trouble = outcome.trouble
-            self._in_a_row += 1
-            if not self.paused and (outcome.trouble is Trouble.UNAUTHORIZED or self._in_a_row >= IN_A_ROW):
+            next_cycle = outcome.disposition is Disposition.NEXT_CYCLE
+            self._requeue(session_id, due, next_cycle=next_cycle, held=outcome.hold > 0)
+        if outcome.disposition is not Disposition.RETRY:
+            self.failure = outcome.failure
+            self._failed_in_a_row += 1
+            if not self.paused and (outcome.failure is Failure.UNAUTHORIZED or self._failed_in_a_row >= IN_A_ROW):
                 self._probe_wait = FIRST_PROBE
-                self._pause(outcome.trouble, now)
+                self._pause(outcome.failure, now)
 
-    def leave(self, session_id: str) -> None:
-        """It is here no more, whether an attempt ran or not."""
-        place = self._places.pop(session_id, None)
-        if place is not None and place.flying:
-            self._flying -= 1
+    def remove(self, session_id: str) -> None:
+        """Remove a session, in flight or not."""
+        entry = self._entries.pop(session_id, None)
+        if entry is not None and entry.in_flight:
+            self._in_flight -= 1
 
     def put_back(self, session_id: str, due: float, *, alone: bool = False) -> None:
-        """The attempt was none: the session waits on, until ``due``; ``alone``: without company next time."""
-        place = self._places.get(session_id)
-        if place is not None:
-            place.alone = place.alone or alone
-        self._back(session_id, due)
+        """Make a session due at ``due`` again, without counting an attempt; ``alone``: next time without others."""
+        entry = self._entries.get(session_id)
+        if entry is not None:
+            entry.alone = entry.alone or alone
+        self._requeue(session_id, due)
 
-    def landed(self) -> None:
-        """A turn is over, whatever became of its sessions."""
-        self._turns -= 1
+    def attempt_over(self) -> None:
+        """One attempt is over, whatever became of its sessions."""
+        self._attempts -= 1
 
     # Inside.
 
-    def _line_up(self, session_id: str) -> None:
-        place = self._places[session_id]
-        heappush(self._waiting, (place.due, place.start, session_id))
+    def _schedule(self, session_id: str) -> None:
+        entry = self._entries[session_id]
+        heappush(self._waiting, (entry.due, entry.start, session_id))
 
-    def _stands(self, entry: tuple[float, int, str]) -> bool:
-        """Say whether an entry among those that wait still counts."""
-        place = self._places.get(entry[2])
-        return place is not None and not (place.flying or place.ready) and place.due == entry[0]
+    def _is_waiting(self, item: tuple[float, int, str]) -> bool:
+        """Return whether an item of the heap of waiting sessions is still true."""
+        entry = self._entries.get(item[2])
+        return entry is not None and not (entry.in_flight or entry.ready) and entry.due == item[0]
 
     def _is_ready(self, key: Key) -> bool:
-        """Say whether an entry among those that are ready still counts."""
-        place = self._places.get(key[1])
-        return place is not None and place.ready
+        """Return whether an item of the heap of due sessions is still true."""
+        entry = self._entries.get(key[1])
+        return entry is not None and entry.ready
 
     def _promote(self, now: float) -> None:
+        """Move sessions that are due from the waiting heap to the ready heap."""
         while self._waiting and self._waiting[0][0] <= now:
-            entry = heappop(self._waiting)
-            if self._stands(entry):
-                place = self._places[entry[2]]
-                place.ready, place.later, place.asked = True, False, False
-                heappush(self._ready, (place.start, entry[2]))
+            item = heappop(self._waiting)
+            if self._is_waiting(item):
+                entry = self._entries[item[2]]
+                entry.ready, entry.next_cycle, entry.held = True, False, False
+                heappush(self._ready, (entry.start, item[2]))
 
-    def _next(self) -> tuple[Key, ...]:
-        """Take the oldest that are ready, as many as go together."""
+    def _claim_ready(self) -> tuple[Key, ...]:
+        """Claim the oldest due sessions, as many as fit in one attempt."""
         keys: list[Key] = []
-        while self._ready and len(keys) < self.batch:
+        while self._ready and len(keys) < self.batch_size:
             key = self._ready[0]
             if self._is_ready(key):
-                place = self._places[key[1]]
-                if place.alone and keys:
+                entry = self._entries[key[1]]
+                if entry.alone and keys:
                     break
-                place.ready, place.flying = False, True
+                entry.ready, entry.in_flight = False, True
                 keys.append(key)
-                if place.alone:
+                if entry.alone:
                     heappop(self._ready)
                     break
             heappop(self._ready)
         return tuple(keys)
 
-    def _fly(self, keys: tuple[Key, ...], *, probe: bool = False) -> Turn:
-        self._turns += 1
-        self._flying += len(keys)
-        return Turn(keys, probe)
+    def _launch(self, keys: tuple[Key, ...], *, probe: bool = False) -> Batch:
+        self._attempts += 1
+        self._in_flight += len(keys)
+        return Batch(keys, probe)
 
-    def _probe(self, now: float) -> list[Turn]:
-        """Choose one session to try with: not one that was used for it before, as long as there are others."""
-        if self._turns or now < self.probe_at:
+    def _next_probe(self, now: float) -> list[Batch]:
+        """Choose one session to probe with: one that was not used for it before, as long as there is one."""
+        if self._attempts or now < self.probe_at:
             return []
         passed: list[Key] = []
-        batch, self.batch = self.batch, 1
+        batch_size, self.batch_size = self.batch_size, 1
         found: tuple[Key, ...] = ()
-        while keys := self._next():
+        while keys := self._claim_ready():
             if keys[0][1] not in self._probed:
                 found = keys
                 break
             passed += keys
-        self.batch = batch
+        self.batch_size = batch_size
         if not found and passed:
             self._probed.clear()
             found, passed = (passed[0],), passed[1:]
         for key in passed:
-            place = self._places[key[1]]
-            place.ready, place.flying = True, False
+            entry = self._entries[key[1]]
+            entry.ready, entry.in_flight = True, False
             heappush(self._ready, key)
-        return [self._fly(found, probe=True)] if found else []
+        return [self._launch(found, probe=True)] if found else []
 
-    def _back(self, session_id: str, due: float, *, later: bool = False, asked: bool = False) -> None:
-        place = self._places.get(session_id)
-        if place is None:
+    def _requeue(self, session_id: str, due: float, *, next_cycle: bool = False, held: bool = False) -> None:
+        entry = self._entries.get(session_id)
+        if entry is None:
             return
-        if place.gone:
-            self.leave(session_id)
+        if entry.dropped:
+            self.remove(session_id)
             return
-        if place.flying:
-            place.flying = False
-            self._flying -= 1
-        place.due, place.later, place.asked = due, later, asked
-        self._line_up(session_id)
+        if entry.in_flight:
+            entry.in_flight = False
+            self._in_flight -= 1
+        entry.due, entry.next_cycle, entry.held = due, next_cycle, held
+        self._schedule(session_id)
 
-    def _answered(self, *, rejected: bool) -> None:
-        """The destination works."""
+    def _record_answer(self, *, rejected: bool) -> None:
+        """The destination answered: it works, even if it rejected the session."""
         self.rejected_in_a_row = self.rejected_in_a_row + 1 if rejected else 0
-        self._in_a_row = 0
-        self._wins += 1
+        self._failed_in_a_row = 0
+        self._successes += 1
         self._probe_wait = FIRST_PROBE
         self._probed.clear()
         self.paused = False
-        self.trouble = Trouble.NONE
+        self.failure = Failure.NONE
 
-    def _pause(self, trouble: Trouble, now: float) -> None:
-        if not self.paused:  # whoever waited for another attempt may as well be the one that tries
-            for session_id, place in self._places.items():
-                if not (place.flying or place.ready or place.asked) and place.due > now:
-                    place.due, place.later = now, False
-                    self._line_up(session_id)
+    def _pause(self, failure: Failure, now: float) -> None:
+        if not self.paused:  # a session that waits for another attempt may as well be the probe
+            for session_id, entry in self._entries.items():
+                if not (entry.in_flight or entry.ready or entry.held) and entry.due > now:
+                    entry.due, entry.next_cycle = now, False
+                    self._schedule(session_id)
         self.paused = True
-        self.trouble = trouble
+        self.failure = failure
         self.probe_at = max(now + self._probe_wait, self.hold_until)
         self._probe_wait = min(2 * self._probe_wait, LONGEST_PROBE)
 
-    def _tidy(self) -> None:
-        """Forget the entries of those that have left."""
+    def _remove_stale(self) -> None:
+        """Remove the heap items of sessions that have left."""
         self._ready = [key for key in set(self._ready) if self._is_ready(key)]
-        self._waiting = [entry for entry in set(self._waiting) if self._stands(entry)]
+        self._waiting = [item for item in set(self._waiting) if self._is_waiting(item)]
         heapify(self._ready)
         heapify(self._waiting)

@@ -1,7 +1,8 @@
-"""Filling the lines: which sessions a destination has still to get, from the store and as they are saved.
+"""Refilling the queues: brings sessions that are pending for a destination into its queue.
 
-The law: a line holds a bounded number of ids; what is pending beyond them stays in the store and is found there when
-there is room again.  A search that fails, for whatever reason, is made again later and not at once.
+They come from the store, page by page, and from the keeper as they are saved.  A queue holds a limited number of ids;
+what is pending beyond them stays in the store and is found there when there is room again.  A search that fails, for
+whatever reason, is repeated later and not at once.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from hl7core.guard import describe
 from hl7core.model.delivery import DeliveryStatus
 from hl7core.model.session import Session
 
-__all__ = ["Supply"]
+__all__ = ["Refill"]
 
 logger = logging.getLogger(__name__)
 
 CAPACITY: Final = 10_000
-"""So many ids a line keeps; what is pending beyond them is found in the store when there is room again."""
+"""How many ids a queue holds; what is pending beyond them is found in the store later."""
 LOW: Final = 50
-"""With fewer that are ready than this, the store is searched for more."""
+"""The store is searched for more while fewer sessions than this are due."""
 _AGAIN: Final = 15.0
 
 
-class Supply:
-    """Brings sessions into the lines; ``looked`` is called when a search has ended, well or not."""
+class Refill:
+    """Fills queues; ``searched`` is called when a search has read a page or failed."""
 
     def __init__(
         self,
@@ -43,55 +44,57 @@ class Supply:
         *,
         now: Callable[[], datetime],
         clock: Callable[[], float],
-        looked: Callable[[], object],
+        searched: Callable[[], object],
     ) -> None:
         self._records = records
         self._now = now
         self._clock = clock
-        self._looked = looked
+        self._searched = searched
 
     def wanted(self, destination: Destination, now: float) -> bool:
-        """Say whether to look for more: there is room, something left to read, and nobody looks already."""
-        room = destination.line.ready < LOW and now >= destination.search_at
+        """Return whether to search for more: there is room, more to read, and no search is running."""
+        room = destination.queue.ready < LOW and now >= destination.search_at
         return room and not destination.search.over and not destination.searching
 
-    async def look(self, destination: Destination, settings: DestinationSettings) -> None:
-        """Read a page of what is pending; ``destination.searching`` was set by whoever calls, and ends here."""
+    async def read_page(self, destination: Destination, settings: DestinationSettings) -> None:
+        """Read the next page of what is pending.  The caller sets ``destination.searching``; it is cleared here."""
         search = destination.search
         try:
             page = await self._records.load(search.query())
             if search.in_backlog:
-                await self._take_up(destination, settings, page)
+                await self._add_backlog(destination, settings, page)
             else:
-                self._line_up(destination, page)
-            search.turn_page(page)
+                self._add_pending(destination, page)
+            search.advance(page)
         except Hl7coreError as error:
-            logger.debug("what is pending for %s cannot be loaded: %s", destination.name, error)
+            logger.debug("sessions pending for %s cannot be loaded: %s", destination.name, error)
             destination.search_at = self._clock() + _AGAIN
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not come again at once, and for ever
-            logger.error("looking for what is pending for %s broke: %s", destination.name, describe(error))  # noqa: TRY400
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not repeat at once, over and over
+            logger.error("searching for sessions pending for %s failed: %s", destination.name, describe(error))  # noqa: TRY400
             destination.search_at = self._clock() + _AGAIN
         finally:
             destination.searching = False
-            if search.over or destination.line.ready >= LOW or destination.search_at > self._clock():
-                destination.looked.set()
-            self._looked()
+            if search.over or destination.queue.ready >= LOW or destination.search_at > self._clock():
+                destination.searched.set()
+            self._searched()
 
-    def arrived(self, destination: Destination, key: Key, next_at: datetime | None) -> None:
-        """A session is stored that ``destination`` has still to get; where the line is full it is found later."""
-        if len(destination.line) < CAPACITY or key[1] in destination.line:
-            destination.line.add(key, self._due(next_at))
+    def add_saved(self, destination: Destination, key: Key, next_at: datetime | None) -> None:
+        """Add a session that was saved just now; if the queue is full, a later search finds it."""
+        if len(destination.queue) < CAPACITY or key[1] in destination.queue:
+            destination.queue.add(key, self._due(next_at))
         else:
             destination.search.restart()
 
-    def _line_up(self, destination: Destination, page: Iterable[Session]) -> None:
+    def _add_pending(self, destination: Destination, page: Iterable[Session]) -> None:
         for session in page:
             delivery = open_at(session, destination.name)
             if delivery is not None and destination.active:
-                destination.line.add((session.start_ns // 1000, session.id), self._due(delivery.next_at))
+                destination.queue.add((session.start_ns // 1000, session.id), self._due(delivery.next_at))
 
-    async def _take_up(self, destination: Destination, settings: DestinationSettings, page: Iterable[Session]) -> None:
-        """Make Deliveries for sessions that were stored before the destination became active, or beside the engine."""
+    async def _add_backlog(
+        self, destination: Destination, settings: DestinationSettings, page: Iterable[Session]
+    ) -> None:
+        """Make Deliveries for sessions stored before the destination was active, or by another process."""
         name = destination.name
         keys = {
             session.id: (session.start_ns // 1000, session.id)
@@ -101,17 +104,17 @@ class Supply:
             and (settings.backlog or session.first_saved_at >= destination.since)
         }
         if keys and destination.active:
-            for session_id in await self._records.change(list(keys), partial(_meant_for, name)):
-                destination.line.add(keys[session_id], self._clock())
+            for session_id in await self._records.change(list(keys), partial(_with_delivery, name)):
+                destination.queue.add(keys[session_id], self._clock())
 
     def _due(self, next_at: datetime | None) -> float:
-        """Return the time on our clock for one of the calendar; a calendar that jumped makes nobody wait for long."""
+        """Return the monotonic time for a wall-clock time, at most ``LONGEST_PAUSE`` ahead: the wall clock may jump."""
         now = self._clock()
         if next_at is None:
             return now
         return now + min(max(0.0, (next_at - self._now()).total_seconds()), LONGEST_PAUSE)
 
 
-def _meant_for(name: str, session: Session) -> Session:
-    """Return a session that is pending still with a Delivery for the destination ``name``."""
+def _with_delivery(name: str, session: Session) -> Session:
+    """Return ``session`` with a Delivery for the destination ``name``, if it is still pending."""
     return with_deliveries(session, [name]) if session.status is DeliveryStatus.PENDING else session

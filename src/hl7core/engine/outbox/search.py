@@ -1,8 +1,8 @@
-"""Finding what a destination has still to get: which page of the store to read next.  It reads nothing itself.
+"""Searching the store for sessions pending for one destination: which page to read next.  It reads nothing itself.
 
-A search goes through the store from the oldest session to the newest, a page when there is room in the line.  First
-those that are pending for the destination; then, if that was asked for, the pending ones that are not yet meant for it,
-which a destination that becomes active may take up.
+A search pages through the store from the oldest session to the newest, whenever there is room in the queue.  First the
+sessions pending for the destination; then, if asked for, the backlog: pending sessions without a Delivery for it, which
+a destination that becomes active may get too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hl7core.model.session import Session, SessionQuery
 __all__ = ["Search"]
 
 PAGE: Final = 50
-"""Sessions a page: they are read whole, and large ones must not fill the memory."""
+"""Sessions per page: they are read whole, and large ones must not fill the memory."""
 
 
 class _Stage(Enum):
@@ -28,7 +28,7 @@ class _Stage(Enum):
 
 
 class Search:
-    """The state of one destination's search; a new one goes through everything, the backlog too."""
+    """The state of one destination's search; a new one covers everything, with the backlog."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -44,11 +44,11 @@ class Search:
 
     @property
     def in_backlog(self) -> bool:
-        """Whether the next page has sessions that are not yet meant for the destination."""
+        """Whether the next page is one of the backlog."""
         return self._stage is _Stage.BACKLOG
 
     def restart(self, *, backlog: bool = False) -> None:
-        """Go through the store once more, behind the search that goes on if there is one."""
+        """Search the store once more, after the current search if there is one."""
         self._backlog = self._backlog or backlog
         if self._stage is _Stage.OVER:
             self._stage = _Stage.PENDING
@@ -56,13 +56,13 @@ class Search:
             self._again = True
 
     def query(self) -> SessionQuery:
-        """Return what to ask the store for."""
+        """Return the query for the next page."""
         if self.in_backlog:
             return SessionQuery(status=(DeliveryStatus.PENDING,), after=self._after, limit=PAGE)
         return SessionQuery(pending_for=self._name, after=self._after, limit=PAGE)
 
-    def turn_page(self, page: Sequence[Session]) -> None:
-        """``page`` is what the store answered; go on behind it."""
+    def advance(self, page: Sequence[Session]) -> None:
+        """Continue after ``page``, the store's answer to ``query``."""
         if len(page) >= PAGE:
             self._after = (page[-1].started_at, page[-1].id)
             return

@@ -1,4 +1,4 @@
-"""How a destination stands, for people and for the control socket."""
+"""The status of a destination, for people and for the control socket."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["DestinationStatus"]
 
 
 class DestinationStatus(NamedTuple):
-    """How a destination stands.
+    """The status of one destination.
 
-    ``state`` is inactive, idle, sending, waiting (it asked to be left alone), paused, or unsaved (nothing is saved, so
-    nothing is sent); ``until`` is when a waiting or paused one is tried next.  ``queue`` counts the sessions that wait
-    as far as they are known, ``more`` says that the store may hold others.  ``submitted`` and ``failed`` count since
-    the start of the engine; ``error`` is the last thing that went wrong.  ``busy``: more is tried soon.
+    ``state`` is inactive, idle, sending, waiting (it asked to be left alone), paused, or unsaved (sessions are not
+    saved, so none is submitted); ``until`` is when a waiting or paused one is tried next.  ``queue`` counts the waiting
+    sessions that are known, ``more`` says that the store may hold others.  ``submitted`` and ``failed`` count since the
+    start of the engine; ``error`` is the last error.  ``busy``: an attempt follows soon.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Framing: bytes in, frames out.  No socket, no clock, no callback.
 
-A framer reads ONE direction of one connection.  It never raises over what it reads: we only listen, so a malformed
-frame is a finding, kept with its faults.  Nothing is thrown away: joined, the ``raw`` of its frames IS the stream
-(a GAP frame stands for bytes that were never captured), and however the packets cut it, the same bytes, skips and
+A framer reads ONE direction of one connection.  It never raises because of what it reads: hl7core only listens, so a
+malformed frame is kept, with its faults.  Nothing is thrown away: joined, the ``raw`` of the frames IS the stream,
+where a GAP frame stands for bytes that were never captured.  However packets cut the stream, the same bytes, skips and
 settles give the same frames.
 """
 
@@ -24,29 +24,30 @@ class Framer(Protocol):
 
     @property
     def pending(self) -> int:
-        """How many bytes are held that no frame has taken yet; 0 between frames."""
+        """How many bytes are held that no frame contains yet; 0 between frames."""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take the next bytes in stream order; return the frames that they complete."""
+        """Read the next bytes in stream order; return the frames that they complete."""
 
     def skip(self, count: int) -> list[Frame]:
-        """``count`` bytes were never captured: give up the open frame, report the gap and resynchronise."""
+        """Skip ``count`` bytes that were never captured: end the open frame, return a GAP frame, and resynchronize."""
 
     def settle(self) -> list[Frame]:
-        """The peer spoke, or silence fell: what could be a whole frame is one (the plain variant needs it)."""
+        """The peer spoke, or silence fell: what could be a whole frame is one; return it."""
 
     def close(self) -> list[Frame]:
-        """The stream is over: return what was left open, as it stands."""
+        """The stream has ended: return what is left, as it is."""
 
 
 class Dialect(NamedTuple):
     """A framing that detection may choose.
 
-    ``score`` is shown the first bytes of both directions (the opener's first; each at most 4 KiB) and answers how sure
-    it is that the connection speaks this dialect: 0 no, 1 cannot tell yet, 2 likely, 3 certain.  ``make`` returns a
-    fresh framer for one direction, given the largest message in bytes and the offset of its first byte in the stream.
-    ``turns`` is true if sessions run from ENQ to EOT (LIS01), false if each block and its answer are one (MLLP).
-    A connection that was let go is looked at again, by all dialects, at a segment that begins with one of ``again``.
+    ``name`` is the protocol as sessions name it.  ``score(opener, acceptor)`` receives the first bytes of both
+    directions, at most 4 KiB each, and returns how likely the connection speaks this dialect: 0 no, 1 cannot tell yet,
+    2 likely, 3 certain.  ``make(max_message, offset)`` returns a new framer for one direction; ``max_message`` is the
+    largest message in bytes, ``offset`` the stream offset of the first byte that the framer will read.  ``turns`` is
+    true if a session runs from ENQ to EOT (LIS01), false if it is one block and its answer (MLLP).  A connection that
+    was ignored is examined again, by all dialects, at a segment that begins with one of ``again``.
     """
 
     name: str

@@ -1,12 +1,12 @@
 r"""LIS01: ``ENQ``, frames of ``STX n text ETX|ETB c c CR LF``, ``EOT``, and the answers ``ACK`` and ``NAK``.
 
-Its law is ONE table, ``TRANSITIONS``: what a byte does depends on the state and the byte alone, so no cut of the bytes
-can change it.  A control byte counts only between frames.  STX inside a frame gives it up only where a frame number
-follows.
+Law: ONE table, ``TRANSITIONS``, says what each byte does.  It depends on the state and the byte alone, so the way
+packets cut the bytes cannot change it.  Control bytes count only between frames.  STX inside a frame starts a new frame
+only if a frame number follows.
 
-The frame and its checksum (the sum of the bytes from the number to ETX or ETB, mod 256, as two hex digits) are those of
-ASTM E1381 and CLSI LIS01-A2 as vendors describe them (Roche cobas c 111 host interface manual; Indiko "Astm protocol"
-manual).  What they forbid in the text: 01 to 06, 10 to 17, and LF.
+The frame and its checksum (the sum of the bytes from the number to ETX or ETB, modulo 256, as two hex digits) are those
+of ASTM E1381 and CLSI LIS01-A2 as vendors describe them (Roche cobas c 111 host interface manual; Indiko "Astm
+protocol" manual).  They forbid 01 to 06, 10 to 17 and LF in the text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class State(StrEnum):
-    """Where in a frame the next byte stands."""
+    """Where in a frame the next byte is."""
 
     BETWEEN = "between"
     NUMBER = "number"
@@ -46,7 +46,7 @@ class State(StrEnum):
 
 
 class Input(StrEnum):
-    """The classes of byte."""
+    """The classes of bytes."""
 
     CONTROL = "ENQ, ACK, NAK, EOT"
     STX = "STX"
@@ -114,7 +114,7 @@ TRANSITIONS: Final[dict[State, dict[Input, tuple[Action, State]]]] = {
         Input.OTHER: (Action.SHORT, State.BETWEEN),
     },
 }
-"""State and class of byte to action and next state; a class that is not listed does what ``OTHER`` does."""
+"""State -> class of byte -> (action, next state).  A class that is not listed does what ``OTHER`` does."""
 
 _CONTROLS: Final = {
     b"\x05": FrameKind.ENQ,
@@ -129,22 +129,23 @@ _KEEP: Final = Action.KEEP
 _ETX: Final = 0x03
 _ETB: Final = 0x17
 _LONGEST: Final = 63_993
-"""The longest text of a frame of 64,000 bytes; earlier editions allow 240.  As vendors state it."""
+"""The longest text of a frame, for a frame of 64,000 bytes, as vendors state it; earlier editions allow 240."""
 
 _HEX: Final = b"0123456789ABCDEFabcdef"
 RESTRICTED: Final = b"\x01\x02\x03\x04\x05\x06\x10\x11\x12\x13\x14\x15\x16\x17\n"
 _NOT_TEXT: Final = re.compile(rb"[\x02\x03\x17]")
 _NOT_STRAY: Final = re.compile(rb"[\x02\x04\x05\x06\x15]")
-# What some devices send between the control bytes without any frame: records, or HL7.
+# Some devices send records, or HL7, between the control bytes without any frame.
 _RECORD: Final = re.compile(rb"(?:[HPOQRCMSL]|MSH|FHS|BHS)[!-/:-@\[-`{-~]")
 _CLEAN: Final = re.compile(rb"\x02[0-7][^\x01-\x06\x10-\x17\n]*[\x03\x17][0-9A-Fa-f]{2}\r\n")
 _BEHIND_TEXT: Final = frozenset({State.CHECKSUM, State.CHECKSUM2, State.CR, State.LF})
 
 
 def checksum(data: bytes) -> int:
-    """Return the sum of the bytes of ``data``, mod 256.
+    """Return the sum of the bytes of ``data`` modulo 256, the checksum of ASTM E1381 and LIS01-A2.
 
-    Adler-32 keeps the sum of the bytes, plus one, in its low word, and does not wrap within 256 bytes (RFC 1950).
+    It is computed with Adler-32, whose low word is the sum of the bytes plus one and does not wrap within 256 bytes
+    (RFC 1950 section 8.2).
     """
     if len(data) <= 256:
         return (adler32(data) - 1) & 0xFF
@@ -152,7 +153,7 @@ def checksum(data: bytes) -> int:
 
 
 def control_in_text(text: bytes, offset: int, restricted: bytes = RESTRICTED) -> list[Fault]:
-    """Return a fault if ``text``, which begins at ``offset`` of its stream, holds a byte that no text may hold."""
+    """Return a fault for the first forbidden byte in ``text``, which begins at ``offset`` of its stream."""
     if len(text.translate(None, restricted)) == len(text):
         return []
     at = next(at for at, byte in enumerate(text) if byte in restricted)
@@ -160,7 +161,7 @@ def control_in_text(text: bytes, offset: int, restricted: bytes = RESTRICTED) ->
 
 
 def diagram() -> str:
-    """Draw ``TRANSITIONS`` as a Mermaid state diagram."""
+    """Return ``TRANSITIONS`` as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", "    [*] --> between"]
     for state, row in TRANSITIONS.items():
         arrows: dict[tuple[Action, State], list[str]] = {}
@@ -182,10 +183,10 @@ class Lis01Framer(Buffered):
         super().__init__(max_message, offset)
         self._state = State.BETWEEN
         self._mark = 0  # where the text of the open frame ends
-        self._shedding = False  # what is held between frames is the rest of stray bytes already reported
+        self._shedding = False  # the bytes held follow stray bytes that were already returned
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take the next bytes in stream order; return the frames that they complete."""
+        """Read the next bytes in stream order; return the frames that they complete."""
         frames: list[Frame] = []
         if not self._buffer and not self._open:
             # Nearly all traffic: one control byte, or whole frames.
@@ -233,24 +234,24 @@ class Lis01Framer(Buffered):
             self._shed(frames, self._seen)
         elif self._state is State.RESTART:
             self._shed(frames, self._seen - 1)
-        elif settled and self._state in _BEHIND_TEXT:  # its line end, or even its checksum, never came
-            self._end(frames, self._mark, len(buffer) - self._mark, [])
+        elif settled and self._state in _BEHIND_TEXT:  # its line end, or even its checksum, never arrived
+            self._end_frame(frames, self._mark, len(buffer) - self._mark, [])
 
     def _do(self, action: Action, at: int, frames: list[Frame]) -> int:
-        """Act on the byte at ``at``; return where the next one to look at stands."""
+        """Act on the byte at ``at``; return the index of the next byte to examine."""
         if action is Action.CONTROL:
             self._stray(frames, at)
             offset = self.offset
-            raw = self._take(1)
+            raw = self._pop(1)
             frames.append(Frame(_CONTROLS[raw], offset, raw))
             return 0
         if action is Action.OPEN:
             self._stray(frames, at)
-            self._begin(1)
+            self._start_frame(1)
             return 1
         if action is Action.NUMBER:
             self._head = 2
-        elif action is Action.UNNUMBERED:  # a digit is a wrong number, anything else the text of a frame without one
+        elif action is Action.UNNUMBERED:  # 8 or 9 is a wrong number, anything else begins the text
             self._head = 2 if self._buffer[at] in b"89" else 1
             return at
         elif action is Action.AGAIN:
@@ -259,23 +260,23 @@ class Lis01Framer(Buffered):
             self._mark = at
         elif action is Action.RESTART:
             start = at - 1
-            self._end(frames, start, 0, [Fault("truncated", self.offset + start)], complete=False)
-            self._begin(2)
+            self._end_frame(frames, start, 0, [Fault("truncated", self.offset + start)], complete=False)
+            self._start_frame(2)
             self._state = State.TEXT
             return 2
         elif action is Action.DONE:
-            self._end(frames, self._mark, at + 1 - self._mark, [])
+            self._end_frame(frames, self._mark, at + 1 - self._mark, [])
             return 0
         elif action is Action.SHORT:
-            self._end(frames, self._mark, at - self._mark, [])
+            self._end_frame(frames, self._mark, at - self._mark, [])
             return 0
         return at + 1
 
     def _stray(self, frames: list[Frame], count: int) -> None:
-        """Records without a frame are a frame, if an unusual one; other bytes between frames are stray."""
+        """Return unframed records as an unusual frame, and other bytes between frames as stray."""
         if count and not self._shedding and count <= self._max and _RECORD.match(self._buffer):
             offset = self.offset
-            raw = self._take(count)
+            raw = self._pop(count)
             faults = [Fault("unframed", offset), *control_in_text(raw, offset)]
             frames.append(Frame(_DATA, offset, raw, faults=tuple(faults)))
         else:
@@ -291,13 +292,15 @@ class Lis01Framer(Buffered):
     def _give_up(self, frames: list[Frame], code: str) -> None:
         if self._state in _BEHIND_TEXT:
             held = len(self._buffer)
-            self._end(frames, self._mark, held - self._mark, [Fault(code, self.offset + held)], complete=False)
+            self._end_frame(frames, self._mark, held - self._mark, [Fault(code, self.offset + held)], complete=False)
         else:
             super()._give_up(frames, code)
         self._state = State.BETWEEN
 
-    def _end(self, frames: list[Frame], at: int, tail: int, faults: list[Fault], *, complete: bool = True) -> None:
-        super()._end(frames, at, tail, faults, complete=complete)
+    def _end_frame(
+        self, frames: list[Frame], at: int, tail: int, faults: list[Fault], *, complete: bool = True
+    ) -> None:
+        super()._end_frame(frames, at, tail, faults, complete=complete)
         self._state = State.BETWEEN
 
     def _frame(self, raw: bytes, offset: int, tail: int, faults: list[Fault], *, complete: bool) -> Frame:
@@ -341,4 +344,4 @@ def _input(byte: int) -> Input:
 _STEPS: Final = {
     state: [row.get(_input(byte), row[Input.OTHER]) for byte in range(256)] for state, row in TRANSITIONS.items()
 }
-"""The table for each byte."""
+"""``TRANSITIONS``, looked up by byte."""

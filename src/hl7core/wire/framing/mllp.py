@@ -1,9 +1,9 @@
 """MLLP: ``VT text FS CR``, and the commit bytes of release 2, ``VT ACK|NAK FS CR``.
 
-The block has no length and no escape (HL7 v2 appendix C; https://www.hl7.eu/refactored/transport01mllp.html), so its
-law is one of doubt: FS CR ends a block; FS alone, FS LF or CR FF end it only where what follows proves that they were
-meant to; VT begins one anew only where MSH, FHS or BHS follows.  All else is text, and what is unusual is a fault, of
-each code the first.
+A block has no length and no escape (HL7 v2 appendix C; https://www.hl7.eu/refactored/transport01mllp.html), so the
+framer decides by what follows.  FS CR ends a block.  FS alone, FS LF or CR FF end it only if what follows proves that
+they were meant to.  VT starts a new block only if MSH, FHS or BHS follows.  All else is text.  What is unusual is
+recorded as a fault, once for each code.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class MllpFramer(Buffered):
     def __init__(self, max_message: int = MAX_MESSAGE, offset: int = 0) -> None:
         super().__init__(max_message, offset)
         self._framed = True  # the open block began with VT
-        self._noted: tuple[Fault, ...] = ()  # in the open text, of each code the first
-        self._run = 0  # so many pieces of stray bytes
-        self._run_end = -1  # end here
+        self._noted: tuple[Fault, ...] = ()  # of the open text, the first of each code
+        self._run = 0  # how many stray line ends were returned in a row, and
+        self._run_end = -1  # where they end
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take the next bytes in stream order; return the frames that they complete."""
+        """Read the next bytes in stream order; return the frames that they complete."""
         frames: list[Frame] = []
         start = 0
         if not self._buffer and not self._open:
-            # Nearly all traffic: the data is one whole block, or several, and nothing in them is in doubt.
+            # Nearly all traffic: one or more whole blocks that hold nothing ambiguous.
             size = len(data)
             if (
                 data[:2] == b"\x0bM" and data.find(_FS) == size - 2 and data[-1] == _CR and size - 3 <= self._max
@@ -74,7 +74,7 @@ class MllpFramer(Buffered):
                 return frames
             if data[start] == _VT:
                 self._keep(data[start : start + 1])
-                self._begin(1)
+                self._start_frame(1)
                 self._framed = True
                 start += 1
             if start:
@@ -85,30 +85,31 @@ class MllpFramer(Buffered):
         return frames
 
     def begin(self, data: bytes) -> None:
-        """Take the first bytes of a block that goes on, between blocks.
+        """Start a block with its first bytes; more will follow.
 
-        That is VT and M, no other VT, FS or FF, and no more than the largest text.
+        No block may be open.  ``data`` begins with VT and M, holds no other VT, FS or FF, and is no longer than the
+        largest text.
         """
         self._keep(data)
-        self._begin(1)
+        self._start_frame(1)
         self._framed = True
         self._seen = len(data) - (data[-1] == _CR)  # FF may follow
 
     def begun(self) -> bytes:
-        """Return what is held of a framed block of which nothing unusual is known so far; else nothing."""
+        """Return the bytes of the open block if nothing about it is unusual so far, else b""."""
         if self._open and self._framed and not self._dropping and not self._noted:
             return bytes(self._buffer)
         return b""
 
     def ended(self, size: int) -> None:
-        """The block that ``begun`` returned was taken by other means, ``size`` bytes of it in all: go on behind it."""
+        """Drop the open block, which was read elsewhere, ``size`` bytes in all; continue behind it."""
         self.offset += size
         self._buffer.clear()
         self._open = False
         self._seen = 0
 
     def _goes_on(self, frames: list[Frame], data: bytes) -> bool:
-        """Take data that beyond doubt goes on with the open block, to its end or not; false if it is another case."""
+        """Add ``data`` to the open block if it holds nothing ambiguous; return False if it does."""
         held = len(self._buffer)
         if self._seen != held or not self._framed or self._dropping or held + len(data) > self._max:
             return False
@@ -130,7 +131,7 @@ class MllpFramer(Buffered):
             self._seen = 0
             return True
         self._keep(data)
-        self._end(frames, held + end, 2, [])
+        self._end_frame(frames, held + end, 2, [])
         return True
 
     def _read(self, frames: list[Frame], *, settled: bool) -> None:
@@ -138,19 +139,19 @@ class MllpFramer(Buffered):
             pass
 
     def _outside(self, frames: list[Frame], *, settled: bool) -> bool:
-        """Go on to the next block; false if it does not begin in what is held."""
+        """Move on to the next block; return False if the bytes held do not start one."""
         buffer = self._buffer
-        # A line end or two behind a block: there is no doubt about them, so they come with it.
+        # A few line ends behind a block are returned at once: they cannot become anything else.
         while buffer and buffer[0] in _LINE_ENDS and (self._run < _LINE_ENDS_BEHIND or self._run_end != self.offset):
             self._stray(frames, 1)
         if not buffer:
             return False
         if buffer[0] == _VT:
-            self._begin(1)
+            self._start_frame(1)
             self._framed = True
             return True
         if self._seen == 0 and begins_message(buffer, 0) == YES:
-            self._begin(0)
+            self._start_frame(0)
             self._framed = False
             return True
         found = _NEXT.search(buffer, self._seen)
@@ -173,7 +174,7 @@ class MllpFramer(Buffered):
             self._run_end = self.offset
 
     def _inside(self, frames: list[Frame], *, settled: bool) -> bool:
-        """Go on to the end of the open block; false if it is not in what is held."""
+        """Move on to the end of the open block; return False if the bytes held do not contain it."""
         buffer = self._buffer
         size = len(buffer)
         fs = vt = ff = -1
@@ -205,9 +206,9 @@ class MllpFramer(Buffered):
             if verdict == UNKNOWN:
                 break
             at += 1
-        if settled and not self._framed:  # no VT, no FS: silence is all the end that it has
+        if settled and not self._framed:  # without VT and FS, only silence ends it
             end = at if vt == at else size
-            self._end(frames, end, 0, [Fault("unframed", self.offset + end)])
+            self._end_frame(frames, end, 0, [Fault("unframed", self.offset + end)])
             return True
         self._seen = at
         self._shed(frames, self._seen)
@@ -218,7 +219,7 @@ class MllpFramer(Buffered):
         if not follows:
             tail, code = 1, "missing-cr"
         elif follows[0] == _CR:
-            self._end(frames, at, 2, [])
+            self._end_frame(frames, at, 2, [])
             return YES
         elif follows[0] == _LF:
             if len(follows) == 2 and follows[1] != _VT:
@@ -235,7 +236,7 @@ class MllpFramer(Buffered):
             return NO
         if not settled:
             return UNKNOWN
-        self._end(frames, at, tail, [Fault(code, self.offset + at)])
+        self._end_frame(frames, at, tail, [Fault(code, self.offset + at)])
         return YES
 
     def _ends_at_ff(self, frames: list[Frame], at: int, *, settled: bool) -> int:
@@ -244,15 +245,15 @@ class MllpFramer(Buffered):
             return NO
         if not follows and not settled:
             return UNKNOWN
-        self._end(frames, at, 2, [Fault("ff-end", self.offset + at)])
+        self._end_frame(frames, at, 2, [Fault("ff-end", self.offset + at)])
         return YES
 
     def _restarts(self, frames: list[Frame], at: int) -> int:
-        """Whether the VT at ``at`` gives up the open block for a new one."""
+        """Return whether the VT at ``at`` starts a new block: YES (the open one has been ended), NO or UNKNOWN."""
         opening = begins_message(self._buffer, at + 1)
         if opening == YES:
             code = "truncated" if self._framed else "unframed"
-            self._end(frames, at, 0, [Fault(code, self.offset + at)], complete=not self._framed)
+            self._end_frame(frames, at, 0, [Fault(code, self.offset + at)], complete=not self._framed)
         return opening
 
     def _note(self, code: str, at: int) -> None:
@@ -277,6 +278,6 @@ class MllpFramer(Buffered):
 
 
 def _find(buffer: bytearray, what: bytes, at: int) -> int:
-    """Return where ``what`` stands from ``at`` on, or the buffer's length."""
+    """Return the index of ``what`` from ``at`` on, or the buffer's length."""
     found = buffer.find(what, at)
     return len(buffer) if found < 0 else found

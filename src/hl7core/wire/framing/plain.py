@@ -1,8 +1,9 @@
 """The plain variant: a start byte, ``STX text CR LF`` for each message, an end byte; the LIS answers with an ACK byte.
 
-Its law: there is no frame number, and CR LF may also stand between segments, so CR LF ends a message only where a
-control byte follows, or the peer's turn, or silence, or the sender's FIN.  The marker bytes are settings and count only
-between messages.  Some senders put ETX and a checksum before the CR LF, as in LIS01: it is taken off and checked.
+There is no frame number, and CR LF may also separate segments.  So CR LF ends a message only if a control byte follows,
+the peer answers, silence falls, or the sender closes with FIN.  The marker bytes are settings and count only between
+messages.  Some senders put ETX and a checksum before the CR LF, as LIS01 does; they are removed, and the checksum is
+verified.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["PlainFramer"]
 _STX: Final = 0x02
 _NAK: Final = 0x15
 _TRAILER: Final = re.compile(rb"\x03(?:[0-9A-Fa-f]{2})?\Z")
-# LF is at home here: it may stand between segments.
+# LF is allowed here: it may separate segments.
 _RESTRICTED: Final = RESTRICTED.replace(b"\n", b"")
 
 
@@ -40,7 +41,7 @@ class PlainFramer(Buffered):
         self._not_stray = re.compile(b"[" + re.escape(self._follows) + b"]")
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take the next bytes in stream order; return the frames that they complete."""
+        """Read the next bytes in stream order; return the frames that they complete."""
         if len(data) == 1 and not self._buffer and not self._open:
             kind = self._controls.get(data[0])
             if kind is not None:
@@ -52,7 +53,7 @@ class PlainFramer(Buffered):
         return frames
 
     def break_off(self) -> list[Frame]:
-        """The stream is over, and not because its sender ended it: a CR LF may have stood between two segments."""
+        """The stream ended without a FIN of its sender: return what is left; a final CR LF does not end the message."""
         frames: list[Frame] = []
         self._give_up(frames, "truncated")
         return frames
@@ -62,7 +63,7 @@ class PlainFramer(Buffered):
             pass
 
     def _outside(self, frames: list[Frame], *, settled: bool) -> bool:
-        """Go on to the next control byte or message; false if there is none in what is held."""
+        """Move on to the next control byte or message; return False if the bytes held contain none."""
         found = self._not_stray.search(self._buffer, self._seen)
         if not found:
             if settled:
@@ -73,15 +74,15 @@ class PlainFramer(Buffered):
             return False
         self._stray(frames, found.start())
         if self._buffer[0] == _STX:
-            self._begin(1)
+            self._start_frame(1)
         else:
             offset = self.offset
-            raw = self._take(1)
+            raw = self._pop(1)
             frames.append(Frame(self._controls[raw[0]], offset, raw))
         return True
 
     def _inside(self, frames: list[Frame], *, settled: bool) -> bool:
-        """Go on to the end of the open message; false if it is not in what is held."""
+        """Move on to the end of the open message; return False if the bytes held do not contain it."""
         buffer = self._buffer
         size = len(buffer)
         stx = line = -1
@@ -101,11 +102,11 @@ class PlainFramer(Buffered):
             if at == stx:
                 verdict = begins_message(buffer, at + 1)
                 if verdict == YES:
-                    self._end(frames, at, 0, [Fault("truncated", self.offset + at)], complete=False)
+                    self._end_frame(frames, at, 0, [Fault("truncated", self.offset + at)], complete=False)
             else:
                 verdict = self._ends(at, settled=settled)
                 if verdict == YES:
-                    self._end(frames, at, 2, [])
+                    self._end_frame(frames, at, 2, [])
             if verdict == YES:
                 return True
             if verdict == UNKNOWN:
@@ -116,7 +117,7 @@ class PlainFramer(Buffered):
         return False
 
     def _ends(self, at: int, *, settled: bool) -> int:
-        """Whether the CR LF at ``at`` ends the message."""
+        """Return whether the CR LF at ``at`` ends the message: YES, NO, or UNKNOWN."""
         if at + 2 == len(self._buffer):
             return YES if settled else UNKNOWN
         return YES if self._buffer[at + 2] in self._follows else NO

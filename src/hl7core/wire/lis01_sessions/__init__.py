@@ -1,1 +1,1 @@
-"""LIS01 and the plain variant: from frames to sessions, ENQ to EOT."""
+"""LIS01 and plain sessions: frames in, sessions from ENQ to EOT out."""

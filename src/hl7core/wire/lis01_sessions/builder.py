@@ -1,8 +1,8 @@
-"""One turn of a sender in the making: which of its frames make which message.
+"""The builder of one session: which of its frames make up which message.
 
-Its laws: a frame's text belongs to the message once the receiver has acknowledged it (or, where no answer was
-captured, once its checksum holds); a refused or repeated frame is kept and left out of the message; nothing is joined
-across a gap without saying so.
+A frame's text becomes part of the message once the receiver acknowledges the frame or, if no answer was captured, if
+its checksum is right.  Refused and repeated frames stay in the session but not in the message.  A message joined across
+a gap is marked incomplete.
 
 Frame numbers and repeats: CLSI LIS01-A2 as vendors' manuals describe it (docs/wire.md lists them).
 """
@@ -21,11 +21,11 @@ __all__ = ["Placed", "SessionBuilder"]
 
 _HEADER: Final = re.compile(rb"[\r\n]*(?:H[^A-Za-z0-9]|MSH[^A-Za-z0-9]|FHS[^A-Za-z0-9]|BHS[^A-Za-z0-9])")
 _PLACED: Final = 320
-"""What a frame takes besides its bytes, about."""
+"""Roughly how many bytes of memory a placed frame takes besides its text."""
 
 
 class Placed:
-    """A frame placed in a session, whose text may yet become part of a message (its ``index``-th, at ``span``)."""
+    """A frame placed in a session; its text may become part of message number ``index``, at ``span`` of its text."""
 
     __slots__ = ("end_ns", "faults", "frame", "index", "side", "span", "time_ns")
 
@@ -39,21 +39,38 @@ class Placed:
         self.faults = frame.faults
 
     @property
-    def weight(self) -> int:
-        """About what it takes in memory."""
+    def size(self) -> int:
+        """Roughly how many bytes of memory it takes."""
         return len(self.frame.raw) + _PLACED
 
 
 class SessionBuilder:
-    """A session in the making.
+    """Builds one session from its frames.
 
-    ``placed`` are its frames, ``messages`` what they have made so far; ``size`` counts the bytes of the frames, and
-    ``weight`` is about what all of it takes in memory.  ``waiting`` is the frame that no answer has come for.
+    ``placed`` are the frames so far and ``messages`` the messages joined from them.  ``size`` counts the bytes of the
+    frames; ``held_bytes`` is roughly the memory that all of it takes.  ``sender`` is the side that sends text,
+    ``waiting`` its frame that has not been answered yet.  ``gapped`` says that bytes of the session were not captured.
     """
 
     __slots__ = (
-        "_by_id", "_connection", "_expected", "_lost", "_owed", "_parts", "_seen", "_whole", "end_ns", "gapped", "id",
-        "messages", "placed", "sender", "size", "start_ns", "waiting", "weight",
+        "_by_id",
+        "_connection",
+        "_expected",
+        "_lost",
+        "_owed",
+        "_parts",
+        "_seen",
+        "_whole",
+        "end_ns",
+        "gapped",
+        "held_bytes",
+        "id",
+        "messages",
+        "placed",
+        "sender",
+        "size",
+        "start_ns",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -66,12 +83,12 @@ class SessionBuilder:
     ) -> None:
         self._connection = connection
         self._seen = seen
-        self._by_id: dict[str, Message] = {}  # the first message of each control id, where messages are watched
-        self._parts: list[Placed] = []  # the accepted frames of the message that goes on
-        self._expected: int | None = None  # the number of the next frame
-        self._owed = False  # the receiver refused a frame, or asked to stop, and nothing has been accepted since
-        self._whole = True  # no part of the message that goes on is missing
-        self._lost = [0, 0]  # of each side, up to which offset bytes were never captured
+        self._by_id: dict[str, Message] = {}  # the first message of each control id, if messages are watched
+        self._parts: list[Placed] = []  # the accepted frames of the current message
+        self._expected: int | None = None  # the number that the next frame should have
+        self._owed = False  # the receiver refused a frame or interrupted, and has accepted nothing since
+        self._whole = True  # no part of the current message is missing
+        self._lost = [0, 0]  # for each side, the end of its last gap
         self.id = session_id
         self.sender = first.side
         self.start_ns = self.end_ns = first.time_ns
@@ -79,7 +96,7 @@ class SessionBuilder:
         self.messages: list[Message] = []
         self.waiting: Placed | None = None
         self.size = sum([len(stray.frame.raw) for stray in strays])
-        self.weight = sum([stray.weight for stray in strays])
+        self.held_bytes = sum([stray.size for stray in strays])
         self.gapped = False
         for stray in strays:
             if stray.frame.missing:
@@ -89,20 +106,20 @@ class SessionBuilder:
 
     @property
     def under_way(self) -> bool:
-        """Whether a message has been begun, or more."""
+        """Whether the session holds at least the beginning of a message."""
         return bool(self._parts or self.waiting or self.messages) or not self._whole
 
     def add(self, placed: Placed) -> None:
-        """Take the next frame."""
+        """Add the next frame to the session."""
         self.placed.append(placed)
         self.size += len(placed.frame.raw)
-        self.weight += placed.weight
+        self.held_bytes += placed.size
         self.end_ns = max(self.end_ns, placed.end_ns)
 
-    def say(self, placed: Placed) -> None:
-        """The sender says ``placed``, and waits for an answer.
+    def add_text(self, placed: Placed) -> None:
+        """Note that the sender sent ``placed`` and waits for an answer.
 
-        Where none was captured for the frame before, that counts as accepted if its checksum holds.
+        If the frame before it is still unanswered, that one counts as accepted if its checksum is right.
         """
         if self.waiting is not None:
             if _sound(self.waiting.frame):
@@ -112,28 +129,28 @@ class SessionBuilder:
         self.waiting = placed
 
     def refuse(self) -> bool:
-        """The receiver refuses the frame that waits; false if none does."""
+        """Drop the unanswered frame from the message: the receiver refused it.  Returns False if there is none."""
         if self.waiting is None:
             return False
         self._owed = True
         self.waiting = None
         return True
 
-    def interrupt(self) -> None:
-        """The receiver takes the frame that waits, and asks to stop."""
+    def accept_and_interrupt(self) -> None:
+        """Accept the unanswered frame: the receiver took it and asked the sender to stop (receiver interrupt)."""
         self.accept()
         self._owed = bool(self._parts)
 
-    def miss(self, placed: Placed) -> None:
-        """Bytes were never captured."""
+    def add_gap(self, placed: Placed) -> None:
+        """Note a gap: the bytes that ``placed`` stands for were never captured."""
         self.gapped = True
         self._lost[placed.side] = placed.frame.end
         if placed.side == self.sender:
             self._whole = False
-            self._expected = None  # whatever number comes next, nobody skipped one
+            self._expected = None  # any frame number may follow a gap
 
     def accept(self, *, sound: bool = True) -> None:
-        """The receiver takes the frame that waits, if one does; ``sound``: or would have."""
+        """Add the unanswered frame, if any, to the message; it is incomplete if the frame is not ``sound``."""
         placed, self.waiting = self.waiting, None
         if placed is None:
             return
@@ -143,7 +160,7 @@ class SessionBuilder:
             if expected is not None and frame.number == (expected - 1) % 8:
                 placed.faults += (Fault("repeated-frame", frame.offset),)
                 if parts and not _sound(parts[-1].frame) and _sound(frame):
-                    parts[-1] = placed  # its answer was counted wrongly: this is the copy that was meant
+                    parts[-1] = placed  # the sender repeated a damaged frame: keep the intact copy
                 return
             if frame.number != expected and (expected is not None or (frame.number != 1 and not self.gapped)):
                 placed.faults += (Fault("frame-number", frame.offset),)
@@ -151,9 +168,9 @@ class SessionBuilder:
         self._owed = False
         joins = bool(parts) and not parts[-1].frame.last
         text = frame.text
-        alone = frame.number is None and self._connection.protocol != "lis01"  # such a frame is a message
+        alone = frame.number is None and self._connection.protocol != "lis01"  # such a frame is a whole message
         if parts and not joins and (alone or _HEADER.match(text)):
-            self._finish(complete=self._whole and _is_hl7(parts[0]))
+            self._finish_message(complete=self._whole and _is_hl7(parts[0]))
             parts = self._parts
         begins = not parts
         parts.append(placed)
@@ -163,18 +180,18 @@ class SessionBuilder:
         if begins and self.gapped:
             self._whole = frame.complete and sound and _begins_whole(placed, self._lost[placed.side], ends=ends)
         if ends:
-            self._finish(complete=self._whole)
+            self._finish_message(complete=self._whole)
 
-    def end(self, *, complete: bool) -> None:
-        """No more frames come; ``complete``: because its sender said so."""
-        if self.waiting is not None:  # no answer came any more: what was sent is kept as part of the message
+    def finish(self, *, complete: bool) -> None:
+        """Finish the session; ``complete`` says that its sender ended it with EOT."""
+        if self.waiting is not None:  # never answered: its text still belongs to the message
             self.accept(sound=_sound(self.waiting.frame))
         if self._parts:
             whole = self._whole and not self._owed and self._parts[-1].frame.last
-            self._finish(complete=whole and complete)
+            self._finish_message(complete=whole and complete)
 
-    def _finish(self, *, complete: bool) -> None:
-        """Join the accepted frames to a message."""
+    def _finish_message(self, *, complete: bool) -> None:
+        """Join the accepted frames to a message and add it to ``messages``."""
         parts, self._parts = self._parts, []
         self._whole = True
         at = 0
@@ -185,7 +202,7 @@ class SessionBuilder:
             at += len(text)
             texts.append(text)
         text = b"".join(texts)
-        self.weight += at
+        self.held_bytes += at
         seen = glance(text)
         connection = self._connection
         message = Message(
@@ -211,20 +228,20 @@ class SessionBuilder:
 
 
 def _is_hl7(first: Placed) -> bool:
-    """Say whether the message that begins with ``first`` is HL7, which has no closing record."""
+    """Return whether the message that begins with ``first`` is HL7, which has no terminator record."""
     return first.frame.text.lstrip(b"\r\n")[:3] in (b"MSH", b"FHS", b"BHS")
 
 
 def _sound(frame: Frame) -> bool:
-    """Say whether a frame is whole, as far as can be told without its answer."""
+    """Return whether a frame is complete and its checksum right: what the receiver would accept."""
     return frame.complete and not any(fault.code == "checksum" for fault in frame.faults)
 
 
 def _begins_whole(placed: Placed, lost: int, *, ends: bool) -> bool:
-    """Say whether a message begins with this frame, and lacks nothing yet of the bytes missing up to ``lost``.
+    """Return whether a message begins with this frame and has lost none of its bytes to the gap that ends at ``lost``.
 
-    ``ends``: it ends with it too, and what is missing behind it is none of its.  Text without a frame may lack its own
-    beginning.
+    ``ends`` says that the message also ends with this frame, so that a gap behind it does not concern it.  Text without
+    a frame directly behind a gap may lack its own beginning.
     """
     frame = placed.frame
     if not _HEADER.match(frame.text) or (not frame.head and frame.offset == lost):
@@ -233,12 +250,12 @@ def _begins_whole(placed: Placed, lost: int, *, ends: bool) -> bool:
 
 
 def _ends_message(text: bytes, parts: list[Placed]) -> bool:
-    """Say whether this text, the last so far of the message in ``parts``, ends with the terminator record (L)."""
+    """Return whether ``text``, the latest of the message in ``parts``, ends with the terminator record (L)."""
     body = text.rstrip(b"\r\n")
     start = max(body.rfind(b"\r"), body.rfind(b"\n")) + 1
     if start or len(parts) == 1 or parts[-2].frame.last:
         return body[start : start + 1] == b"L" and not body[start + 1 : start + 2].isalnum()
-    # The record began in an earlier frame: only the text joined from there tells.
+    # The record began in an earlier frame: look at the text joined from there.
     begins = len(parts) - 2
     while begins and not parts[begins - 1].frame.last:
         begins -= 1

@@ -1,7 +1,9 @@
-"""LIS01 and plain sessions: one turn of a sender each, from ENQ to EOT.
+"""LIS01 and plain sessions: a session runs from one sender's ENQ to its EOT.
 
-Its laws: every frame is in one session; what stands outside of one belongs to the turn that follows; a turn without an
-end is bounded, and what is let go for that is told, marked and counted.
+Every frame belongs to exactly one session.  Bytes and gaps between sessions belong to the session that follows.  A
+session that never ends is cut at a size limit; the session then says that it was evicted, and the cut is counted.
+
+The tracker decides where sessions begin and end; ``builder`` joins the frames of one session to its messages.
 
 Contention, busy receiver, receiver interrupt: CLSI LIS01-A2 as vendors' manuals describe it (docs/wire.md lists them).
 """
@@ -34,169 +36,171 @@ _RESULT_OR_QUERY: Final = re.compile(
     rb"(?:^|[\r\n])(?:[RQ][^A-Za-z0-9\r\n]|MSH.{0,100}?(?:ORU|OUL|QRY|QBP|SSU))", re.DOTALL
 )
 MAX_STRAYS: Final = 256
-"""So many pieces (of at most 4 KiB) outside any frame wait for the next one; then they begin a session."""
+"""The most pieces (of at most 4 KiB) outside frames that wait for the next session; beyond that they begin one."""
 MAX_BYTES: Final = 4 << 20
-"""A turn that goes on over so many bytes is let go, where the largest message allowed is not more."""
+"""The longest open session in bytes, unless the largest message allowed is longer; beyond that it is evicted."""
 
 
 class Lis01Sessions:
-    """The LIS01 or plain sessions of one connection."""
+    """Tracks the LIS01 or plain sessions of one connection."""
 
-    def __init__(self, connection: Connection, scales: MemoryBudget, seen: list[MessageSeen] | None) -> None:
+    def __init__(self, connection: Connection, budget: MemoryBudget, seen: list[MessageSeen] | None) -> None:
         self._connection = connection
-        self._load = ConnectionMemory(scales, connection)
-        self._most = max(MAX_BYTES, connection.options.max_message)
-        self._turn: SessionBuilder | None = None
+        self._memory = ConnectionMemory(budget, connection)
+        self._max_bytes = max(MAX_BYTES, connection.options.max_message)
+        self._builder: SessionBuilder | None = None
         self._strays: list[Placed] = []
-        self._strays_weight = 0
+        self._stray_bytes = 0
         self._seen = seen
         self._done: list[Session] = []
-        self._midway = connection.joined_midstream  # until the first turn has begun
+        self._joined_midstream = connection.joined_midstream  # until the first session begins
 
     def take(self, half: Half, frames: list[Frame]) -> list[Session]:
-        """Take the next frames of one direction; return the sessions that ended."""
+        """Add the next frames of one direction; return the sessions that ended."""
         for frame in frames:
             start_ns = half.captured_at(frame.offset) if half.marks else half.last_ns
-            self._place(half, Placed(frame, half.side, start_ns, half.last_ns))
-        load = self._load
-        load.held = self._held()
+            self._add(half, Placed(frame, half.side, start_ns, half.last_ns))
+        memory = self._memory
+        memory.held = self._held()
         done, self._done = self._done, []
-        if not load.low <= load.held <= load.high:
-            load.weigh()
-            done += load.relieve()
+        if not memory.low <= memory.held <= memory.high:
+            memory.weigh()
+            done += memory.relieve()
         return done
 
     def expire(self, now_ns: int) -> list[Session]:
-        """End the turn in which nobody has said a thing for as long as the settings allow."""
-        turn = self._turn
-        if turn is not None and turn.end_ns + self._connection.options.silence_ns <= now_ns:
+        """End the open session if it has been silent for longer than the settings allow."""
+        builder = self._builder
+        if builder is not None and builder.end_ns + self._connection.options.silence_ns <= now_ns:
             return self.end(Ending.SILENT)
         return []
 
     def due(self) -> int:
-        """Return when ``expire`` is next worth calling, 0 for not at all."""
-        return self._turn.end_ns + self._connection.options.silence_ns if self._turn is not None else 0
+        """Return when ``expire`` must be called next (unix nanoseconds), 0 for never."""
+        return self._builder.end_ns + self._connection.options.silence_ns if self._builder is not None else 0
 
     def end(self, ending: Ending) -> list[Session]:
-        """End the open turn; bytes outside any frame that found none become a session of their own."""
-        if self._turn is None and self._strays:
-            self._begin(self._connection.halves[self._strays[0].side], self._strays[0])
-        if self._turn is not None:
-            self._close(self._turn, ending)
-        self._load.held = 0
-        self._load.weigh()
+        """End the open session; bytes outside frames that wait for a session become one of their own."""
+        if self._builder is None and self._strays:
+            self._begin_session(self._connection.halves[self._strays[0].side], self._strays[0])
+        if self._builder is not None:
+            self._end_session(self._builder, ending)
+        self._memory.held = 0
+        self._memory.weigh()
         done, self._done = self._done, []
         return done
 
     def let_go(self, upto: int) -> list[Session]:
-        """Give up the open turn, or what waits for one, unless no more than ``upto`` bytes are held."""
-        if self._load.held <= upto:
-            self._load.weigh()
+        """Evict the open session, or what waits for one, unless no more than ``upto`` bytes are held."""
+        if self._memory.held <= upto:
+            self._memory.weigh()
             return []
-        self._load.given_up()
+        self._memory.given_up()
         return self.end(Ending.EVICTED)
 
     def open_sessions(self) -> list[OpenSession]:
-        """Summarise the turn that goes on."""
-        turn, connection = self._turn, self._connection
-        if turn is None:
+        """Return a summary of the open session, if there is one."""
+        builder, connection = self._builder, self._connection
+        if builder is None:
             return []
-        last = turn.placed[-1]
+        last = builder.placed[-1]
         return [
             OpenSession(
-                turn.id,
-                turn.start_ns,
+                builder.id,
+                builder.start_ns,
                 connection.device,
                 connection.lis,
                 connection.protocol,
-                len(turn.placed),
-                len(turn.messages),
+                len(builder.placed),
+                len(builder.messages),
                 _TYPES[last.frame.kind],
                 connection.directions[last.side],
-                turn.end_ns,
+                builder.end_ns,
             )
         ]
 
     def _held(self) -> int:
-        return self._strays_weight if self._turn is None else self._turn.weight
+        return self._stray_bytes if self._builder is None else self._builder.held_bytes
 
-    def _place(self, half: Half, placed: Placed) -> None:
+    def _add(self, half: Half, placed: Placed) -> None:
         kind, side = placed.frame.kind, placed.side
-        turn = self._turn
-        if turn is None and kind in (FrameKind.STRAY, FrameKind.GAP):
-            self._strays.append(placed)  # they belong to the turn that follows
-            self._strays_weight += placed.weight
+        builder = self._builder
+        if builder is None and kind in (FrameKind.STRAY, FrameKind.GAP):
+            self._strays.append(placed)  # they belong to the session that follows
+            self._stray_bytes += placed.size
             if len(self._strays) >= MAX_STRAYS:
-                self._begin(half, placed)
+                self._begin_session(half, placed)
             return
-        if turn is not None and kind is FrameKind.ENQ and turn.under_way:
-            self._close(turn, Ending.SILENT)  # the sender began anew and never said EOT, or that was not captured
-            turn = None
-        if turn is None:
-            turn = self._begin(half, placed)
-        elif turn.size > self._most or turn.weight > self._load.most:
-            self._load.given_up()
-            self._close(turn, Ending.EVICTED)
-            turn = self._begin(half, placed)
-        turn.add(placed)
+        if builder is not None and kind is FrameKind.ENQ and builder.under_way:
+            self._end_session(builder, Ending.SILENT)  # a new ENQ without an EOT, or with one that was not captured
+            builder = None
+        if builder is None:
+            builder = self._begin_session(half, placed)
+        elif builder.size > self._max_bytes or builder.held_bytes > self._memory.most:
+            self._memory.given_up()
+            self._end_session(builder, Ending.EVICTED)
+            builder = self._begin_session(half, placed)
+        builder.add(placed)
         if kind in _BODY:
-            turn.say(placed)
+            builder.add_text(placed)
         elif kind is FrameKind.ENQ:
-            before = turn.placed[-2] if len(turn.placed) > 1 else None
+            before = builder.placed[-2] if len(builder.placed) > 1 else None
             if before is not None and before.frame.kind is FrameKind.ENQ and before.side != side and not before.faults:
                 placed.faults += (Fault("contention", placed.frame.offset),)
-            turn.sender = side
+            builder.sender = side
         elif kind is FrameKind.EOT:
-            if side != turn.sender and turn.waiting is not None:  # receiver interrupt: it counts as ACK
+            if side != builder.sender and builder.waiting is not None:  # receiver interrupt: counts as ACK
                 placed.faults += (Fault("receiver-interrupt", placed.frame.offset),)
-                turn.interrupt()
+                builder.accept_and_interrupt()
             else:
-                self._close(turn, Ending.COMPLETE)
+                self._end_session(builder, Ending.COMPLETE)
         elif kind is FrameKind.GAP:
-            turn.miss(placed)
-        elif side != turn.sender and kind is FrameKind.ACK:
-            turn.accept()
-        elif side != turn.sender and kind is FrameKind.NAK:
-            refused = turn.refuse()
-            if not refused and len(turn.placed) > 1 and turn.placed[-2].frame.kind is FrameKind.ENQ:
-                placed.faults += (Fault("busy", placed.frame.offset),)  # not now, ask again
+            builder.add_gap(placed)
+        elif side != builder.sender and kind is FrameKind.ACK:
+            builder.accept()
+        elif side != builder.sender and kind is FrameKind.NAK:
+            refused = builder.refuse()
+            if not refused and len(builder.placed) > 1 and builder.placed[-2].frame.kind is FrameKind.ENQ:
+                placed.faults += (
+                    Fault("busy", placed.frame.offset),
+                )  # the receiver is busy: the sender will ask again
 
-    def _begin(self, half: Half, placed: Placed) -> SessionBuilder:
+    def _begin_session(self, half: Half, placed: Placed) -> SessionBuilder:
         frame = placed.frame
         session_id = self._connection.session_id(half, frame.offset, frame.raw, placed.time_ns)
-        self._turn = turn = SessionBuilder(self._connection, self._seen, session_id, placed, self._strays)
+        self._builder = builder = SessionBuilder(self._connection, self._seen, session_id, placed, self._strays)
         self._strays = []
-        self._strays_weight = 0
-        if self._midway and frame.kind is not FrameKind.ENQ:  # it began before the capture did
-            turn.gapped = True
-        self._midway = False
-        return turn
+        self._stray_bytes = 0
+        if self._joined_midstream and frame.kind is not FrameKind.ENQ:  # the session began before the capture
+            builder.gapped = True
+        self._joined_midstream = False
+        return builder
 
-    def _close(self, turn: SessionBuilder, ending: Ending) -> None:
-        turn.end(complete=ending is Ending.COMPLETE)
-        complete = ending is Ending.COMPLETE and not turn.gapped
+    def _end_session(self, builder: SessionBuilder, ending: Ending) -> None:
+        builder.finish(complete=ending is Ending.COMPLETE)
+        complete = ending is Ending.COMPLETE and not builder.gapped
         if ending is Ending.EVICTED:
-            last = turn.placed[-1]
+            last = builder.placed[-1]
             last.faults += (Fault("evicted", last.frame.end),)
-        elif turn.gapped:
+        elif builder.gapped:
             ending = Ending.GAPPED
         connection = self._connection
         if connection.device_side < 0:
-            tells = any(_RESULT_OR_QUERY.search(message.text) for message in turn.messages)
-            connection.settle_roles(turn.sender if tells else -1)
+            tells = any(_RESULT_OR_QUERY.search(message.text) for message in builder.messages)
+            connection.settle_roles(builder.sender if tells else -1)
         directions = connection.directions
-        # Which way a message went is known for certain only now that the roles are.
-        sides = {placed.index: placed.side for placed in turn.placed if placed.index is not None}
-        self._turn = None
+        # The direction of a message is certain only now that the roles are assigned.
+        sides = {placed.index: placed.side for placed in builder.placed if placed.index is not None}
+        self._builder = None
         self._done.append(
             Session(
-                turn.id,
-                turn.start_ns,
-                turn.end_ns,
+                builder.id,
+                builder.start_ns,
+                builder.end_ns,
                 connection.device,
                 connection.lis,
-                tuple([self._element(placed) for placed in turn.placed]),
-                tuple([m._replace(direction=directions[sides[i]]) for i, m in enumerate(turn.messages)]),
+                tuple([self._element(placed) for placed in builder.placed]),
+                tuple([m._replace(direction=directions[sides[i]]) for i, m in enumerate(builder.messages)]),
                 complete,
                 connection.protocol,
                 ending,

@@ -1,28 +1,29 @@
-"""The usual exchange: a request in one sound block, and the one acknowledgement that completes it.
+"""The fast path: a request in one sound block, and the one acknowledgement that completes it.
 
-Nearly all MLLP traffic is that, so it takes a short way here, without a frame and without an exchange in the making.
-The law is one of doubt: what is not beyond doubt usual is left as it is to
-:mod:`hl7core.wire.mllp_sessions.tracker`, which answers the same of what is (a test holds the two against each other).
+Nearly all MLLP traffic is that, so it is taken here without making a frame or an exchange.  Whatever is not certainly
+of that kind is left untouched to :mod:`hl7core.wire.mllp_sessions.tracker`, which would make the same sessions of all
+of it; tests hold the two, and the C extension, to equal results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from hl7core.model.schema import TO_ESCAPE
 from hl7core.model.session import Element, ElementType, Ending, Message, Session
 from hl7core.wire.connection import Connection, Half
 from hl7core.wire.memory_budget import LIGHT, ConnectionMemory
-from hl7core.wire.mllp_sessions.exchange import ASKED, NEVER, POSITIVE
+from hl7core.wire.mllp_sessions.acknowledgement import POSITIVE, completes, completing
 from hl7core.wire.peek import NO_REPLY
 
-__all__ = ["Answer", "Asked", "FastPath", "Make", "Told", "exchange_session", "side_of_device"]
+__all__ = ["FastExchange", "FastPath", "Make", "Reply", "Request", "exchange_session", "side_of_device"]
 
 _HEAD: Final = b"\x0bMSH|^~\\&|"
 _HEADER: Final = 200
-_ANSWERED: Final = 1300
+_MAX_ANSWERED: Final = 1300
 _BETWEEN: Final = "\r"  # no field of a message holds one
+_CONTROLS: Final = bytes([*range(13), *range(14, 32)])
+"""The ASCII control characters except CR."""
 _VT: Final = b"\x0b"
 _END: Final = b"\x1c\r"
 _MESSAGE: Final = ElementType.MESSAGE
@@ -31,30 +32,72 @@ _NAK: Final = ElementType.NAK
 _COMPLETE: Final = Ending.COMPLETE
 _FROM_DEVICE: Final = ("ORU", "OUL", "QRY", "QBP", "SSU")
 _TO_DEVICE: Final = ("ORM", "OML", "OMG")
-_new = tuple.__new__  # the constructors of named tuples take the arguments apart and put them together again
+_new = tuple.__new__  # faster than the constructor of a named tuple
 
 
-Asked = tuple[Half, bytes, int, int, int, str, str, str, bool]
-"""A request: its direction, block, offset, times of first and last byte, control id, type and charset, and whether it
-is known to hold no control character but CR.
-"""
-Answer = tuple[Half, bytes, int, int, int, str, str, str, bool, str]
-"""Its acknowledgement: the same, and the code."""
-Told = tuple[Connection, Asked, Answer]
-"""A usual exchange."""
-Make = Callable[[Told], Any]
-"""Makes of it what the decoder returns."""
+class Request(NamedTuple):
+    """A request in one block, with nothing unusual about it.
 
-_Terms = tuple[bool, bool, bool, str]
-_MAX_TERMS: Final = 1000
-TERMS: Final[dict[str, _Terms]] = {}
-
-
-def terms_of(rest: str) -> _Terms:
-    """Return what a header says behind MSH-10, kept at hand since few such texts do for all messages of a device.
-
-    That is: whether no acknowledgement is wanted, an accept and an application acknowledgement are, and the charset.
+    ``offset`` is where the block begins in its stream, ``start_ns`` and ``end_ns`` are when its first and its last byte
+    were captured (unix nanoseconds).  ``plain``: it is known to hold no control character but CR.
     """
+
+    half: Half
+    block: bytes
+    offset: int
+    start_ns: int
+    end_ns: int
+    control_id: str
+    message_type: str
+    charset: str
+    plain: bool
+
+
+class Reply(NamedTuple):
+    """The acknowledgement of a request: the same fields, and ``code``, its MSA-1."""
+
+    half: Half
+    block: bytes
+    offset: int
+    start_ns: int
+    end_ns: int
+    control_id: str
+    message_type: str
+    charset: str
+    plain: bool
+    code: str
+
+
+class FastExchange(NamedTuple):
+    """An exchange that the fast path has seen whole."""
+
+    connection: Connection
+    request: Request
+    reply: Reply
+
+
+Make = Callable[[FastExchange], Any]
+"""Makes of such an exchange what the decoder returns."""
+
+
+class Terms(NamedTuple):
+    """What a header says behind MSH-10.
+
+    ``wants_none``: the message is complete without an acknowledgement.  ``completing`` says of each MSA-1 whether that
+    acknowledgement alone completes the exchange.
+    """
+
+    wants_none: bool
+    completing: dict[str, bool]
+    charset: str
+
+
+_MAX_TERMS: Final = 1000
+TERMS: Final[dict[str, Terms]] = {}
+
+
+def terms_of(rest: str) -> Terms:
+    """Return what ``rest``, the text of a header behind MSH-10, says; a device repeats the same few of them."""
     terms = TERMS.get(rest)
     if terms is not None:
         return terms
@@ -62,10 +105,7 @@ def terms_of(rest: str) -> _Terms:
     count = len(fields)
     accept, application = fields[5] if count > 5 else "", fields[6] if count > 6 else ""
     charset = fields[8] if count > 8 else ""
-    if not accept and not application:
-        terms = (False, False, True, charset)
-    else:
-        terms = (accept in NEVER and application in NEVER, accept in ASKED, application in ASKED, charset)
+    terms = Terms(completes(accept, application, ()), completing(accept, application), charset)
     if len(TERMS) >= _MAX_TERMS:
         TERMS.clear()
     TERMS[rest] = terms
@@ -73,67 +113,58 @@ def terms_of(rest: str) -> _Terms:
 
 
 class FastPath:
-    """The short way of one connection.
+    """The fast path of one connection.
 
-    ``ready`` says that nothing else of the connection waits: no exchange, no bytes outside of blocks.  ``asked`` is the
-    request that waits for its acknowledgement here, or None; ``longest`` how long a block may be, in bytes; ``fresh``
-    that the last session is at hand.
+    ``ready`` says that nothing else of the connection waits: no exchange, no bytes outside of blocks.  ``request``
+    waits for its acknowledgement here, or is None; ``terms`` are its terms.  ``longest`` is the length of the longest
+    block (bytes), ``holds_last`` says that the last session is at hand.
     """
 
     __slots__ = (
-        "_answered", "_connection", "_last", "_load", "_make", "_recent", "_told",
-        "_weight", "asked", "fresh", "longest", "ready", "terms",
+        "_answered", "_connection", "_last", "_last_exchange", "_make", "_memory", "_recent", "_weight", "holds_last",
+        "longest", "ready", "request", "terms",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, recent: list[FastPath], make: Make, load: ConnectionMemory) -> None:
+    def __init__(self, connection: Connection, recent: list[FastPath], make: Make, memory: ConnectionMemory) -> None:
         self._connection = connection
-        self._load = load
+        self._memory = memory
         self._weight = 0  # of the request that waits, if it is heavy
         self._recent = recent
         self._make = make
-        self.fresh = False
+        self.holds_last = False
         self._answered = ""  # MSA-2 and MSH-10 of the acknowledgements that came, each with a _BETWEEN behind it
-        self._told: Told | None = None  # the exchange that was told last, as it was taken
-        self._last: Session | None = None  # the session that was told last, where it is made already
+        # The session that was emitted last, or the exchange that it is made of when somebody asks for it.
+        self._last: Session | None = None
+        self._last_exchange: FastExchange | None = None
         self.longest = connection.options.max_message + 3
-        self.terms: _Terms = (False, False, False, "")  # of the request that waits
-        self.asked: Asked | None = None
+        self.terms = Terms(False, {}, "")  # of no request yet
+        self.request: Request | None = None
         self.ready = True
 
-    @property
-    def half(self) -> Half | None:
-        """The direction of the request that waits, or None."""
-        return self.asked[0] if self.asked is not None else None
-
-    @property
-    def end_ns(self) -> int:
-        """When the last byte of the request that waits was captured (unix nanoseconds), or 0."""
-        return self.asked[4] if self.asked is not None else 0
-
-    def segment(self, half: Half, data: bytes, now: int, out: list[Any]) -> bool:
-        """Take a segment's bytes, captured at ``now``, where none of ``half`` wait; as ``block``.
+    def add_segment(self, half: Half, data: bytes, now: int, out: list[Any]) -> bool:
+        """Add the bytes of a TCP segment, captured at ``now``, where no others of ``half`` wait; as ``add_block``.
 
         ``half.offset`` is where they begin.
         """
         size = len(data)
         if (
             not data.startswith(_HEAD) or not data.endswith(_END) or size > self.longest
-            or len(data.translate(None, TO_ESCAPE)) != size - 2
-            or not self._take(half, data, half.offset, now, now, out, True)
+            or len(data.translate(None, _CONTROLS)) != size - 2
+            or not self._add(half, data, half.offset, now, now, out, True)
         ):  # fmt: skip
             return False
         half.framer.offset += size  # type: ignore[union-attr]  # a framer of MLLP, at rest
         return True
 
-    def block(self, half: Half, raw: bytes, offset: int, start_ns: int, end_ns: int, out: list[Any]) -> bool:
-        """Take a sound block, its first and last byte captured at ``start_ns`` and ``end_ns`` (unix nanoseconds).
+    def add_block(self, half: Half, raw: bytes, offset: int, start_ns: int, end_ns: int, out: list[Any]) -> bool:
+        """Add a sound block, its first and last byte captured at ``start_ns`` and ``end_ns`` (unix nanoseconds).
 
-        True: taken, and what it completes is in ``out``; a request waits here from now on.  False, nothing having
-        changed, if there is anything unusual about it.
+        Returns True if it was taken: what it completes was added to ``out``, or a request waits here from now on.
+        Returns False, and nothing has changed, if the slow path has to take it.
         """
-        return raw.startswith(_HEAD) and self._take(half, raw, offset, start_ns, end_ns, out, False)
+        return raw.startswith(_HEAD) and self._add(half, raw, offset, start_ns, end_ns, out, False)
 
-    def _take(
+    def _add(
         self, half: Half, raw: bytes, offset: int, start_ns: int, end_ns: int, out: list[Any], plain: bool
     ) -> bool:
         end = raw.find(b"\r", 10, _HEADER)
@@ -145,21 +176,23 @@ class FastPath:
             return False
         rest = fields[8]
         terms = TERMS.get(rest) or terms_of(rest)
-        asked = self.asked
-        if asked is None:
-            if terms[0] or raw[end + 1 : end + 4] not in NO_REPLY:
+        request = self.request
+        if request is None:
+            if terms.wants_none or raw[end + 1 : end + 4] not in NO_REPLY:
                 return False
             if len(raw) > LIGHT:
-                if not self._load.has_room(len(raw)):
+                if not self._memory.has_room(len(raw)):
                     return False
                 self._weight = len(raw)
-                self._load.add(self._weight)
+                self._memory.add(self._weight)
             if self._connection.device_side < 0:
                 self._connection.settle_roles(side_of_device(half.side, fields[6]))
             self.terms = terms
-            self.asked = (half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms[3], plain)
+            self.request = _new(Request, (
+                half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms.charset, plain,
+            ))  # fmt: skip
             return True
-        if asked[0] is half or raw[end + 1 : end + 5] != b"MSA|":
+        if request.half is half or raw[end + 1 : end + 5] != b"MSA|":
             return False
         stop = raw.find(b"\r", end + 5, end + _HEADER)
         line = raw[end + 5 : stop].decode("latin-1")
@@ -167,7 +200,7 @@ class FastPath:
         if (
             stop < 0
             or len(parts) < 2
-            or parts[1] != asked[5]
+            or parts[1] != request.control_id
             or "~" in line
             or "\n" in line
             or '"' in line
@@ -175,73 +208,80 @@ class FastPath:
         ):
             return False
         code = parts[0]
-        _, accept, application, _ = self.terms
-        if application and (code == "CA" or (accept and code[:1] != "C")):
-            return False  # more is to come
-        answer = (half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms[3], plain, code)
-        self.tell((self._connection, asked, answer), out)
+        if not self.terms.completing.get(code):
+            return False  # more is to come, or the code is unknown
+        reply = _new(Reply, (
+            half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms.charset, plain, code,
+        ))  # fmt: skip
+        self.emit(_new(FastExchange, (self._connection, request, reply)), out)
         return True
 
-    def tell(self, told: Told, out: list[Any]) -> None:
-        """The request that waits is answered: what that makes is in ``out``."""
-        self.asked = None
+    def emit(self, exchange: FastExchange, out: list[Any]) -> None:
+        """Add what is made of an exchange to ``out``: the request that waits has been answered."""
+        self.request = None
         if self._weight:
-            self._unload()
-        self._told, self._last = told, None
-        self.note(told[1][5], told[2][5])
-        if not self.fresh:
-            self.fresh = True
+            self._release()
+        self._last_exchange, self._last = exchange, None
+        self.note_answer(exchange.request.control_id, exchange.reply.control_id)
+        if not self.holds_last:
+            self.holds_last = True
             self._recent.append(self)
-        out.append(self._make(told))
+        out.append(self._make(exchange))
 
-    def _unload(self) -> None:
-        self._load.add(-self._weight)
+    def hand_over(self) -> tuple[Half, bytes, int, int, int]:
+        """Give up the request that waits: return its ``half``, block, offset, and times of first and last byte."""
+        request = self.request
+        assert request is not None  # noqa: S101 - asked by the callers, stated for the type checker
+        self.request = None
+        if self._weight:
+            self._release()
+        return request[:5]
+
+    def _release(self) -> None:
+        self._memory.add(-self._weight)
         self._weight = 0
 
-    def keep(self, session: Session) -> None:
-        """Keep the session that was told last at hand, until ``forget``: what belongs to it may yet come."""
-        self._last, self._told = session, None
-        if not self.fresh:
-            self.fresh = True
+    # The session that was emitted last.
+
+    def keep_last(self, session: Session) -> None:
+        """Keep the session that was emitted last at hand, until ``forget``: something may still join it."""
+        self._last, self._last_exchange = session, None
+        if not self.holds_last:
+            self.holds_last = True
             self._recent.append(self)
 
     @property
     def last(self) -> Session | None:
-        """The session that was told last, while it is kept at hand."""
-        if self._told is not None:
-            self._last, self._told = exchange_session(self._told), None
+        """The session that was emitted last, while it is kept at hand."""
+        if self._last_exchange is not None:
+            self._last, self._last_exchange = exchange_session(self._last_exchange), None
         return self._last
 
     def forget(self) -> None:
-        """Let the last session go: ten thousand idle connections would hold as many."""
-        self._last = self._told = None
-        self.fresh = False
+        """Drop the last session: ten thousand idle connections would hold as many."""
+        self._last = self._last_exchange = None
+        self.holds_last = False
         self._connection.forget()
 
-    def note(self, request: str, reply: str) -> None:
-        """Note that ``reply`` (MSH-10) has answered ``request`` (MSA-2)."""
-        known = f"{self._answered}{request}\r{reply}\r"
-        if len(known) > _ANSWERED:
-            ids = known.split(_BETWEEN)
-            known = _BETWEEN.join(ids[len(ids) // 4 * 2 :])
-        self._answered = known
+    # The ids that were answered.
 
-    def known(self, control_id: str) -> str:
-        """Return what is wrong with an acknowledgement of ``control_id``, which nothing waits for; "": unknown."""
-        if not control_id or control_id not in self._answered:
-            return ""
-        ids = self._answered.split(_BETWEEN)
-        if control_id in ids[::2]:
-            return "duplicate-acknowledgement"
-        return "acknowledged-acknowledgement" if control_id in ids[1::2] else ""
+    def note_answer(self, request: str, reply: str) -> None:
+        """Note that the message ``reply`` (MSH-10) has answered ``request`` (MSA-2)."""
+        answered = f"{self._answered}{request}\r{reply}\r"
+        if len(answered) > _MAX_ANSWERED:
+            ids = answered.split(_BETWEEN)
+            answered = _BETWEEN.join(ids[len(ids) // 4 * 2 :])
+        self._answered = answered
 
-    def give_back(self) -> tuple[Half, bytes, int, int, int]:
-        """Let go of the request that waits: return what ``block`` was given of it."""
-        asked = self.asked
-        assert asked is not None  # noqa: S101 - asked by the callers, stated for the type checker
-        self.asked = None
-        self._unload()
-        return asked[:5]
+    def fault_of_reply(self, control_id: str) -> str:
+        """Return the code of the fault of a reply that names ``control_id``, which nothing waits for."""
+        if control_id and control_id in self._answered:
+            ids = self._answered.split(_BETWEEN)
+            if control_id in ids[::2]:
+                return "duplicate-acknowledgement"
+            if control_id in ids[1::2]:
+                return "acknowledged-acknowledgement"
+        return "unknown-request"
 
 
 def side_of_device(side: int, message_type: str) -> int:
@@ -251,11 +291,11 @@ def side_of_device(side: int, message_type: str) -> int:
     return 1 - side if message_type.startswith(_TO_DEVICE) else -1
 
 
-def exchange_session(told: Told) -> Session:
-    """Return a usual exchange as a session."""
-    connection, request, answer = told
+def exchange_session(exchange: FastExchange) -> Session:
+    """Return an exchange of the fast path as a session."""
+    connection, request, reply = exchange
     asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, _ = request
-    half, raw, offset, start_ns, end_ns, own_id, own_type, charset, _, code = answer
+    half, raw, offset, start_ns, end_ns, own_id, own_type, charset, _, code = reply
     protocol, directions = connection.protocol, connection.directions
     there, back = directions[asking.side], directions[half.side]
     asked_text, text = asked[1:-2], raw[1:-2]

@@ -1,10 +1,10 @@
-"""pcapng blocks: bytes in, batches out.
+"""pcapng blocks: bytes in, batches out, under the rules that :mod:`hl7core.wire.pcap.reader` states.
 
-It obeys :mod:`hl7core.wire.pcap.reader`'s law.  Three passes share one loop: the short way for Enhanced Packet Blocks
-of the interface at hand, nearly all there is; the careful way for everything else; and damage, which ends it.  The
-short way takes nothing that the careful way would refuse.
+One loop reads the blocks in two ways.  The fast path reads Enhanced Packet Blocks of the current interface, which is
+nearly all that a file holds, and accepts nothing that the slow path would refuse.  The slow path reads one block of any
+type, and damage in it ends the reading.
 
-Format: PCAP Next Generation (pcapng) Capture File Format, draft-ietf-opsawg-pcapng; "section" here is a section there.
+Format: PCAP Next Generation (pcapng) Capture File Format, draft-ietf-opsawg-pcapng, whose sections are cited here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from hl7core.wire.native import blocks
 __all__ = ["MAX_CAPTURED", "MAX_TIME", "SECTION_HEADER", "PcapngParser"]
 
 MAX_CAPTURED: Final = 16 * 1024 * 1024
-"""More bytes than this no packet has: a header that says so is damaged.  (libpcap's limit is 256 KiB for Ethernet.)"""
+"""The largest packet: a header that claims more is damaged.  (libpcap's own limit is 256 KiB for Ethernet.)"""
 
 MAX_TIME: Final = 2**63 - 1
-"""The latest time in unix nanoseconds (the year 2262): a hostile clock must not break a calendar further on."""
+"""The latest time accepted, in unix nanoseconds (the year 2262): no hostile timestamp overflows a date later."""
 
 _MAX_BLOCK: Final = MAX_CAPTURED + 64 * 1024
 _MAX_INTERFACES: Final = 65_536
@@ -49,11 +49,11 @@ _ISB_IFDROP, _ISB_OSDROP = 5, 7
 _SECOND: Final = 1_000_000_000
 
 
-_Columns = tuple[list[int], list[int], list[int], list[int]]  # starts, ends, ticks and wire lengths of an open batch
+_Columns = tuple[list[int], list[int], list[int], list[int]]  # starts, ends, ticks and wire lengths of a batch
 
 
 class _Described(NamedTuple):
-    """An interface of the section: nanoseconds are ``ticks * multiply // divide + offset``."""
+    """An interface of the section, and its clock: nanoseconds are ``ticks * multiply // divide + offset``."""
 
     interface: Interface
     multiply: int
@@ -61,7 +61,7 @@ class _Described(NamedTuple):
     offset: int
 
     def ticks(self, time_ns: int) -> int:
-        """Return a time in the unit of this interface, rounded down."""
+        """Return ``time_ns`` in the time unit of this interface, rounded down."""
         return (time_ns - self.offset) * self.divide // self.multiply
 
 
@@ -86,7 +86,7 @@ _LITTLE, _BIG = _layout("<"), _layout(">")
 
 
 class PcapngParser:
-    """Reads the blocks of one pcapng stream; the face is :class:`hl7core.wire.pcap.reader.CaptureReader`."""
+    """Reads the blocks of one pcapng stream; use it through :class:`hl7core.wire.pcap.reader.CaptureReader`."""
 
     def __init__(self) -> None:
         self.packets = 0
@@ -104,14 +104,14 @@ class PcapngParser:
 
     @property
     def drops(self) -> int:
-        """Packets that interfaces and the system said they dropped: the last word of each interface, summed."""
+        """How many packets the interfaces and the system dropped: the sum of the last statistics of each interface."""
         return self._drops_before + sum(self._drops.values())
 
     def parse(self, buffer: bytes) -> tuple[list[PacketBatch], int, int]:
-        """Read the whole blocks of ``buffer``, which starts with one.
+        """Read the whole blocks of ``buffer``, which starts at a block.
 
-        Returns the batches, how many bytes were read, and how many bytes from there on it needs to read further.
-        Damage is kept in :attr:`damage`; the batches hold all packets before it.
+        Returns the batches, the number of bytes read, and how many bytes must follow those before the next call can
+        read on.  Damage goes to :attr:`damage`; the batches hold all packets before it.
         """
         batches: list[PacketBatch] = []
         columns = _columns()
@@ -123,7 +123,7 @@ class PcapngParser:
         last = end - 32
         need = 12
         while end - at >= 12:
-            if blocks is not None:  # it does what follows here, and ends where that has to look
+            if blocks is not None:  # the fast path in C; it stops at the first block that it does not accept
                 at = blocks(buffer, at, layout is _BIG, current, starts, ends, ticks, wires)
             add_start, add_end, add_ticks, add_wire = starts.append, ends.append, ticks.append, wires.append
             while at <= last:
@@ -148,14 +148,14 @@ class PcapngParser:
             else:
                 kind = number = -1
             if kind == _ENHANCED_PACKET and current != number < len(section):
-                self._close(batches, buffer, columns)
+                self._end_batch(batches, buffer, columns)
                 columns = _columns()
                 starts, ends, ticks, wires = columns
                 current = self._current = number
                 continue
             if end - at < 12:
                 break
-            # The careful way: one block of any kind, or the reason why the short way refused it.
+            # The slow path: one block of any type, or the reason why the fast path refused it.
             kind, length = layout.head.unpack_from(buffer, at)
             if kind == SECTION_HEADER:
                 magic = buffer[at + 8 : at + 12]
@@ -181,11 +181,11 @@ class PcapngParser:
                     break
                 number, tick, start, captured, wire = found
                 if number != current:
-                    self._close(batches, buffer, columns)
+                    self._end_batch(batches, buffer, columns)
                     columns = _columns()
                     starts, ends, ticks, wires = columns
                     current = self._current = number
-                if tick is None:  # it has no time: it was captured after the packet before it
+                if tick is None:  # it has no time of its own: it gets that of the packet before it
                     tick = ticks[-1] if ticks else section[number].ticks(self._last_time)
                 starts.append(start)
                 ends.append(start + captured)
@@ -195,7 +195,7 @@ class PcapngParser:
                 if length < 28:
                     self._damaged("a section header is too short", len(starts))
                     break
-                self._close(batches, buffer, columns)
+                self._end_batch(batches, buffer, columns)
                 columns = _columns()
                 starts, ends, ticks, wires = columns
                 self._drops_before, self._drops = self.drops, {}
@@ -205,21 +205,21 @@ class PcapngParser:
                 section = self._section = []
                 current = self._current = -1
             elif kind in (_INTERFACE, _STATISTICS):
-                take = self._take_interface if kind == _INTERFACE else self._take_statistics
-                problem = take(buffer[at + 8 : after - 4])
+                read = self._read_interface if kind == _INTERFACE else self._read_statistics
+                problem = read(buffer[at + 8 : after - 4])
                 if problem:
                     self._damaged(problem, len(starts))
                     break
             elif kind == _SECRETS:
-                self._take_secrets(buffer[at + 8 : after - 4])
-            at = after  # every other block says nothing about packets: names, journals, a vendor's own
-        self._close(batches, buffer, columns)
+                self._read_secrets(buffer[at + 8 : after - 4])
+            at = after  # other types hold no packets: name resolution, journals, vendors' own blocks
+        self._end_batch(batches, buffer, columns)
         return batches, at, need
 
     def _packet(
         self, layout: _Layout, buffer: bytes, at: int, kind: int, length: int
     ) -> tuple[int, int | None, int, int, int] | str:
-        """Return interface number, ticks, start, captured and wire length of the packet at ``at``, or what is wrong."""
+        """Return interface number, ticks, start, captured and wire length of a packet block, or what is wrong."""
         ticks: int | None = None
         if length < (16 if kind == _SIMPLE_PACKET else 32):
             return "a packet block is too short for its header"
@@ -232,7 +232,7 @@ class PcapngParser:
         else:
             number, start = 0, at + 12
             (wire,) = layout.word.unpack_from(buffer, at + 8)
-            # Section 4.4: what was captured is the smaller of the wire length and the interface's snaplen.
+            # Section 4.4: the captured length is the smaller of the wire length and the interface's snaplen.
             snaplen = self._section[0].interface.snaplen if self._section else 0
             captured = min(wire, snaplen or wire, length - 16)
         if number >= len(self._section):
@@ -241,8 +241,8 @@ class PcapngParser:
             return "its captured length runs past its block"
         return number, ticks, start, captured, wire
 
-    def _take_interface(self, body: bytes) -> str:
-        """Add the interface that ``body`` describes to the section; return what is wrong, or nothing."""
+    def _read_interface(self, body: bytes) -> str:
+        """Add the interface that ``body`` describes to the section; return what is wrong with it, if anything."""
         if len(body) < 8:
             return "an interface description is too short"
         if len(self._section) >= _MAX_INTERFACES:
@@ -251,7 +251,7 @@ class PcapngParser:
         options = self._options(body, 8)
         resolution = options.get(_IF_TSRESOL, b"\x06")[:1] or b"\x06"
         exponent = resolution[0] & 0x7F
-        if resolution[0] & 0x80:  # section 4.2: the top bit tells a power of 2 from a power of 10
+        if resolution[0] & 0x80:  # section 4.2: the top bit selects a power of 2 over a power of 10
             multiply, divide = _SECOND, 1 << exponent
         elif exponent <= 9:
             multiply, divide = 10 ** (9 - exponent), 1
@@ -271,8 +271,8 @@ class PcapngParser:
         self._section.append(_Described(interface, multiply, divide, offset))
         return ""
 
-    def _take_statistics(self, body: bytes) -> str:
-        """Note what an interface says it dropped; return what is wrong, or nothing."""
+    def _read_statistics(self, body: bytes) -> str:
+        """Store how many packets an interface dropped; return what is wrong with ``body``, if anything."""
         if len(body) < 12:
             return "an interface statistics block is too short"
         (number,) = self._layout.word.unpack_from(body)
@@ -284,8 +284,8 @@ class PcapngParser:
             self._drops[number] = sum(self._layout.counter.unpack(counter)[0] for counter in counters)
         return ""
 
-    def _take_secrets(self, body: bytes) -> None:
-        """Keep the TLS key logs that the capture carries, up to a bound; other secrets are not for us."""
+    def _read_secrets(self, body: bytes) -> None:
+        """Keep the TLS key logs that the capture carries, up to a limit; skip other types of secrets (section 4.7)."""
         if len(body) < 8:
             return
         (kind,), (length,) = self._layout.word.unpack_from(body), self._layout.word.unpack_from(body, 4)
@@ -295,7 +295,7 @@ class PcapngParser:
             self._secret_bytes += len(text)
 
     def _options(self, body: bytes, at: int) -> dict[int, bytes]:
-        """Return the options from ``at`` on by code, the last of each; an option that runs over the end is left out."""
+        """Return the options from ``at`` on by code, the last of each code; skip an option that runs past the end."""
         options: dict[int, bytes] = {}
         while at + 4 <= len(body):
             code, length = self._layout.option.unpack_from(body, at)
@@ -306,8 +306,8 @@ class PcapngParser:
             at += length + 3 & ~3
         return options
 
-    def _close(self, batches: list[PacketBatch], buffer: bytes, columns: _Columns) -> None:
-        """Add the open batch, if it has packets."""
+    def _end_batch(self, batches: list[PacketBatch], buffer: bytes, columns: _Columns) -> None:
+        """Append the packets in ``columns`` to ``batches`` as a batch, if there are any."""
         starts, ends, ticks, wires = columns
         if not starts:
             return

@@ -1,12 +1,12 @@
-"""Capture files, pcap and pcapng, as bytes: read into batches, and written.  No file is opened here.
+"""Reading a capture: the bytes of a pcap or pcapng file in, batches of packets out.  No file is opened here.
 
-The law: a capture file is hostile until read.  What its first bytes show to be no capture file raises; after the
-header nothing raises: damage ends the reading, every packet before it is returned, none is invented, and
-``damage`` says where and why.  Nothing is allocated because a header claims a size: what is held is at most one
-packet (or block) that was fed, 16 MiB.  However the bytes are cut into chunks, the same packets come out.
+A capture file is untrusted input.  If its first bytes do not start a capture file, reading raises.  After the header
+nothing raises: damage ends the reading, every packet before it is returned, none is invented, and ``damage`` says where
+and why.  No memory is allocated because a header claims a size; at most one packet or block that was fed, up to 16 MiB,
+is held.  However the bytes are cut into chunks, the same packets come out.
 
-Formats: classic pcap as in draft-ietf-opsawg-pcap and pcap-savefile(5), with its nanosecond form and Kuznetzov's
-"modified" form (24 bytes a packet header); pcapng in :mod:`hl7core.wire.pcap.pcapng`.
+Formats: classic pcap as in draft-ietf-opsawg-pcap and pcap-savefile(5), with its nanosecond variant and Kuznetzov's
+"modified" variant (packet headers of 24 bytes); pcapng in :mod:`hl7core.wire.pcap.pcapng`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from hl7core.wire.pcap.writer import PcapngWriter, pcap_header, pcap_record
 __all__ = ["CaptureReader", "PcapngWriter", "pcap_header", "pcap_record"]
 
 _FILE_HEADER: Final = 24
-# Magic number -> nanoseconds of one unit of a packet's fraction of a second, and the length of a packet header.
+# Magic number -> (nanoseconds per unit of a packet's fraction of a second, length of a packet header).
 _CLASSIC: Final = {0xA1B2C3D4: (1000, 16), 0xA1B23C4D: (1, 16), 0xA1B2CD34: (1000, 24)}
-_LINK_TYPE_BITS: Final = 0x03FFFFFF  # the bits above say how long a frame check sequence is
+_LINK_TYPE_BITS: Final = 0x03FFFFFF  # the bits above give the length of the frame check sequence
 
-# What people pass by mistake, by how it starts.
+# Files that people pass by mistake, by their first bytes.
 _LOOK_ALIKES: Final = (
     (b"\x1f\x8b", "gzip data"),
     (b"\x28\xb5\x2f\xfd", "zstd-compressed data"),
@@ -47,9 +47,9 @@ _LOOK_ALIKES: Final = (
 
 
 class CaptureReader:
-    """Reads one capture file or stream, of whatever format its first bytes show.
+    """Reads one capture file or stream; its first bytes tell the format.
 
-    Use it once: :meth:`feed` chunks of any size (about 1 MiB is fast), then :meth:`finish`.
+    Call :meth:`feed` with chunks of any size (about 1 MiB is fast), then :meth:`finish` once.
     """
 
     def __init__(self) -> None:
@@ -61,21 +61,21 @@ class CaptureReader:
 
     @property
     def packets(self) -> int:
-        """How many packets were returned so far."""
+        """How many packets have been returned so far."""
         return self._parser.packets if self._parser else 0
 
     @property
     def interfaces(self) -> tuple[Interface, ...]:
-        """The different interfaces described so far, in the order met."""
+        """The distinct interfaces described so far, in order of appearance."""
         return tuple(self._parser.interfaces) if self._parser else ()
 
     @property
     def drops(self) -> int:
-        """How many packets the capture says were dropped (pcapng alone says it), so far."""
+        """How many packets were dropped while capturing, as far as the file says so yet; only pcapng records it."""
         return self._parser.drops if self._parser else 0
 
     def take_secrets(self) -> bytes:
-        """Return the TLS key logs that the capture carries (pcapng alone can) and that were not returned yet."""
+        """Return the TLS key logs in the capture that were not returned before; only pcapng can carry any."""
         if not isinstance(self._parser, PcapngParser) or not self._parser.secrets:
             return b""
         secrets, self._parser.secrets = self._parser.secrets, []
@@ -83,15 +83,17 @@ class CaptureReader:
 
     @property
     def damage(self) -> CaptureFileError | None:
-        """Why reading stopped early, with the number of the packet that could not be read; None while all is well."""
+        """Why reading stopped early, with the number of the packet that could not be read; None if it did not."""
         return self._damage
 
     def feed(self, data: bytes) -> list[PacketBatch]:
-        """Take the next bytes; return the packets that they complete, in order, each batch of one interface.
+        """Read the next bytes; return the packets that they complete, in order, in batches of one interface each.
 
-        A batch keeps ``data`` (with the packet that was cut, if any, in front) as its buffer.  A packet of pcapng that
-        has no time of its own gets that of the packet before it.  Times lie in 1970 to 2262.
-        After damage nothing more is returned.  Raises CaptureFileError if this is no capture file.
+        A batch keeps ``data`` as its buffer, preceded by the start of a packet that the last chunk cut.  A pcapng
+        packet without a timestamp gets that of the packet before it.  Times lie between 1970 and 2262.  After damage
+        nothing more is returned.
+
+        Raises CaptureFileError if this is not a capture file.
         """
         if self._damage:
             return []
@@ -116,16 +118,17 @@ class CaptureReader:
         return batches
 
     def finish(self) -> list[PacketBatch]:
-        """The bytes are over: note in :attr:`damage` if they were cut short in a packet.
+        """End the reading; :attr:`damage` then says whether the file was cut off within a packet.
 
-        Returns no packet: all that are whole were returned.  Raises CaptureFileError if there was not even a header.
+        Returns no packets, since :meth:`feed` has returned all that are whole.  Raises CaptureFileError if the file
+        ends before or within its header.
         """
         if self._damage:
             return []
         if not self._held_size and self._parser is None:
-            raise CaptureFileError("empty: not even the header of a capture file is there")
+            raise CaptureFileError("the file is empty")
         if self._parser is None or self._parser.needs_header:
-            raise CaptureFileError(f"cut short in the header of the capture file, after {self._held_size} bytes")
+            raise CaptureFileError(f"cut short in the file header, after {self._held_size} bytes")
         if self._held_size:
             packet = self.packets + 1
             self._damage = CaptureFileError(
@@ -152,7 +155,7 @@ class _ClassicParser:
         self._interface = Interface()
 
     def parse(self, buffer: bytes) -> tuple[list[PacketBatch], int, int]:
-        """As :meth:`PcapngParser.parse`."""
+        """Read the whole records of ``buffer``; as :meth:`PcapngParser.parse`."""
         at, end = 0, len(buffer)
         if self.needs_header:
             if end < _FILE_HEADER:
@@ -169,7 +172,7 @@ class _ClassicParser:
         add_start, add_end, add_time, add_wire = starts.append, ends.append, times.append, wires.append
         read: Callable[[bytes, int], tuple[int, ...]]
         read, header, unit, limit = self._record.unpack_from, self._record_header, self._unit, MAX_CAPTURED
-        second, second_ns = 0, 0  # most packets share the second of the one before
+        second, second_ns = 0, 0  # most packets share their second with the packet before
         last = end - header
         need = header
         if records is not None:
@@ -202,21 +205,21 @@ class _ClassicParser:
 
 
 def _impossible(seconds: int, captured: int, wire: int) -> str:
-    """Return why a packet header cannot be true, or nothing."""
+    """Return what is impossible about a packet header, if anything."""
     if captured > MAX_CAPTURED:
         return f"its header claims {captured} bytes, more than any packet has"
-    if not captured and not wire and not seconds:  # a disk that lost power leaves blocks of zeros at the end
+    if not captured and not wire and not seconds:  # a disk that lost power leaves zeros at the end
         return "its header is all zeros"
     return ""
 
 
 def _parser_for(head: bytes) -> PcapngParser | _ClassicParser:
-    """Return the parser for what starts with ``head`` (4 bytes at least).  Raises CaptureFileError if there is none."""
-    if head.startswith(SECTION_HEADER.to_bytes(4, "big")):  # a palindrome: the same in either byte order
+    """Return the parser for a file that begins with ``head`` (at least 4 bytes); raises CaptureFileError if none."""
+    if head.startswith(SECTION_HEADER.to_bytes(4, "big")):  # the same bytes in either byte order
         return PcapngParser()
     for order in ("<", ">"):
         (magic,) = struct.unpack_from(order + "I", head)
         if magic in _CLASSIC:
             return _ClassicParser(order, *_CLASSIC[magic])
     looks = next((f" (it looks like {what})" for start, what in _LOOK_ALIKES if head.startswith(start)), "")
-    raise CaptureFileError(f"not a capture file{looks}; what is read: pcap and pcapng, plain or compressed with gzip")
+    raise CaptureFileError(f"not a capture file{looks}; pcap and pcapng can be read, plain or gzip-compressed")

@@ -1,10 +1,11 @@
-"""Rebuilt packets: from sessions back to a capture that tells the same, where the packets themselves were not kept.
+"""Rebuilt packets: from sessions back to a capture that shows the same, where the original packets were not kept.
 
-The law: every byte of a session's elements is said once, by the end that said it, at the time it was captured, over TCP
-with sound checksums.  Sessions of one connection share its rebuilt connection, so what overlapped overlaps again.
-What is made up: the handshake, the sequence numbers and so the ids of the sessions that a decoder finds (an id is
-computed from the sequence number on the wire, which a session does not keep), bare acknowledgements, MAC addresses.
+Every byte of a session's elements is sent once, by the end that sent it, at the time it was captured, over TCP with
+valid checksums.  Sessions of one connection share its rebuilt connection, so sessions that overlapped overlap again.
 Bytes that were never captured are missing here too.
+
+Made up are the handshake, the sequence numbers, bare acknowledgements and MAC addresses.  A decoder therefore gives the
+rebuilt sessions other ids: an id depends on the sequence number on the wire, which a session does not keep.
 """
 
 from __future__ import annotations
@@ -26,40 +27,52 @@ __all__ = ["Rebuilder", "Rebuilt", "opener_of"]
 _PSH: Final = 0x08
 _MSS: Final = 1460
 _MASK: Final = 0xFFFFFFFF
-_LINES: Final = 4096
-"""So many connections without anything left to say are remembered, for the sessions that go on in them."""
+_MAX_CONNECTIONS: Final = 4096
+"""The most connections remembered without segments to send, for the sessions that may follow on them."""
 _ENDS: Final = (Endpoint("192.0.2.1", 49152), Endpoint("192.0.2.2", 2575))
-"""In place of what a session does not know of its ends (addresses for documentation, RFC 5737)."""
+"""Used where a session does not know its ends (addresses reserved for documentation, RFC 5737)."""
 
 
 class Rebuilt(NamedTuple):
-    """One packet, Ethernet and up; ``comment`` stands on the first one of a session."""
+    """One Ethernet packet, sent at ``time_ns`` (unix nanoseconds); the first of a session carries a ``comment``."""
 
     data: bytes
     time_ns: int
     comment: str = ""
 
 
+class _SessionStart(NamedTuple):
+    """The first element of a session: its time, its direction and its offset in the stream of that direction."""
+
+    time_ns: int
+    direction: Direction | None = None
+    offset: int = 0
+
+
 @dataclass(slots=True)
 class _Connection:
-    """A connection being rebuilt: where both streams stand, and how much is still to be said."""
+    """A connection being rebuilt.
+
+    ``ends`` are its opener and its acceptor, ``seq`` their next sequence numbers; ``start`` is where the latest session
+    began, and ``pending`` counts the segments still to send.
+    """
 
     ends: tuple[Endpoint, Endpoint]
     seq: list[int]
-    first: tuple[int, int, int]
+    start: _SessionStart
     open: bool = False
     pending: int = 0
-    over: bool = False
+    closed: bool = False
 
 
 @dataclass(slots=True, order=True)
 class _Segment:
-    """Bytes that one end says at a time; ``missing`` of them were never captured."""
+    """Bytes that one end sends at a time, or ``missing`` bytes that were never captured."""
 
     time_ns: int
     number: int
     part: int
-    line: _Connection = field(compare=False)
+    connection: _Connection = field(compare=False)
     side: int = field(compare=False)
     data: bytes = field(compare=False)
     missing: int = field(default=0, compare=False)
@@ -69,113 +82,127 @@ class _Segment:
 
 
 class Rebuilder:
-    """Turns sessions, fed oldest first, into packets in the order of their times.
+    """Turns sessions into packets in the order of their times.
 
-    Only what lies after the start of the last session fed is held back.
+    Feed the sessions oldest first; only packets later than the start of the last session are held back.
     """
 
     def __init__(self) -> None:
         self._waiting: list[_Segment] = []
-        self._lines: OrderedDict[tuple[Endpoint, Endpoint], _Connection] = OrderedDict()
+        self._connections: OrderedDict[tuple[Endpoint, Endpoint], _Connection] = OrderedDict()
         self._number = 0
 
     def feed(self, session: Session) -> list[Rebuilt]:
-        """Take a session; return the packets that come before it."""
-        packets = self._said(session.start_ns)
-        line = self._line(session)
+        """Add a session; return the packets that come before its start."""
+        packets = self._send_until(session.start_ns)
+        connection = self._connection_of(session)
         opener = opener_of(session)
         side = {Direction.FROM_DEVICE: opener, Direction.FROM_LIS: 1 - opener}
         self._number += 1
         comment = f"hl7core session {session.id}, rebuilt: sequence numbers and handshake are made up"
-        sayings: list[_Segment] = []
+        segments: list[_Segment] = []
         for element in session.elements:
             for data, time_ns in _parts(session, element):
-                sayings.append(_Segment(time_ns, self._number, len(sayings), line, side[element.direction], data))
-            if sayings:
-                sayings[-1].last = True
-            if element.missing:
-                part = len(sayings)
-                sayings.append(
-                    _Segment(element.time_ns, self._number, part, line, side[element.direction], b"", element.missing)
+                segments.append(
+                    _Segment(time_ns, self._number, len(segments), connection, side[element.direction], data)
                 )
-        if sayings:
-            sayings[-1].ending = session.ending
-            next((one for one in sayings if one.data), sayings[0]).comment = comment
-        for saying in sayings:
-            heapq.heappush(self._waiting, saying)
-        line.pending += len(sayings)
+            if segments:
+                segments[-1].last = True
+            if element.missing:
+                part = len(segments)
+                segments.append(
+                    _Segment(
+                        element.time_ns, self._number, part, connection, side[element.direction], b"", element.missing
+                    )
+                )
+        if segments:
+            segments[-1].ending = session.ending
+            next((one for one in segments if one.data), segments[0]).comment = comment
+        for segment in segments:
+            heapq.heappush(self._waiting, segment)
+        connection.pending += len(segments)
         return packets
 
     def finish(self) -> list[Rebuilt]:
-        """Return the packets that are left."""
-        return self._said(None)
+        """Return the remaining packets."""
+        return self._send_until(None)
 
-    def _line(self, session: Session) -> _Connection:
-        ends, first = _ends(session), session.elements[0] if session.elements else None
+    def _connection_of(self, session: Session) -> _Connection:
+        ends = _ends(session)
         key = ends if opener_of(session) == 0 else (ends[1], ends[0])
-        line = self._lines.get(key)
-        sign = (session.start_ns, list(Direction).index(first.direction), first.offset) if first else (0, 0, 0)
-        if line is not None and not line.pending:
-            # Offsets begin anew where a later connection has the same ends.
-            again = line.first[1] == sign[1] and line.first[0] < sign[0] and line.first[2] >= sign[2]
-            if line.over or again:
-                line = None
-        if line is None:
+        connection = self._connections.get(key)
+        start = _SessionStart(0)
+        if session.elements:
+            first = session.elements[0]
+            start = _SessionStart(session.start_ns, first.direction, first.offset)
+        if connection is not None and not connection.pending:
+            # Offsets restart where a later connection has the same ends.
+            before = connection.start
+            restarted = (
+                before.direction == start.direction and before.time_ns < start.time_ns and before.offset >= start.offset
+            )
+            if connection.closed or restarted:
+                connection = None
+        if connection is None:
             digest = blake2b(f"{key} {session.id}".encode(), digest_size=8).digest()
-            line = _Connection(key, [int.from_bytes(digest[:4]), int.from_bytes(digest[4:])], sign)
-            self._lines[key] = line
-        line.first = sign
-        self._lines.move_to_end(key)
-        while len(self._lines) > _LINES and not next(iter(self._lines.values())).pending:
-            self._lines.popitem(last=False)
-        return line
+            connection = _Connection(key, [int.from_bytes(digest[:4]), int.from_bytes(digest[4:])], start)
+            self._connections[key] = connection
+        connection.start = start
+        self._connections.move_to_end(key)
+        while len(self._connections) > _MAX_CONNECTIONS and not next(iter(self._connections.values())).pending:
+            self._connections.popitem(last=False)
+        return connection
 
-    def _said(self, until_ns: int | None) -> list[Rebuilt]:
-        """Say what comes before ``until_ns`` (None: everything)."""
+    def _send_until(self, until_ns: int | None) -> list[Rebuilt]:
+        """Send the segments before ``until_ns`` (None: all); return their packets."""
         out: list[Rebuilt] = []
         while self._waiting and (until_ns is None or self._waiting[0].time_ns < until_ns):
-            self._say(heapq.heappop(self._waiting), out)
+            self._send(heapq.heappop(self._waiting), out)
         return out
 
-    def _say(self, saying: _Segment, out: list[Rebuilt]) -> None:
-        line, side, time_ns = saying.line, saying.side, saying.time_ns
-        if not line.open or line.over:
-            line.open, line.over = True, False
+    def _send(self, segment: _Segment, out: list[Rebuilt]) -> None:
+        connection, side, time_ns = segment.connection, segment.side, segment.time_ns
+        if not connection.open or connection.closed:
+            connection.open, connection.closed = True, False
             for who, flags in ((0, SYN), (1, SYN | ACK), (0, ACK)):
-                out.append(self._packet(line, who, flags, b"", time_ns))
-        if saying.data:
-            out.append(self._packet(line, side, _PSH | ACK, saying.data, time_ns)._replace(comment=saying.comment))
-        line.seq[side] = line.seq[side] + saying.missing & _MASK
-        if saying.last or saying.missing:
-            out.append(self._packet(line, 1 - side, ACK, b"", time_ns))
-        line.pending -= 1
-        if saying.ending in (Ending.CLOSED, Ending.RESET) and not line.pending:
-            closing = ((0, RST | ACK),) if saying.ending is Ending.RESET else ((0, FIN | ACK), (1, FIN | ACK), (0, ACK))
-            out.extend(self._packet(line, who, flags, b"", time_ns) for who, flags in closing)
-            line.over = True
+                out.append(self._packet(connection, who, flags, b"", time_ns))
+        if segment.data:
+            out.append(
+                self._packet(connection, side, _PSH | ACK, segment.data, time_ns)._replace(comment=segment.comment)
+            )
+        connection.seq[side] = connection.seq[side] + segment.missing & _MASK
+        if segment.last or segment.missing:
+            out.append(self._packet(connection, 1 - side, ACK, b"", time_ns))
+        connection.pending -= 1
+        if segment.ending in (Ending.CLOSED, Ending.RESET) and not connection.pending:
+            closing = (
+                ((0, RST | ACK),) if segment.ending is Ending.RESET else ((0, FIN | ACK), (1, FIN | ACK), (0, ACK))
+            )
+            out.extend(self._packet(connection, who, flags, b"", time_ns) for who, flags in closing)
+            connection.closed = True
 
-    def _packet(self, line: _Connection, side: int, flags: int, data: bytes, time_ns: int) -> Rebuilt:
+    def _packet(self, connection: _Connection, side: int, flags: int, data: bytes, time_ns: int) -> Rebuilt:
         packet = tcp_packet(
-            line.ends[side],
-            line.ends[1 - side],
-            seq=line.seq[side],
-            ack=line.seq[1 - side] if flags & ACK else 0,
+            connection.ends[side],
+            connection.ends[1 - side],
+            seq=connection.seq[side],
+            ack=connection.seq[1 - side] if flags & ACK else 0,
             flags=flags,
             data=data,
             checksum=True,
             side=side,
         )
-        line.seq[side] = line.seq[side] + len(data) + (1 if flags & (SYN | FIN) else 0) & _MASK
+        connection.seq[side] = connection.seq[side] + len(data) + (1 if flags & (SYN | FIN) else 0) & _MASK
         return Rebuilt(packet, time_ns)
 
 
 def opener_of(session: Session) -> int:
-    """Return which end opened the connection: 0 the analyzer, 1 the LIS; the analyzer where that is not known."""
+    """Return which end opened the connection: 0 for the analyzer, also if unknown, 1 for the LIS."""
     return int(session.connection.startswith(f"{session.lis}-") and session.device != session.lis)
 
 
 def _parts(session: Session, element: Element) -> list[tuple[bytes, int]]:
-    """Cut an element into what fits a segment; its message's last byte comes when it was captured."""
+    """Cut an element into (bytes, time) that fit a TCP segment; a message's last byte keeps its own capture time."""
     raw = session.raw_of(element)
     if not raw:
         return []
@@ -191,7 +218,7 @@ def _parts(session: Session, element: Element) -> list[tuple[bytes, int]]:
 
 
 def _ends(session: Session) -> tuple[Endpoint, Endpoint]:
-    """Return the analyzer's and the LIS's end, such that packets can carry them."""
+    """Return the analyzer's and the LIS's end, completed, and both of one IP version."""
     ends = [
         Endpoint(end.address if _family(end.address) else spare.address, end.port or spare.port)
         for end, spare in zip((session.device, session.lis), _ENDS, strict=True)
@@ -202,6 +229,7 @@ def _ends(session: Session) -> tuple[Endpoint, Endpoint]:
 
 
 def _family(address: str) -> int:
+    """Return the socket address family of ``address``, 0 if it is no IP address."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, address)

@@ -1,4 +1,4 @@
-r"""Packets made, not captured: a TCP conversation, said line by line, for tests, the demo and rebuilt captures.
+r"""Synthetic TCP: packets that were made, not captured, for tests, the demo and rebuilt captures.
 
 ::
 
@@ -28,7 +28,7 @@ _ACK: Final = 0x10
 _MASK: Final = 0xFFFFFFFF
 _MACS: Final = (b"\x02\0\0\0\0\x02\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02")
 START_NS: Final = 1_700_000_000_000_000_000
-"""When a conversation begins if nothing is said: in November 2023."""
+"""When a conversation begins by default, in unix nanoseconds: in November 2023."""
 
 
 def tcp_packet(
@@ -43,10 +43,10 @@ def tcp_packet(
     checksum: bool = False,
     side: int = 0,
 ) -> bytes:
-    """Return a packet with an Ethernet header (or ``link`` in its place), IPv4 or IPv6, and TCP, padded as on the wire.
+    """Return a packet: an Ethernet header (or ``link`` instead), IPv4 or IPv6, TCP and ``data``, padded as on the wire.
 
-    ``seq`` and ``ack`` are absolute sequence numbers.  The TCP checksum is 0, as offload leaves it, or with
-    ``checksum`` what it must be.  ``side`` (0 or 1) chooses between two pairs of MAC addresses.
+    ``seq`` and ``ack`` are absolute sequence numbers.  The TCP checksum is 0, as offload leaves it, unless ``checksum``
+    is set.  ``side`` (0 or 1) selects the source and target MAC addresses.
     """
     tcp = pack(">HHIIBBHHH", source.port, target.port, seq & _MASK, ack & _MASK, 0x50, flags, 65535, 0, 0) + data
     if ":" in source.address:
@@ -76,10 +76,11 @@ def _checksum(data: bytes) -> int:
 
 
 class TcpTalk:
-    """A TCP conversation whose packets collect in ``packets``.
+    """A TCP conversation between two ends; ``packets`` collects its packets.
 
-    Each packet comes ``step_ns`` (default 1 ms) after the one before.  ``isn`` are the initial sequence numbers of the
-    opener and the acceptor.
+    ``opener`` and ``acceptor`` are (address, port).  The first packet is captured at ``time_ns`` (unix nanoseconds) and
+    each further one ``step_ns`` later (1 ms by default).  ``isn`` are the initial sequence numbers of the opener and
+    the acceptor.
     """
 
     def __init__(
@@ -100,42 +101,42 @@ class TcpTalk:
         self.packets: list[Packet] = []
 
     def open(self) -> None:
-        """Shake hands."""
+        """Add the three-way handshake."""
         self._send(0, _SYN, b"")
         self._send(1, _SYN | _ACK, b"")
         self._send(0, _ACK, b"")
 
     def opener(self, data: bytes, *, mss: int = 1460) -> None:
-        """Let the opener say ``data``, in segments of at most ``mss`` bytes, and the acceptor acknowledge it."""
-        self._say(0, data, mss)
+        """Send ``data`` from the opener in segments of at most ``mss`` bytes, and acknowledge it."""
+        self._send_data(0, data, mss)
 
     def acceptor(self, data: bytes, *, mss: int = 1460) -> None:
-        """Let the acceptor say ``data``."""
-        self._say(1, data, mss)
+        """Send ``data`` from the acceptor, as ``opener`` does."""
+        self._send_data(1, data, mss)
 
     def close(self) -> None:
-        """Close in both directions."""
+        """Close both directions with FIN."""
         self._send(0, _FIN | _ACK, b"")
         self._send(1, _FIN | _ACK, b"")
         self._send(0, _ACK, b"")
 
     def reset(self, side: int = 0) -> None:
-        """Reset, by the opener (0) or the acceptor (1)."""
+        """Reset the connection from the opener (``side`` 0) or the acceptor (1)."""
         self._send(side, _RST | _ACK, b"")
 
     def wait(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let ``seconds`` pass before the next packet."""
         self.time_ns += int(seconds * 1_000_000_000)
 
     def lose(self, side: int, data: bytes) -> None:
-        """Let a side say ``data``, and the capture miss it."""
+        """Send ``data`` from ``side`` without capturing it: the packets that follow leave a gap."""
         self.seq[side] += len(data)
 
     def batch(self) -> PacketBatch:
         """Return all packets as one batch."""
         return PacketBatch.of(self.packets)
 
-    def _say(self, side: int, data: bytes, mss: int) -> None:
+    def _send_data(self, side: int, data: bytes, mss: int) -> None:
         for at in range(0, len(data), mss):
             self._send(side, _PSH | _ACK, data[at : at + mss])
         self._send(1 - side, _ACK, b"")

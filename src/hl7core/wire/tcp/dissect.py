@@ -1,7 +1,8 @@
-"""From a packet's bytes to its TCP segment: link layer, IP, TCP, with ``struct`` alone.
+"""Dissection: from a packet's bytes to its TCP segment, through the link layer, IP and TCP.
 
-Lengths come from the IP header, never from the capture: Ethernet pads short packets, and those zeros are no payload.
-A checksum is not looked at: with offload, the packets that a host captures of its own carry wrong ones.
+Lengths come from the IP header, not from the capture, because Ethernet pads short packets with zeros that are not
+payload.  Checksums are not verified: with offload, a host captures its own packets before the network card fills in the
+checksum.
 
 Link types: https://www.tcpdump.org/linktypes.html.  IPv4: RFC 791; IPv6: RFC 8200; TCP: RFC 9293; VLAN tags:
 IEEE 802.1Q.
@@ -46,12 +47,11 @@ _ETHERTYPE_IPV6: Final = 0x86DD
 _VLAN_TAGS: Final = frozenset({0x8100, 0x88A8, 0x9100, 0x9200})
 _PPPOE: Final = 0x8864
 TCP_PROTOCOL: Final = 6
-"""TCP's number in IP headers."""
+"""The protocol number of TCP in IP headers."""
 IPV6_OPTIONS: Final = frozenset({0, 43, 60, 135})
-"""IPv6 extension headers that carry their length in 8-byte units: hop-by-hop, routing, destination options and mobility
-headers."""
+"""IPv6 extension headers whose length field counts 8-byte units: hop-by-hop, routing, destination options, mobility."""
 IPV6_FRAGMENT: Final = 44
-"""The extension header of an IPv6 fragment."""
+"""The IPv6 fragment header."""
 _IPV6_AUTH: Final = 51
 
 _NULL: Final = 0
@@ -63,14 +63,15 @@ _IPV4: Final = 228
 _IPV6: Final = 229
 _SLL2: Final = 276
 LINK_TYPES: Final = frozenset({_NULL, _ETHERNET, *_RAW, _LOOP, _SLL, _IPV4, _IPV6, _SLL2})
-"""The link types whose packets can be read."""
+"""The link types that can be dissected."""
 
 
 class TcpSegment(NamedTuple):
     """One dissected piece of a stream.
 
-    ``key`` names its direction: source and destination address, source and destination port, packed.  Its payload is
-    ``buffer[start:end]``; the capture may have cut it, then ``missing`` bytes more belong to it.
+    ``key`` identifies its direction: source address, destination address, source port and destination port, packed.
+    ``seq`` and ``ack`` are absolute sequence numbers.  The payload is ``buffer[start:end]``; if the capture cut the
+    packet short, ``missing`` more bytes belong to it.
     """
 
     key: bytes
@@ -83,31 +84,32 @@ class TcpSegment(NamedTuple):
 
 
 FRAGMENT: Final = TcpSegment(b"", 0, 0, 0, 0, 0, 0)
-"""What ``dissect`` returns for a fragment of an IP packet that may carry TCP: see :mod:`hl7core.wire.tcp.fragments`."""
+"""What ``dissect`` returns for a fragment of an IP packet; :mod:`hl7core.wire.tcp.fragments` joins them."""
 
 
 def reverse(key: bytes) -> bytes:
-    """Return the key of the other direction."""
+    """Return the key of the opposite direction."""
     width = (len(key) - 4) // 2
     return key[width : 2 * width] + key[:width] + key[-2:] + key[-4:-2]
 
 
 def endpoints(key: bytes) -> tuple[Endpoint, Endpoint]:
-    """Return source and destination of a direction's key."""
+    """Return the source and the destination that ``key`` packs."""
     width = (len(key) - 4) // 2
     return _endpoint(key[:width], key[-4:-2]), _endpoint(key[width : 2 * width], key[-2:])
 
 
-@lru_cache(1000)  # a server is the end of thousands of connections
+@lru_cache(1000)  # thousands of connections share one server
 def _endpoint(address: bytes, port: bytes) -> Endpoint:
     family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
     return Endpoint(socket.inet_ntop(family, address), _U16.unpack(port)[0])
 
 
 def dissect(buffer: bytes, start: int, end: int, link_type: int) -> TcpSegment | None:
-    """Return the TCP segment in the packet ``buffer[start:end]``, or None if it holds none that can be read.
+    """Return the TCP segment in the packet ``buffer[start:end]``.
 
-    ``FRAGMENT`` if it is a part of an IP packet; None too for a packet cut before the end of its TCP header.
+    Returns ``FRAGMENT`` for a fragment of an IP packet, and None for anything else: no TCP, a link type that is not
+    supported, or a packet cut off before the end of its TCP header.
     """
     at = network_layer(buffer, start, end, link_type)
     if at < 0 or end - at < 20:
@@ -121,19 +123,19 @@ def dissect(buffer: bytes, start: int, end: int, link_type: int) -> TcpSegment |
 
 
 def network_layer(buffer: bytes, start: int, end: int, link_type: int) -> int:
-    """Return where the IP header begins in the packet ``buffer[start:end]``, or -1."""
+    """Return the index of the IP header in the packet ``buffer[start:end]``, or -1 if it is not an IP packet."""
     if link_type == _ETHERNET:
         return _behind_tags(buffer, start + 12, end)
     if link_type == _SLL:
         return _behind_tags(buffer, start + 14, end)
-    if link_type == _SLL2:  # the protocol comes first, the header is 20 bytes long
+    if link_type == _SLL2:  # a 20-byte header that begins with the protocol
         if end - start < 20:
             return -1
         protocol = _U16.unpack_from(buffer, start)[0]
         if protocol in _VLAN_TAGS:
             return _behind_tags(buffer, start + 22, end)
         return start + 20 if protocol in (_ETHERTYPE_IPV4, _ETHERTYPE_IPV6) else -1
-    if link_type in (_NULL, _LOOP):  # an address family in some host's byte order: the IP version tells as much
+    if link_type in (_NULL, _LOOP):  # an address family in host byte order; the IP version says the same
         return start + 4
     if link_type in _RAW or link_type in (_IPV4, _IPV6):
         return start
@@ -141,7 +143,7 @@ def network_layer(buffer: bytes, start: int, end: int, link_type: int) -> int:
 
 
 def _behind_tags(buffer: bytes, at: int, end: int) -> int:
-    """Return what follows the EtherType at ``at``, behind any VLAN tags and PPPoE, or -1 if it is not IP."""
+    """Return the index of the IP header after the EtherType at ``at``, past any VLAN tags and PPPoE; -1 if not IP."""
     while at + 2 <= end:
         ethertype = _U16.unpack_from(buffer, at)[0]
         if ethertype in (_ETHERTYPE_IPV4, _ETHERTYPE_IPV6):
@@ -161,7 +163,7 @@ def _ipv4(buffer: bytes, at: int, end: int) -> TcpSegment | None:
     if _U16.unpack_from(buffer, at + 6)[0] & 0x3FFF:  # more fragments, or not the first
         return FRAGMENT
     total = _U16.unpack_from(buffer, at + 2)[0]
-    # 0: segmentation offload left the length to the network card.
+    # 0: segmentation offload leaves the length to the network card.
     return _tcp(buffer, at + header, end, at + total if total else end, buffer[at + 12 : at + 20])
 
 
@@ -183,7 +185,7 @@ def _ipv6(buffer: bytes, at: int, end: int) -> TcpSegment | None:
         elif following == IPV6_FRAGMENT:
             if _U16.unpack_from(buffer, at + 2)[0] & 0xFFF9:
                 return FRAGMENT
-            step = 8  # an "atomic" fragment is whole (RFC 6946)
+            step = 8  # an "atomic" fragment is a whole packet (RFC 6946)
         else:
             return None
         following = buffer[at]

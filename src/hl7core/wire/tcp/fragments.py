@@ -1,9 +1,10 @@
-"""IP fragments, in any order, become the packet that was fragmented.
+"""IP fragments: the fragments of a packet, in any order, are joined into the packet.
 
-The law: what is held is bounded in number, bytes and time, whatever is sent; of overlapping fragments the first to
-arrive wins, byte for byte, so that nothing that came can be overwritten; a packet is returned once, whole, or never.
+Whatever is sent, the number of incomplete packets, their bytes and their age stay bounded.  Where fragments overlap,
+the one that arrived first wins, byte for byte, so later fragments cannot overwrite earlier ones.  A packet is returned
+once, when it is whole, or never.
 
-IPv4: RFC 791 section 3.2; IPv6: RFC 8200 section 4.5.  Who forwards a packet gives it up after 30 to 60 seconds.
+IPv4: RFC 791 section 3.2; IPv6: RFC 8200 section 4.5.  Hosts discard an incomplete packet after 30 to 60 seconds.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from hl7core.wire.tcp.reassembly import Stream
 __all__ = ["KEPT_NS", "MAX_BYTES", "MAX_PACKETS", "Fragments"]
 
 MAX_PACKETS: Final = 512
-"""So many packets wait for fragments; then the one that has waited longest is given up."""
+"""The most packets that may wait for fragments; beyond that the oldest is discarded."""
 MAX_BYTES: Final = 8 << 20
-"""So many bytes of fragments are held, over all packets."""
+"""The most bytes of fragments held, over all packets."""
 KEPT_NS: Final = 30_000_000_000
-"""So long (packet time) a packet waits for the rest of its fragments."""
+"""How long a packet waits for its fragments, in nanoseconds of packet time."""
 _LARGEST: Final = 65_535
 _U16: Final = Struct(">H")
 
 
 class _Fragment(NamedTuple):
-    """One fragment: which packet it belongs to, where its bytes lie in it, the IP header to put in front."""
+    """One fragment: the key of its packet, the offset of its bytes in that packet, and the IP header for the result."""
 
     key: bytes
     offset: int
@@ -37,7 +38,7 @@ class _Fragment(NamedTuple):
 
 
 class _Partial:
-    """A packet whose fragments are coming."""
+    """A packet of which some fragments have arrived."""
 
     __slots__ = ("header", "pieces", "since_ns", "stream", "total")
 
@@ -50,24 +51,25 @@ class _Partial:
 
 
 class Fragments:
-    """The packets of one decoder that wait for fragments.  ``given_up`` counts those that were never whole."""
+    """The incomplete packets of one decoder.  ``discarded`` counts those that never became whole."""
 
     def __init__(self) -> None:
-        self.given_up = 0
-        self._partial: dict[bytes, _Partial] = {}  # the one that waits longest first
+        self.discarded = 0
+        self._partial: dict[bytes, _Partial] = {}  # oldest first
         self._bytes = 0
 
-    def take(self, buffer: bytes, start: int, end: int, link_type: int, now: int) -> bytes | None:
-        """Take the packet ``buffer[start:end]``, captured at ``now``; return the IP packet that it completes.
+    def add(self, buffer: bytes, start: int, end: int, link_type: int, now: int) -> bytes | None:
+        """Add the fragment ``buffer[start:end]``, captured at ``now`` (unix nanoseconds).
 
-        None if there are fragments to come, or if it is no fragment of a packet that carries TCP.
+        Returns the whole IP packet once its last missing fragment arrives, without a link-layer header.  Returns None
+        while fragments are missing, and for anything that is not a fragment of a packet that carries TCP.
         """
         fragment = _fragment(buffer, start, end, link_type)
         if fragment is None or fragment.offset + len(fragment.data) > _LARGEST:
             return None
         partial = self._partial.get(fragment.key)
         if partial is not None and not -KEPT_NS < now - partial.since_ns < KEPT_NS:
-            self._give_up(fragment.key)
+            self._discard(fragment.key)
             partial = None
         if partial is None:
             self._make_room(now, len(fragment.data))
@@ -93,10 +95,10 @@ class Fragments:
             full = len(self._partial) >= MAX_PACKETS if size else False
             if not full and self._bytes + size <= MAX_BYTES and now - oldest.since_ns < KEPT_NS:
                 return
-            self._give_up(key)
+            self._discard(key)
 
-    def _give_up(self, key: bytes) -> None:
-        self.given_up += 1
+    def _discard(self, key: bytes) -> None:
+        self.discarded += 1
         self._forget(key)
 
     def _forget(self, key: bytes) -> None:
@@ -120,7 +122,7 @@ def _ipv4(buffer: bytes, at: int, end: int) -> _Fragment | None:
     word = _U16.unpack_from(buffer, at + 6)[0]
     stop = at + _U16.unpack_from(buffer, at + 2)[0]
     if buffer[at + 9] != TCP_PROTOCOL or not word & 0x3FFF or header < 20 or at + header >= stop or stop > end:
-        return None  # what the capture cut can never be whole
+        return None  # cut off by the capture: it can never be whole
     key = buffer[at + 4 : at + 6] + buffer[at + 12 : at + 20]
     return _Fragment(
         key, (word & 0x1FFF) * 8, bool(word & 0x2000), buffer[at + header : stop], buffer[at : at + header]
@@ -138,13 +140,13 @@ def _ipv6(buffer: bytes, at: int, end: int) -> _Fragment | None:
         return None
     word = _U16.unpack_from(buffer, head + 2)[0]
     key = buffer[head + 4 : head + 8] + buffer[at + 8 : at + 40]
-    # The headers before the fragment header are the way's affair: the whole packet goes without them.
+    # The headers before the fragment header concern only routing; the joined packet leaves them out.
     header = buffer[at : at + 6] + buffer[head : head + 1] + buffer[at + 7 : at + 40]
     return _Fragment(key, word & 0xFFF8, bool(word & 1), buffer[head + 8 : stop], header)
 
 
 def _whole(header: bytes, data: bytes) -> bytes:
-    """Return the packet: its header, the length put right, and no fragment any more."""
+    """Return ``header`` and ``data`` as a packet: the length corrected, the fragment fields cleared."""
     if header[0] >> 4 == 6:
         return header[:4] + _U16.pack(len(data)) + header[6:] + data
     length = min(len(header) + len(data), _LARGEST)

@@ -1,11 +1,12 @@
-"""Reassembly: the TCP segments of one direction, in any order and repetition, become its stream.
+"""Reassembly: the TCP segments of one direction, in any order and repeated at will, become its stream.
 
-The stream is a run of pieces in order: bytes, or a gap (bytes that were never captured).  What arrived first wins
-where segments overlap.  Sequence numbers are compared modulo 2^32 (RFC 9293 section 3.4).  A segment ahead of the
-stream waits until what is missing arrives, or until it is known that it will not: that decision is the decoder's,
-because it takes the other direction's acknowledgements and the time.  Two kinds of segment wait though nothing is
-missing before them: one that is not ``ready`` (it acknowledges what the other direction has still to say), and those
-of a ``loose`` stream, whose first byte is not known.
+A stream is a sequence of pieces: bytes, or a gap (bytes that were never captured).  Where segments overlap, the one
+that arrived first wins.  Sequence numbers are compared modulo 2^32 (RFC 9293 section 3.4).
+
+A segment ahead of the stream waits until the missing bytes arrive or are declared a gap.  ``streams`` makes that
+decision, because it depends on the other direction's acknowledgements and on time.  Two kinds of segment wait although
+no bytes are missing before them: one that is not ``ready``, because it acknowledges bytes of the other direction that
+are still to be delivered; and those of a ``loose`` stream, whose first byte is not known yet.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ __all__ = ["LOOSE_BYTES", "MAX_HELD_PIECES", "Held", "Piece", "Stream"]
 _MASK: Final = 0xFFFFFFFF
 _HALF: Final = 0x80000000
 MAX_HELD_PIECES: Final = 8192
-"""More segments than this do not wait in one direction: what is missing is then given up as a gap."""
+"""The most segments that may wait in one direction; beyond that the missing bytes become a gap."""
 _WILD: Final = 1 << 30
-"""A segment further ahead than any TCP window (RFC 7323: 2^30) belongs to no stream we know."""
+"""A segment further ahead than the largest TCP window (2^30, RFC 7323 section 2.3) does not belong to this stream."""
 LOOSE_BYTES: Final = 16 * 1024
-"""A stream whose first byte is not known is held back until it has so many bytes, or for as long as the decoder says;
-an earlier segment that comes meanwhile (packets are stored out of order) becomes its beginning."""
+"""A loose stream is held back until it has this many bytes, or until the caller gives up waiting.  An earlier segment
+that arrives in the meantime (captures store packets out of order) becomes its beginning."""
 _LOOSE_PIECES: Final = 16
 _BEFORE: Final = 64 * 1024
 
 Held = tuple[int, bytes, int, int]
-"""A segment that waits: offset, bytes, time, acknowledgement number (-1: none)."""
+"""A segment that waits: stream offset, bytes, capture time, acknowledgement number (-1: none)."""
 _NOTHING: Final[list[Held]] = []
-"""What waits in most streams.  It stays empty: a stream in which something waits has a list of its own."""
+"""Shared by all streams in which nothing waits, and never changed: a stream replaces it by a list of its own."""
 
 
 class Piece(NamedTuple):
@@ -44,8 +45,10 @@ class Piece(NamedTuple):
 class Stream:
     """The ordered bytes of one direction.
 
-    ``offset`` counts the bytes delivered so far, gaps included; ``origin`` is the sequence number of offset 0, and
-    ``next_seq`` that of the byte at ``offset``.
+    ``offset`` counts the bytes delivered so far, gaps included.  ``origin`` is the sequence number of offset 0, and
+    ``next_seq`` that of the byte at ``offset``.  ``held`` are the segments that wait, and ``held_bytes`` counts their
+    bytes; the first of them has waited since ``hole_since``.  ``fin_offset`` is where a FIN ends the stream, -1 if none
+    was seen.
     """
 
     __slots__ = ("fin_offset", "held", "held_bytes", "hole_since", "loose", "next_seq", "offset", "origin")
@@ -54,51 +57,47 @@ class Stream:
         self.origin = origin
         self.next_seq = origin
         self.offset = 0
-        self.held = _NOTHING  # sorted, never overlapping
+        self.held = _NOTHING  # sorted by offset, without overlaps
         self.held_bytes = 0
         self.hole_since = 0
         self.fin_offset = -1
         self.loose = loose
 
     def ready(self, ack: int) -> bool:
-        """Say whether a segment that acknowledges ``ack`` may be delivered; a lone stream's always may."""
+        """Return whether a segment that acknowledges ``ack`` may be delivered: always, for a stream alone."""
         return True
 
     def offset_of(self, seq: int) -> int:
-        """Return the stream offset of sequence number ``seq``, negative if it lies before the stream."""
+        """Return the stream offset of sequence number ``seq``; it is negative before the stream's origin."""
         ahead = (seq - self.next_seq) & _MASK
         return self.offset + (ahead - 0x100000000 if ahead >= _HALF else ahead)
 
-    def seq_of(self, offset: int) -> int:
-        """Return the absolute sequence number (modulo 2^32) of the byte at ``offset``."""
-        return (self.origin + offset) & _MASK
-
     @property
     def lacks(self) -> bool:
-        """Whether bytes are missing before what waits (else it waits for another reason)."""
+        """Whether bytes are missing before the first segment that waits (otherwise it waits for another reason)."""
         return bool(self.held) and self.held[0][0] != self.offset
 
     def begin(self, seq: int, *, loose: bool = False) -> None:
-        """Go on at ``seq``, whatever came before."""
+        """Continue at sequence number ``seq``, whatever came before."""
         self.origin = (seq - self.offset) & _MASK
         self.next_seq = seq
         self.loose = loose
 
     def begin_before(self, count: int) -> None:
-        """Let a loose stream begin ``count`` bytes earlier."""
+        """Move the beginning of a loose stream ``count`` bytes back."""
         self.origin = self.next_seq = (self.next_seq - count) & _MASK
         self.held = [(start + count, data, time_ns, ack) for start, data, time_ns, ack in self.held]
         if self.fin_offset >= 0:
             self.fin_offset += count
 
     def push(self, seq: int, data: bytes, time_ns: int, ack: int = -1) -> list[Piece]:
-        """Take a segment's payload; return what can now be delivered."""
+        """Add a segment's payload, captured at ``time_ns``; return the pieces that can now be delivered."""
         start = self.offset_of(seq)
         if start < self.offset:
             if self.loose and start >= -_BEFORE:
                 self.begin_before(-start)
                 start = 0
-            else:  # repeated, a keep-alive's old byte (RFC 1122 section 4.2.3.6), or an overlap
+            else:  # a repeat, the old byte of a keep-alive (RFC 1122 section 4.2.3.6), or an overlap
                 if start + len(data) <= self.offset:
                     return []
                 data = data[self.offset - start :]
@@ -107,19 +106,15 @@ class Stream:
             return []
         if start > self.offset:
             self._hold(start, data, time_ns, ack)
-            return self._drain() if self.loose else []
+            return self.drain() if self.loose else []
         if not self.held and not self.loose and self.ready(ack):
             self._advance(len(data))
             return [Piece(data, time_ns)]
         self._hold(start, data, time_ns, ack)
-        return self._drain()
-
-    def drain(self) -> list[Piece]:
-        """Return what can be delivered of what waits, the other direction having gone on."""
-        return self._drain()
+        return self.drain()
 
     def give_up(self) -> list[Piece]:
-        """Wait no longer: declare what is missing before the first waiting segment a gap; return what comes now."""
+        """Stop waiting: declare what is missing before the first waiting segment a gap; return the pieces delivered."""
         if not self.held:
             return []
         start, data, time_ns, _ = self.held[0]
@@ -127,21 +122,21 @@ class Stream:
         if not missing:
             if self.loose:
                 self.loose = False
-                return self._drain()
+                return self.drain()
             del self.held[0]
             self.held_bytes -= len(data)
             self._advance(len(data))
-            return [Piece(data, time_ns), *self._drain()]
+            return [Piece(data, time_ns), *self.drain()]
         self.loose = False
         return self.miss(missing, time_ns)
 
     def miss(self, count: int, time_ns: int) -> list[Piece]:
-        """Declare the next ``count`` bytes a gap, known at ``time_ns``; return it and what can then be delivered."""
+        """Declare the next ``count`` bytes a gap, noticed at ``time_ns``; return it and the pieces it lets through."""
         self._advance(count)
-        return [Piece(b"", time_ns, count), *self._drain()]
+        return [Piece(b"", time_ns, count), *self.drain()]
 
     def finish(self, seq: int) -> None:
-        """Note that the stream ends before sequence number ``seq`` (a FIN came)."""
+        """Note that a FIN ends the stream before sequence number ``seq``."""
         offset = self.offset_of(seq)
         if self.offset <= offset < self.offset + _WILD:
             self.fin_offset = offset
@@ -161,7 +156,7 @@ class Stream:
             self.hole_since = time_ns
             held = self.held = []
         end = start + len(data)
-        if not held or start >= held[-1][0] + len(held[-1][1]):  # the usual case: behind everything that waits
+        if not held or start >= held[-1][0] + len(held[-1][1]):  # the common case: behind everything else
             held.append((start, data, time_ns, ack))
             self.held_bytes += len(data)
             return
@@ -183,7 +178,8 @@ class Stream:
         self.held_bytes += sum(len(piece[1]) for piece in fresh) - sum(len(piece[1]) for piece in held[at:upto])
         held[at:upto] = fresh
 
-    def _drain(self) -> list[Piece]:
+    def drain(self) -> list[Piece]:
+        """Return the waiting pieces that can be delivered now."""
         held = self.held
         if self.loose:
             if self.held_bytes < LOOSE_BYTES and len(held) < _LOOSE_PIECES:

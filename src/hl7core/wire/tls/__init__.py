@@ -1,5 +1,8 @@
-"""TLS: told from other traffic by its records, and read where a key log gives the keys.  Sans-IO like all of ``wire/``.
+"""TLS: recognized by its records, and decrypted if a key log holds the keys.  Sans-IO like all of ``wire/``.
 
-Its law: what is encrypted is named and counted, never guessed at.  A key comes from the user alone, is used for the
-connection that it belongs to, and is shown to nobody.
+Encrypted connections are named and counted, never guessed at.  Keys come only from the user, are used only for the
+connection that they belong to, and are never shown.
+
+``records`` recognizes and cuts records, ``hello`` reads the handshake, ``keylog`` the keys, ``ciphers`` opens records,
+and ``unwrap`` puts it together: records in, the sessions inside out.
 """

@@ -1,8 +1,8 @@
-"""Record protection: from the secrets of a key log to the text of a record, or nothing where they do not fit.
+"""Record protection: opens records with the secrets of a key log.
 
-TLS 1.3 (RFC 8446 sections 5.2 and 7) and TLS 1.2 (RFC 5246 sections 5, 6.3): AES-GCM (RFC 5288), AES-CCM (RFC 6655),
-ChaCha20-Poly1305 (RFC 7905), AES-CBC with HMAC, in either order (RFC 7366).  The primitives are those of the package
-``cryptography``, which is imported when the first cipher is made; nothing else in hl7core needs it.
+Supported are TLS 1.3 (RFC 8446 sections 5.2 and 7) and TLS 1.2 (RFC 5246 sections 5 and 6.3) with AES-GCM (RFC 5288),
+AES-CCM (RFC 6655), ChaCha20-Poly1305 (RFC 7905), and AES-CBC with HMAC in either order (RFC 7366).  The primitives come
+from the package ``cryptography``, which is imported when the first cipher is made; nothing else in hl7core needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _BLOCK: Final = 16
 
 
 class Suite(NamedTuple):
-    """A cipher suite: how records are protected, the key's length in bytes, the hash of its key derivation."""
+    """A cipher suite: its kind, the length of its key in bytes, and the hash of its key derivation.
+
+    ``mac`` is the hash of the HMAC of a CBC suite, ``tag`` the length of an AEAD tag in bytes.
+    """
 
     kind: str
     key: int
@@ -28,7 +31,7 @@ class Suite(NamedTuple):
 
 
 def _table() -> dict[int, Suite]:
-    """Return the suites by number (the IANA registry of TLS parameters), whatever their key exchange."""
+    """Return the suites by number (IANA, TLS Cipher Suites), whatever their key exchange."""
     suites = {
         0x1301: Suite("gcm", 16, "sha256"),
         0x1302: Suite("gcm", 32, "sha384"),
@@ -64,16 +67,16 @@ SUITES: Final = _table()
 
 
 class Cipher(Protocol):
-    """One direction's protection, from one change of keys to the next."""
+    """The protection of one direction from one change of keys to the next."""
 
     def open(self, seq: int, record: bytes) -> tuple[int, bytes] | None:
-        """Return the type and text of ``record``, the ``seq``-th of this cipher, or None if the key is not its."""
+        """Return the type and content of ``record``, number ``seq`` under this cipher; None if the key does not fit."""
 
 
 def ciphers_12(
     suite: Suite, master: bytes, client_random: bytes, server_random: bytes, *, encrypt_then_mac: bool
 ) -> tuple[Cipher, Cipher]:
-    """Return the client's and the server's protection under TLS 1.2 from the master secret (RFC 5246 section 6.3)."""
+    """Return the client's and the server's cipher for TLS 1.2, from the master secret (RFC 5246 section 6.3)."""
     mac = _SIZES[suite.mac] if suite.mac else 0
     iv = {"gcm": 4, "ccm": 4, "chacha": 12, "cbc": 0}[suite.kind]
     need = 2 * (mac + suite.key + iv)
@@ -99,7 +102,7 @@ def ciphers_12(
 
 
 def cipher_13(suite: Suite, secret: bytes) -> Cipher:
-    """Return the protection under TLS 1.3 from a traffic secret (RFC 8446 section 7.3)."""
+    """Return the cipher for TLS 1.3, from a traffic secret (RFC 8446 section 7.3)."""
     return _Aead13(
         suite, _expand_label(secret, b"key", suite.key, suite.digest), _expand_label(secret, b"iv", 12, suite.digest)
     )

@@ -1,4 +1,4 @@
-"""What the two hellos of a TLS handshake say that decryption needs (RFC 5246 section 7.4.1, RFC 8446 section 4.1)."""
+"""The parts of ClientHello and ServerHello that decryption needs (RFC 5246 section 7.4.1, RFC 8446 section 4.1)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ SERVER_HELLO: Final = 2
 TLS12: Final = 0x0303
 TLS13: Final = 0x0304
 
+# The random of a HelloRetryRequest (RFC 8446 section 4.1.3).
 _RETRY: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 _ENCRYPT_THEN_MAC: Final = 22
 _SUPPORTED_VERSIONS: Final = 43
 
 
 class ServerHello(NamedTuple):
-    """What the server chose; ``retry`` if it asks for another ClientHello instead."""
+    """What the server chose; ``retry`` says that it asks for another ClientHello instead."""
 
     random: bytes
     version: int
@@ -28,12 +29,12 @@ class ServerHello(NamedTuple):
 
 
 def client_random(body: bytes) -> bytes:
-    """Return the random of a ClientHello, b"" if it is cut short."""
+    """Return the random of a ClientHello body (32 bytes), b"" if the body is cut short."""
     return body[2:34] if len(body) >= 34 else b""
 
 
 def server_hello(body: bytes) -> ServerHello | None:
-    """Return what a ServerHello says, None if it is cut short."""
+    """Return what a ServerHello body says, None if it is cut short."""
     if len(body) < 38:
         return None
     at = 35 + body[34]

@@ -1,7 +1,7 @@
-"""A key log: the secrets of TLS connections, as programs write them for who debugs (SSLKEYLOGFILE).
+"""A key log: the secrets of TLS connections, as programs write them for debugging (SSLKEYLOGFILE).
 
-Each line is ``LABEL CLIENT_RANDOM SECRET`` in hexadecimal digits (RFC 9850; the NSS key log format).  Secrets never
-leave this object but to the room that decrypts; its ``repr`` counts them.
+Each line is ``LABEL CLIENT_RANDOM SECRET`` in hexadecimal digits (RFC 9850; the NSS key log format).  Only the
+decryption in this package reads the secrets; the ``repr`` of a key log shows how many there are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class KeyLog:
         self.add(text)
 
     def add(self, text: bytes) -> int:
-        """Take the lines of a key log; return how many secrets they hold.  Other lines are passed over."""
+        """Add the secrets in the lines of a key log; return how many there were.  Other lines are skipped."""
         count = 0
         for line in text.splitlines():
             found = _LINE.match(line)
@@ -39,7 +39,7 @@ class KeyLog:
         return count
 
     def of(self, client_random: bytes) -> Mapping[str, bytes]:
-        """Return the secrets, by label, of the connection whose ClientHello carries these 32 bytes; empty if none."""
+        """Return the secrets by label of the connection whose ClientHello has this random (32 bytes); empty if none."""
         return self._secrets.get(client_random, _NOTHING)
 
     def __len__(self) -> int:

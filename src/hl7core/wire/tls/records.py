@@ -1,8 +1,8 @@
-"""TLS records: how they are told from other bytes, and how a stream is cut into them.
+"""TLS records: recognized among other bytes, and cut out of a stream.
 
-A record is ``type version length payload`` (RFC 8446 section 5.1, RFC 5246 section 6.2).  The framer keeps the law of
-:mod:`hl7core.wire.framing.framer`; what is no record is stray, and reading goes on at the next bytes that look like
-one.
+A record is ``type version length payload`` (RFC 8446 section 5.1, RFC 5246 section 6.2).  The framer keeps the rules of
+:mod:`hl7core.wire.framing.framer`: bytes that are not a record are stray, and reading continues at the next bytes that
+look like one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ HANDSHAKE: Final = 22
 APPLICATION: Final = 23
 HEADER: Final = 5
 MAX_PAYLOAD: Final = 16384 + 2048
-"""TLS 1.2 allows so many encrypted bytes in a record, TLS 1.3 fewer."""
+"""The largest encrypted payload of a record in TLS 1.2 (RFC 5246 section 6.2.3); TLS 1.3 allows less."""
 
 _RECORD: Final = re.compile(rb"[\x14-\x17]\x03[\x00-\x04]")
-_OPENINGS: Final = frozenset({0, 1, 2, 4, 8, 11, 12, 13, 14, 15, 16, 20})  # the handshake messages that there are
+# The handshake message types (RFC 8446 section 4, RFC 5246 section 7.4).
+_OPENINGS: Final = frozenset({0, 1, 2, 4, 8, 11, 12, 13, 14, 15, 16, 20})
 _NO, _MAYBE, _CERTAIN = 0, 1, 3
 
 
 def tls_score(data: bytes) -> int:
-    """Say whether the first bytes of a direction are TLS: 0 no, 1 perhaps (too few bytes), 3 yes.
+    """Return whether the first bytes of a direction are TLS: 0 no, 1 too few bytes to tell, 3 yes.
 
-    They may begin in the middle of a connection, and of a record: then two records that follow each other tell.
+    If the capture began within a connection, or within a record, two consecutive records are the proof.
     """
     if not data:
         return _NO
@@ -57,12 +58,12 @@ def _length(data: bytes | bytearray, at: int) -> int:
 
 
 def _is_record(data: bytes | bytearray, at: int) -> bool:
-    """Say whether what stands at ``at`` (five bytes at least) may be the header of a record."""
+    """Return whether a record header, of five bytes, may be at ``at``."""
     return bool(_RECORD.match(data, at)) and len(data) >= at + HEADER and 0 < _length(data, at) <= MAX_PAYLOAD
 
 
 def _fits(data: bytes) -> bool:
-    """Say whether the first record's payload is what its type says, and a record follows it, as far as one sees."""
+    """Return whether the first record's payload fits its type and a record follows, as far as the bytes go."""
     kind, length = data[0], _length(data, 0)
     if kind == CHANGE_CIPHER and (length != 1 or data[5] != 1):
         return False
@@ -75,18 +76,18 @@ def _fits(data: bytes) -> bool:
 
 
 class TlsFramer(Buffered):
-    """Cuts one direction of a TLS connection into its records: each is a DATA frame."""
+    """Cuts one direction of a TLS connection into records; each is a DATA frame."""
 
     name: ClassVar[str] = "tls"
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take the next bytes in stream order; return the records that they complete."""
+        """Read the next bytes in stream order; return the records that they complete."""
         frames: list[Frame] = []
         self._pour(frames, data)
         return frames
 
     def _read(self, frames: list[Frame], *, settled: bool) -> None:
-        """Take whole records; whoever speaks meanwhile, half a record goes on."""
+        """Cut off whole records; an incomplete record stays open even if the peer speaks."""
         buffer = self._buffer
         while len(buffer) >= HEADER:
             if _is_record(buffer, 0):
@@ -94,7 +95,7 @@ class TlsFramer(Buffered):
                 if len(buffer) < size:
                     return
                 offset = self.offset
-                frames.append(self._frame(self._take(size), offset, 0, [], complete=True))
+                frames.append(self._frame(self._pop(size), offset, 0, [], complete=True))
                 continue
             at = max(self._seen, 1)
             while at + HEADER <= len(buffer) and not _is_record(buffer, at):

@@ -1,8 +1,8 @@
 """Frames of a fixed width without a checksum: ``STX letter text ETX``, answered by ACK or NAK.
 
-Three laws of :class:`hl7core.Framer` shape this file.  Nothing is thrown away: what is no frame is a STRAY one.  What is
-decided depends on the bytes alone, never on where the packets cut them, so whatever may still become a frame is held.
-And nothing raises over what it reads.
+Three rules of :class:`hl7core.Framer` shape this file.  Nothing is discarded: bytes outside any frame become STRAY
+frames.  The frames depend on the bytes alone, never on where packets cut them, so bytes that may still become a frame
+are held.  And no input makes it raise.
 """
 
 from __future__ import annotations
@@ -41,42 +41,42 @@ class FixedFramer:
 
     @property
     def pending(self) -> int:
-        """How many bytes no frame has taken yet."""
+        """How many bytes are held that belong to no frame yet."""
         return len(self._held)
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take the next bytes; return the frames that they complete."""
+        """Read the next bytes and return the frames they complete."""
         self._held += data
         frames: list[Frame] = []
         while self._held:
-            taken = self._next()
-            if not taken:
+            count = self._next()
+            if not count:
                 break
-            frames.append(self._take(taken))
+            frames.append(self._frame(count))
         return frames
 
     def settle(self) -> list[Frame]:
-        """The other side spoke, or silence fell: half a frame may go on, anything else is stray."""
+        """The other side spoke, or silence fell: half a frame may still continue, anything else is stray."""
         if not self._held or self._may_be_frame():
             return []
-        return [self._take(len(self._held))]
+        return [self._frame(len(self._held))]
 
     def skip(self, count: int) -> list[Frame]:
-        """``count`` bytes were never captured: give up what is held, report the gap."""
+        """``count`` bytes were never captured: end the open frame and report the gap."""
         frames = self._give_up("gap")
         frames.append(Frame(FrameKind.GAP, self._offset, b"", missing=count))
         self._offset += count
         return frames
 
     def close(self) -> list[Frame]:
-        """The stream is over."""
+        """The stream has ended: return what is held."""
         return self._give_up("truncated")
 
     def _may_be_frame(self) -> bool:
         return self._held[0] == STX and len(self._held) < self._size
 
     def _next(self) -> int:
-        """Return how many of the bytes held are the next frame, 0 while that is open."""
+        """Return the length of the next frame, 0 while it is not complete."""
         held = self._held
         if held[0] in _CONTROLS:
             return 1
@@ -90,14 +90,14 @@ class FixedFramer:
             return following.start()
         return _STRAY if len(held) > _STRAY else 0
 
-    def _take(self, count: int) -> Frame:
+    def _frame(self, count: int) -> Frame:
         raw, offset = bytes(self._held[:count]), self._offset
         del self._held[:count]
         self._offset += count
         if count == 1 and raw[0] in _CONTROLS:
             return Frame(_CONTROLS[raw[0]], offset, raw)
         if count == self._size and raw[0] == STX and raw[-1] == ETX:
-            # The end of a run is its own end mark: nothing is said in it.
+            # The end of a run carries no data, so it is an end mark.
             return Frame(FrameKind.EOT, offset, raw) if raw[1:2] == b"E" else Frame(FrameKind.DATA, offset, raw, 1, 1)
         return Frame(FrameKind.STRAY, offset, raw, faults=(Fault("stray-bytes", offset),))
 
@@ -105,7 +105,7 @@ class FixedFramer:
         if not self._held:
             return []
         if not self._may_be_frame():
-            return [self._take(len(self._held))]
+            return [self._frame(len(self._held))]
         raw, offset = bytes(self._held), self._offset
         self._held.clear()
         self._offset += len(raw)
@@ -118,7 +118,7 @@ def dialect(width: int = 32) -> Dialect:
     begun = re.compile(rb"[\x06\x15]*(?:\x02(?:[RE][ -~]{0,%d})?)?" % width)
 
     def score(opener: bytes, other: bytes) -> int:
-        """3: a whole frame was seen; 1: what there is may become one; 0: never."""
+        """Return 3 if a whole frame was seen, 1 if these bytes may become one, 0 if they cannot."""
         if any(whole.match(data) for data in (opener, other)):
             return 3
         return 1 if all(begun.fullmatch(data) for data in (opener, other)) else 0
@@ -126,8 +126,8 @@ def dialect(width: int = 32) -> Dialect:
     def make(_largest: int, offset: int) -> Framer:
         return FixedFramer(width, offset)
 
-    # Sessions run from the first frame to the end of the run: turns.  A connection that was let go (a capture that began
-    # in the middle of noise) is looked at again where a segment begins like a result.
+    # turns: sessions run from the first frame to the end of the run.  again: an ignored connection (perhaps the capture
+    # began in the middle of noise) is examined again at a TCP segment that begins like a result.
     return Dialect("fixed_frames", score, make, turns=True, again=(b"\x02R",))
 
 
@@ -139,15 +139,15 @@ class FixedFrames:
 
     @hookimpl
     def register_settings(self) -> type[PluginSettings]:
-        """Name the model of the table."""
+        """Return the settings model."""
         return FixedFramesSettings
 
     @hookimpl
     def configure(self, settings: FixedFramesSettings) -> None:
-        """Take the settings; ``register_framers`` is asked again after a change."""
+        """Receive the settings.  After a change, ``register_framers`` is called again."""
         self._settings = settings
 
     @hookimpl
     def register_framers(self) -> Iterable[Dialect]:
-        """Offer the dialect; detection asks it before the built-in framings."""
+        """Contribute the dialect.  Detection asks it before the built-in framings."""
         return [dialect(self._settings.width)]

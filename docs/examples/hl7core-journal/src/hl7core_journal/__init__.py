@@ -1,4 +1,4 @@
-"""A journal: one line in a CSV file for each session that ends, without message content."""
+"""A journal: one line per session in a CSV file, without message content."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Journal", "JournalSettings"]
 class JournalSettings(PluginSettings):
     """The table ``[plugins.journal]``."""
 
-    path: str = Field(default="journal.csv", min_length=1, description="The file, in the data folder unless absolute.")
-    complete_only: bool = Field(default=False, description="Leave out sessions that are not complete.")
+    path: str = Field(default="journal.csv", min_length=1, description="The file, relative to the data folder.")
+    complete_only: bool = Field(default=False, description="Leave out incomplete sessions.")
 
 
 class Journal:
@@ -30,12 +30,12 @@ class Journal:
 
     @hookimpl
     def register_settings(self) -> type[PluginSettings]:
-        """Name the model of the table."""
+        """Return the settings model."""
         return JournalSettings
 
     @hookimpl
     def configure(self, settings: JournalSettings) -> None:
-        """Take the settings: before ``start``, and whenever the table changes while the engine runs."""
+        """Receive the settings: before ``start``, and whenever the table changes while the engine runs."""
         if settings.path.endswith(("/", "\\")):
             raise SettingsError("plugins.journal.path: must name a file, not a folder")
         self._settings = settings
@@ -44,20 +44,20 @@ class Journal:
 
     @hookimpl
     def start(self, runtime: Runtime) -> None:
-        """Begin: ``runtime`` is the only handle on the engine."""
+        """Open the file.  ``runtime`` is the only access to the engine."""
         self._folder = Path(runtime.core().output_folder)
         self._open()
 
     @hookimpl
     def stop(self) -> None:
-        """End: no hook is called any more."""
+        """Close the file.  No other hook is called after this."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     @hookimpl
     def on_session_complete(self, session: Session) -> None:
-        """Write a line.  This runs on the plugin's own thread: a slow disk here delays nobody else."""
+        """Write a line.  This runs on the plugin's own thread, so a slow disk here delays nothing else."""
         if self._file is None or (self._settings.complete_only and not session.is_complete):
             return
         row = (

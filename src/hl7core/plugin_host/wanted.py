@@ -1,0 +1,73 @@
+"""What the settings say about plugins: which should run, in which order, and with which table.
+
+Nothing here imports or runs a plugin.  A plugin whose table is wrong is not wanted, and ``problems`` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hl7core.contract import PluginSettings
+from hl7core.errors import SettingsError
+from hl7core.plugin_host.discovery import Record
+from hl7core.settings.reading import Settings
+from hl7core.settings.validation import nearest, validate_table
+
+__all__ = ["Wanted"]
+
+
+class Wanted:
+    """Compares a snapshot of the settings with the installed plugins, ``records`` by name."""
+
+    def __init__(self, records: Mapping[str, Record], store: str) -> None:
+        self._records = records
+        self._only: frozenset[str] | None = None
+        self._held = store
+
+    def restrict(self, names: Sequence[str]) -> None:
+        """Want no plugin but ``names``, whatever the settings say."""
+        self._only = frozenset(names)
+
+    def hold(self, name: str) -> None:
+        """Want the plugin ``name`` whatever the settings say: it is the store of record."""
+        self._held = name
+
+    def order(self, settings: Settings) -> tuple[str, ...]:
+        """Return every installed plugin: first those with a table in ``settings``, in the order of the tables."""
+        tables = [name for name in settings.plugins if name in self._records]
+        return (*tables, *(name for name in self._records if name not in tables))
+
+    def wants(self, record: Record, settings: Settings) -> bool:
+        """Return whether ``settings`` want the plugin to run; a store is wanted by being named.
+
+        Raises SettingsError if ``enabled`` in its table is not a boolean.
+        """
+        if self._only is not None and record.name not in self._only:
+            return False
+        table = settings.plugins.get(record.name, {})
+        enabled = record.default_enabled
+        if "enabled" in table:
+            only, key = {"enabled": table["enabled"]}, f"plugins.{record.name}"
+            enabled = validate_table(PluginSettings, key, only, settings.environment, settings.origins).enabled
+        return enabled or record.name in (settings.core.store, self._held)
+
+    def table(self, record: Record, settings: Settings) -> PluginSettings:
+        """Return the plugin's table, validated with its model.  Raises SettingsError."""
+        key = f"plugins.{record.name}"
+        table = {**settings.plugins.get(record.name, {}), "enabled": True}
+        raw = {name: text for name, text in settings.environment.items() if name != f"{key}.enabled"}
+        return validate_table(record.model, key, table, raw, settings.origins)
+
+    def problems(self, settings: Settings) -> tuple[str, ...]:
+        """Return a sentence for each thing wrong with ``settings``, as far as is known without importing a plugin."""
+        found: list[str] = []
+        named = {f"plugins.{name}": name for name in settings.plugins} | {"core.store": settings.core.store}
+        for key, name in named.items():
+            if name not in self._records:
+                found.append(f"{key}: no plugin {name} is installed{nearest(name, self._records)}")
+        for record in self._records.values():
+            try:
+                self.wants(record, settings)
+            except SettingsError as error:
+                found += error.problems
+        return tuple(found)
