@@ -1,7 +1,7 @@
-"""A cable of our own: two network namespaces, a pair of virtual interfaces, and whoever sends over it.
+"""A virtual cable: two network namespaces joined by a pair of virtual interfaces.
 
-Nothing but what is sent goes over it (no addresses, no ARP, no IPv6), so what was sent can be counted at the other end
-to the packet.  It is gone when its ``with`` ends.  Needs root, Linux and ``ip`` (iproute2).
+It carries only what is sent (no addresses, no ARP, no IPv6), so packets can be counted exactly at the other end.  It is
+removed when its ``with`` block ends.  Needs root, Linux and ``ip`` (iproute2).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NEAR, FAR = "near", "far"
 
 
 def what_is_missing() -> str:
-    """Return why no cable can be laid here, "" if one can."""
+    """Return why no cable can be made here, "" if one can."""
     if sys.platform != "linux":
         return "it needs Linux: network namespaces and packet sockets"
     if os.geteuid() != 0:
@@ -31,7 +31,7 @@ def what_is_missing() -> str:
 
 
 class Cable:
-    """Two ends in two namespaces: ``near`` is listened to, ``far`` is sent from."""
+    """Two ends in two namespaces: packets are sent at ``far`` and captured at ``near``."""
 
     def __init__(self) -> None:
         self._spaces = {end: f"hl7core-bench-{os.getpid()}-{end}" for end in (NEAR, FAR)}
@@ -53,13 +53,13 @@ class Cable:
         self._remove()
 
     def _remove(self) -> None:
-        # The interfaces first: a namespace lets go of its own when it finds the time.
+        # The interfaces first: a namespace releases its own only some time later.
         subprocess.run(("ip", "-n", self._spaces[FAR], "link", "del", FAR), check=False, capture_output=True)
         for space in self._spaces.values():
             subprocess.run(("ip", "netns", "del", space), check=False, capture_output=True)
 
     def at(self, end: str, core: int) -> tuple[str, ...]:
-        """Return what to put before a command so that it runs at ``end``, on ``core`` alone, with the pid it gets."""
+        """Return the command prefix that runs a command at ``end``, only on ``core``, and keeps its pid."""
         return ("ip", "netns", "exec", self._spaces[end], "taskset", "-c", str(core))
 
     def arrived(self) -> tuple[int, int]:
@@ -110,7 +110,7 @@ class Sender:
         self._process.stdin.close()
         try:
             self._process.wait(5)
-        except subprocess.TimeoutExpired:  # it is sending, and nobody waits for it any more
+        except subprocess.TimeoutExpired:  # still sending
             self._process.kill()
             self._process.wait()
 

@@ -1,14 +1,13 @@
-"""Measures what hooks add to decoding: with no plugin that wants packets, and with one that does.
+"""Measures what hooks add to decoding: without a plugin that wants packets, and with one.
 
     python bench/hooks.py                     half a minute; decodes traffic a (bench/traffic.py) from memory
     python bench/hooks.py --runs 200 --check
 
-"the decoder alone" feeds the batches to a Decoder and does nothing else.  "the engine's way" asks before each batch, as
-the engine does, who of the plugins in service wants every packet; none of the bundled ones does.  "pluggy, a call a
-packet" is what that would cost if each packet were offered to all plugins.  "one plugin wants them" has one that takes
-each and does nothing with it.  What is done for the hooks is measured by itself and added to what decoding takes: the
-difference of two runs of all of it would be lost in what else the machine does.  Each figure is the least processor
-time of ``--runs`` short runs, which take turns.
+"the decoder alone" only feeds the batches to a Decoder.  "the engine's way" asks before each batch, as the engine does,
+which enabled plugins want every packet; none of the bundled ones does.  "pluggy, a call a packet" is the cost of
+offering each packet to all plugins.  "one plugin wants them" has one that receives each packet and does nothing.  The
+cost of the hooks is measured separately and added to that of decoding, since the difference between two complete runs
+would drown in other load.  Each figure is the minimum processor time of ``--runs`` short runs, which take turns.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ ALONE, ENGINE, EACH, ONE = (
 
 
 class Listener:
-    """A plugin that takes every packet."""
+    """A plugin that receives every packet."""
 
     @hookimpl
     def on_packet(self, packet: Packet) -> None:
-        """Take a packet."""
+        """Receive a packet."""
 
 
 def service(folder: Path, entry_points: list[EntryPoint] | None = None) -> tuple[Registry, Dispatch]:
@@ -58,12 +57,12 @@ def service(folder: Path, entry_points: list[EntryPoint] | None = None) -> tuple
 
 
 def race(batches: list[PacketBatch], runs: int) -> dict[str, float]:
-    """Return the least seconds of processor time by what was done with every batch."""
+    """Return the minimum processor time in seconds for each way of handling the batches."""
     with tempfile.TemporaryDirectory() as folder:
         registry, bundled = service(Path(folder))
         _, one = service(Path(folder), [EntryPoint("listener", f"{__name__}:Listener", "hl7core")])
         if bundled.packet_listeners() or len(one.packet_listeners()) != 1:
-            raise SystemExit("the plugins are not as they should be")
+            raise SystemExit("the enabled plugins are not the expected ones")
         hook = registry.pm.hook.on_packet
 
         def asked(dispatch: Dispatch) -> Callable[[PacketBatch], object]:
@@ -95,8 +94,10 @@ def race(batches: list[PacketBatch], runs: int) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=0.02, metavar="F", help="that much of traffic a (default 0.02)")
-    parser.add_argument("--runs", type=int, default=60, metavar="N", help="runs of each, the least counts (default 60)")
+    parser.add_argument("--scale", type=float, default=0.02, metavar="F", help="fraction of traffic a (default 0.02)")
+    parser.add_argument(
+        "--runs", type=int, default=60, metavar="N", help="runs of each; the minimum counts (default 60)"
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 if the floor is missed")
     options = parser.parse_args()
     if options.runs < 1:

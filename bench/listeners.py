@@ -1,7 +1,7 @@
-"""Who listens at the near end: hl7core and its peers, how each is started, and what it says it saw.
+"""The programs that capture at the near end: hl7core and its peers, how to start them and how to read their results.
 
-Each is told apart by four things alone: its command, how the messages in its output are told, what its last words say,
-and what to look at when it has ended.
+A listener has four parts: its command, how the messages in its output are counted, what its last output reports, and
+what to check when it has ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cable import NEAR, Cable
 
 _LOOK_EVERY = 0.25
 _READY_SECONDS = 30.0
-_QUIET_LOOKS = 6  # tcpdump looks once a second, and an interrupt makes it forget what has come since
+_QUIET_LOOKS = 6  # tcpdump reads once a second, and an interrupt makes it drop what has arrived since
 _QUIET_SHARE = 0.05
 """A program that uses less of a core than this has nothing left to do."""
 
@@ -72,7 +72,7 @@ print(f"{{seen}} packets captured, {{dropped}} packets dropped, {{messages}} mes
 
 
 class Said(NamedTuple):
-    """What a program said in the end; None where it says nothing of it."""
+    """What a program reported at its end; None where it reports nothing."""
 
     seen: int | None = None
     lost: int | None = None
@@ -106,7 +106,7 @@ def _number(pattern: str, words: str) -> int | None:
 
 
 class Listener(NamedTuple):
-    """A program that captures: ``command`` gets an empty folder's path; it ends by an interrupt."""
+    """A program that captures: ``command`` gets an empty folder's path; an interrupt ends it."""
 
     name: str
     kinds: str
@@ -159,7 +159,7 @@ LISTENERS = (
 
 
 class Running:
-    """A listener that runs: a context manager, ready when entered and ended when left."""
+    """A running listener, as a context manager: ready when entered, ended when left."""
 
     def __init__(self, listener: Listener, cable: Cable, core: int, folder: Path) -> None:
         self._listener, self._folder = listener, folder
@@ -204,7 +204,7 @@ class Running:
         return sum(map(_cpu, family(self._process.pid)))
 
     def wait_until_quiet(self, patience: float) -> None:
-        """Wait until the program has nothing left to do, ``patience`` seconds at most."""
+        """Wait until the program is idle, ``patience`` seconds at most."""
         until = time.monotonic() + patience
         used = deque([self.used()], maxlen=_QUIET_LOOKS + 1)
         while time.monotonic() < until:
@@ -253,7 +253,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all that it has started and that still run."""
+    """Return a process and its descendants that are still running."""
     try:
         children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in _children(task)]
     except OSError:

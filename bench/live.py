@@ -1,21 +1,21 @@
-"""Measures live capture: packets at a steady rate over a cable of our own, to hl7core and its peers in turn.
+"""Measures live capture: packets at a steady rate over a virtual cable, to hl7core and its peers in turn.
 
-    sudo python bench/live.py                            50,000 packets a second for 60 s to each: a quarter of an hour
+    sudo python bench/live.py                            50,000 packets/s for 60 s to each: a quarter of an hour
     sudo python bench/live.py --seconds 5 --no-peers     hl7core alone, in a minute
-    sudo python bench/live.py --find                     the highest rate that hl7core takes without loss
+    sudo python bench/live.py --find                     the highest rate that hl7core captures without loss
     sudo python bench/live.py --check                    exit code 1 if hl7core loses a packet or a message
 
-The programs that capture run on one core, the sender on another; each hears the same traffic.  Kind a is HL7 alone:
-more than ten thousand messages with their answers a second, which no disk saves one by one, so hl7core only prints
-them.  Kind c is a network's traffic with a little HL7, whose sessions are saved too, as they are by default.
+The capturing programs run on one core, the sender on another, and all get the same traffic.  Kind a is HL7 alone: more
+than 10,000 messages with their answers per second, which no disk saves one by one, so hl7core only prints them.  Kind c
+is a network's traffic with a little HL7, whose sessions are also saved, as they are by default.
 
-``lost`` is what was sent less what the program says it saw; ``it says`` is what it says of that itself.  ``messages``
-are those found of those sent: hl7core's are compared digest by digest, and no session may come twice.  ``CPU`` is the
-share of one core while packets came, all processes of the program together; MiB the most they held, the kernel's ring
-included; ``behind`` how long after the last packet the last message came out.  The kernel fills a program's ring on the
-sender's core, as it does where the network card's interrupts are; that work is not in ``CPU``.
+``lost``: packets sent minus packets that the program reports; ``it says``: the loss that it reports itself.
+``messages``: found of those sent; hl7core's are compared digest by digest, and no session may occur twice.  ``CPU``:
+the share of one core while packets arrived, all processes of the program together.  ``MiB``: their peak memory, with
+the kernel's ring.  ``behind``: how long after the last packet the last message came out.  The kernel fills a program's
+ring on the sender's core, as it does where the network card's interrupts are; that work is not in ``CPU``.
 
-It needs Linux, root, ``ip`` and, to tell anything, two cores.
+It needs Linux, root, ``ip``, and two cores for a meaningful result.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LOWEST_RATE = 1000
 
 
 class Outcome(NamedTuple):
-    """One run of one program; ``core`` is a share, ``missing`` what the interface did not even get."""
+    """One run of one program; ``core`` is a share, ``missing`` the packets that did not reach the interface."""
 
     sent: Sent
     expected: int
@@ -64,12 +64,12 @@ class Outcome(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether nothing was lost: no packet, no message, and nothing came twice or changed."""
+        """Whether no packet or message was lost, duplicated or changed."""
         return self.lost == 0 and self.found == self.expected and not self.strange
 
     @property
     def kept_up(self) -> bool:
-        """Whether nothing was lost and nothing but a moment's work was left when the last packet had been sent."""
+        """Whether nothing was lost, and almost no work was left when the last packet had been sent."""
         return self.whole and self.behind is not None and self.behind <= _KEPT_UP_SECONDS
 
     def at_rate(self, rate: float) -> bool:
@@ -85,7 +85,7 @@ class Bench(NamedTuple):
     patience: float
 
     def hear(self, listener: Listener, rate: float, seconds: float) -> Outcome:
-        """Send at ``rate`` for about ``seconds`` while ``listener`` listens; return what came of it."""
+        """Send at ``rate`` for about ``seconds`` while ``listener`` captures; return the result."""
         laps = min(MOST_LAPS, math.ceil(rate * seconds / self.sender.packets))
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             running = Running(listener, self.cable, self.core, Path(place))
@@ -117,7 +117,7 @@ class Bench(NamedTuple):
         return len(self.sender.digests) * laps
 
     def _compare(self, found: Found, laps: int) -> tuple[int, int]:
-        """Return how many messages are those that were sent, and how much there is beside them."""
+        """Return how many of the messages sent were found, and how many others there are."""
         wanted = dict.fromkeys((digest.encode() for digest in self.sender.digests), 0)
         for digest in self.sender.digests:
             wanted[digest.encode()] += laps
@@ -126,7 +126,7 @@ class Bench(NamedTuple):
 
 
 def measure(bench: Bench, listeners: list[Listener], rate: float, seconds: float) -> bool:
-    """Let each listen and print what came of it; return whether hl7core lost nothing."""
+    """Run each listener and print its results; return whether hl7core lost nothing."""
     print(f"   {'':22} {'sent/s':>8} {'lost':>10} {'it says':>10} {'messages':>19} {'CPU':>5} {'MiB':>5} {'behind':>7}")
     fine = True
     for listener in listeners:
@@ -177,7 +177,7 @@ def find(bench: Bench, listener: Listener, rate: float, seconds: float) -> None:
             kept_up, _ = holds(rate)
         best, reached = (rate if kept_up else 0.0), True
     more = "" if reached else ", or more: the sender reached no higher rate"
-    print(f"   {listener.name:22} {best:10,.0f} packets/s is the most without loss{more}")
+    print(f"   {listener.name:22} {best:10,.0f} packets/s is the highest rate without loss{more}")
 
 
 def _progress(text: str) -> None:
@@ -206,13 +206,21 @@ def _remarks(one: Outcome, rate: float) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=50_000, metavar="N", help="packets a second (default 50000)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="how long each (default 60; with --find 10)")
+    parser.add_argument("--rate", type=float, default=50_000, metavar="N", help="packets per second (default 50000)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="duration of each (default 60; with --find 10)")
     parser.add_argument("--kinds", default="ac", metavar="LETTERS", help="which traffic (default ac)")
-    parser.add_argument("--find", action="store_true", help="find the highest rate that hl7core takes without loss")
+    parser.add_argument("--find", action="store_true", help="find the highest rate that hl7core captures without loss")
     parser.add_argument("--no-peers", action="store_true", help="hl7core alone")
-    parser.add_argument("--patience", type=float, default=10, metavar="S", help="for who is behind (default 10)")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="where programs write (default: a temporary one)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=10,
+        metavar="S",
+        help="seconds to wait for a program that is behind (default 10)",
+    )
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where the programs write (default: a temporary folder)"
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 if hl7core loses anything")
     options = parser.parse_args()
     seconds = options.seconds if options.seconds is not None else 10 if options.find else 60
@@ -222,12 +230,12 @@ def main() -> int:
         parser.error("--rate is at least 1, and --seconds more than 0")
     if missing := what_is_missing():
         raise SystemExit(f"bench/live.py: {missing}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cable is taken away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cable is removed
     cores = sorted(os.sched_getaffinity(0))
     sending_core, listening_core = cores[0], cores[-1]
     print(f"Python {platform.python_version()} on {platform.machine()}, Linux {platform.release()}, {len(cores)} cores")
     if len(cores) < 2:
-        print("One core alone: sender and listener share it, and the figures tell of both.")
+        print("Only one core: sender and listener share it, and the figures include both.")
     os.sched_setaffinity(0, {sending_core})
     fine = True
     with Cable() as cable, tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -1,19 +1,19 @@
-"""Measures hl7core beside its peers, on the same machine and the same traffic, and holds it to its floors.
+"""Measures hl7core and its peers on the same machine and traffic, and compares hl7core with its floors.
 
-    python bench/run.py                       all of it, at full scale: some ten minutes, most of them tshark's
+    python bench/run.py                       everything at full scale: about ten minutes, most of them tshark's
     python bench/run.py --scale 0.05 --kinds a
     python bench/run.py --folder /dev/shm/bench --keep --check
     python bench/run.py --beside compiled=/opt/compiled/bin/python
 
-``--beside NAME=PYTHON`` lets the hl7core of another environment run in the same race, such as a pure build.
-Each figure is the least of ``--runs`` runs; the commands take turns, so that what else the machine does meets them all.
-Files were just written or read, so they lie in the page cache.  Memory is the most that a program's processes held
-together, with what they share counted once, looked at every 50 ms (elsewhere than on Linux: what the kernel counted for
-the largest of them; less than this script's own cannot be told then, since a process starts as its copy).  Peers that
-are not installed are left out, and so are the ratios to them.  scapy is given the first hundredth of the packets.
+``--beside NAME=PYTHON`` adds the hl7core of another environment to the comparison, such as one without C extensions.
+Each figure is the minimum of ``--runs`` runs; the commands take turns, so that other load on the machine affects all.
+Files were just written or read, so they are in the page cache.  Memory is the peak of a program's processes together,
+shared memory counted once, sampled every 50 ms (elsewhere than on Linux: the kernel's figure for the largest process;
+less than this script's own cannot be measured then, since a process starts as its copy).  Peers that are not installed
+are left out, and so are the ratios to them.  scapy gets the first hundredth of the packets.
 
-With ``--check`` the exit code is 1 if a floor is missed or a message is not what was sent.  The floors are for full
-scale: below it starting up weighs too much.
+With ``--check`` the exit code is 1 if a floor is missed or a message differs from what was sent.  The floors are for
+full scale: below it, starting up weighs too much.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TSHARK_FIELDS = ("-Y", "hl7", "-T", "fields", "-e", "frame.time_epoch", "-e", "t
 
 
 class Cost(NamedTuple):
-    """What one run cost, or the least of several."""
+    """What one run cost, or the minimum of several."""
 
     wall: float
     cpu: float
@@ -58,7 +58,7 @@ class Cost(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """A program in the race: ``command`` gets the capture's and an empty folder's path."""
+    """A program to compare: ``command`` gets the capture's and an empty folder's path."""
 
     name: str
     command: Callable[[str, str], tuple[str, ...]]
@@ -107,7 +107,7 @@ START_UPS = (
 
 
 def measure(command: tuple[str, ...]) -> Cost:
-    """Run ``command`` with its output thrown away; return what it cost.  Raises SystemExit if it fails."""
+    """Run ``command`` with its output discarded; return what it cost.  Raises SystemExit if it fails."""
     with tempfile.TemporaryFile() as complaints:
         began = time.perf_counter()
         process = subprocess.Popen(
@@ -182,7 +182,7 @@ def _environment() -> dict[str, str]:
 
 
 def race(captures: dict[str, Path], contenders: list[Contender], runs: int) -> dict[tuple[str, str], Cost]:
-    """Return the least cost by kind of traffic and name of contender."""
+    """Return the minimum cost by kind of traffic and name of contender."""
     costs: dict[tuple[str, str], Cost] = {}
     for turn in range(runs):
         for contender in contenders:
@@ -263,7 +263,7 @@ def _report(
     *,
     peers: bool,
 ) -> bool:
-    """Print the tables; return whether all is as it should be with the hl7core of this Python."""
+    """Print the tables; return whether the hl7core of this Python is correct and meets its floors."""
     fine = True
     ours = CONTENDERS[0].name
     for kind, capture in captures.items():
@@ -298,16 +298,20 @@ def _report(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="that much of the traffic (default 1)")
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each, the least counts (default 3)")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="fraction of the traffic (default 1)")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each; the minimum counts (default 3)")
     parser.add_argument("--kinds", default="abcdo", metavar="LETTERS", help="which traffic (default abcdo)")
     parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="where the traffic is written (default: a temporary one)"
+        "--folder", type=Path, metavar="DIR", help="where the traffic is written (default: a temporary folder)"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the traffic in DIR, and use what is there already")
+    parser.add_argument("--keep", action="store_true", help="keep the traffic in DIR, and use what is already there")
     parser.add_argument("--no-peers", action="store_true", help="hl7core alone")
     parser.add_argument(
-        "--beside", action="append", default=[], metavar="NAME=PYTHON", help="another environment's hl7core too"
+        "--beside",
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="also measure the hl7core of another environment",
     )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a floor is missed")
     options = parser.parse_args()

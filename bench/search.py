@@ -1,11 +1,11 @@
-"""Measures how soon the bundled stores find one session among many, and load the newest ones at a start.
+"""Measures how fast the bundled stores find one session among many, and load the newest ones at a start.
 
     python bench/search.py                     100,000 sessions in each store: some minutes, most of them filling
     python bench/search.py --count 10000 --stores sqlite --check
 
-``--folder DIR --keep`` keeps the stores, filled, for the next time.  Each figure is the least of ``--runs`` runs on a
-store that was opened anew, so nothing is remembered from filling it; the files themselves lie in the page cache.
-"a page, turned" is one of 100 sessions in the midst of many, as a cleanup or an export asks for them.
+``--folder DIR --keep`` keeps the filled stores for the next run.  Each figure is the minimum of ``--runs`` runs on a
+newly opened store, so nothing is cached from filling it, except the files in the page cache.  "a page, turned" is a
+page of 100 sessions in the middle of many, as a cleanup or an export reads them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ START = "start, newest 1,000"
 
 
 def made(number: int) -> Session:
-    """Return a session of which one in a hundred waits to be sent, and one in a hundred has expired."""
+    """Return a session; one in a hundred is pending, and one in a hundred has expired."""
     status = DeliveryStatus.PENDING if number % 100 == 0 else DeliveryStatus.SUBMITTED
     until = NOW + timedelta(days=-1 if number % 100 == 1 else 30)
     return make_session(number, deliveries=(Delivery("rest_destination", status),), persisted_until=until)
@@ -104,7 +104,7 @@ def fill(store: Store, folder: Path, count: int) -> float:
 
 
 def measure(store: Store, folder: Path, count: int, runs: int) -> dict[str, float]:
-    """Return the least seconds by what was asked for.  Raises SystemExit if a search finds the wrong sessions."""
+    """Return the minimum seconds for each search.  Raises SystemExit if a search finds the wrong sessions."""
     least: dict[str, float] = {}
 
     def note(what: str, began: float, count: int = 1) -> None:
@@ -130,7 +130,7 @@ def measure(store: Store, folder: Path, count: int, runs: int) -> dict[str, floa
 
 
 def turned(plugin: Any, note: Callable[[str, float, int], None]) -> None:
-    """Turn pages of what is submitted, and note what each costs from the third on, when a listing is there."""
+    """Read page after page of submitted sessions and yield the cost of each from the third on, with a listing."""
     query = SessionQuery(status=(DeliveryStatus.SUBMITTED,), limit=PAGE)
     began, pages = 0.0, 0
     while pages < PAGES:
@@ -146,7 +146,7 @@ def turned(plugin: Any, note: Callable[[str, float, int], None]) -> None:
 
 
 def goals(store: Store, costs: dict[str, float]) -> Iterator[Goal]:
-    """Yield what searches and starts are held to, in milliseconds."""
+    """Yield the floors for searches and starts, in milliseconds."""
     for what in FLOORED:
         yield Goal(f"{store.name}, {what}", costs[what] * 1000, store.search * 1000, " ms", at_least=False)
     yield Goal(f"{store.name}, {START}", costs[START] * 1000, store.start * 1000, " ms", at_least=False)
@@ -155,10 +155,12 @@ def goals(store: Store, costs: dict[str, float]) -> Iterator[Goal]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000, metavar="N", help="sessions in each (default 100,000)")
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each, the least counts (default 3)")
-    parser.add_argument("--stores", default="sqlite,json", metavar="NAMES", help="which (default sqlite,json)")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="where they are made (default: a temporary one)")
-    parser.add_argument("--keep", action="store_true", help="keep them in DIR, and use what is there already")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each; the minimum counts (default 3)")
+    parser.add_argument("--stores", default="sqlite,json", metavar="NAMES", help="which stores (default sqlite,json)")
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where the stores are made (default: a temporary folder)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the stores in DIR, and use those already there")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a floor is missed")
     options = parser.parse_args()
     wanted = set(options.stores.split(","))

@@ -1,18 +1,18 @@
-"""Sends traffic over an interface at a steady rate, in a process of its own that ``bench/live.py`` orders about.
+"""Sends traffic over an interface at a steady rate, in a separate process that ``bench/live.py`` controls.
 
-The traffic is made before any clock runs, and repeated, lap after lap, for as long as is asked.  Each lap is other
-traffic: its clients and its server have addresses of their own, so every connection, session and message of a run is
-another.  The checksums stay right without being computed anew: what is added to a client's address is taken from the
-server's, and both stand in the same sums (RFC 1071; RFC 6296 translates prefixes this way).
+The traffic is generated before any clock runs and sent in laps, as often as asked.  Each lap has its own client and
+server addresses, so that every connection, session and message of a run is a different one.  The checksums stay valid
+without being computed again: what is added to a client's address is subtracted from the server's, and both are in the
+same sums (RFC 1071; RFC 6296 translates prefixes the same way).
 
-The packets lie in a ring that the kernel sends from (``PACKET_TX_RING`` of packet(7)), one lap long; so a packet costs
-writing its addresses and a mark, and the kernel copies nothing.  That is twice as fast as ``sendmmsg``.  Why not
-tcpreplay: not everybody who has root and ``ip`` has it, and what was sent has to be known here message by message.
+The packets of one lap are in a ring that the kernel sends from (``PACKET_TX_RING`` of packet(7)).  Sending a packet
+means writing its addresses and a mark, and the kernel copies nothing: twice as fast as ``sendmmsg``.  tcpreplay is not
+used because it is not installed everywhere, and because we must know message by message what was sent.
 
     python bench/sending.py INTERFACE KIND SCALE
 
-It says on standard output, one JSON object a line: what a lap holds; then, for each line of standard input that names a
-``rate`` (packets a second) and ``laps``, what it sent.
+It writes one JSON object per line to standard output: first what a lap contains; then, for each line of standard input
+with a ``rate`` (packets per second) and ``laps``, what was sent.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Makes the traffic that hl7core is measured with: the same bytes for the same kind, scale and seed, and the truth.
+"""Generates the traffic that hl7core is measured with: the same bytes for the same kind, scale and seed.
 
     python bench/traffic.py a /tmp/a.pcap              847,000 packets, 292 MB: MLLP on 200 long-lived connections
     python bench/traffic.py b /tmp/b.pcap              2.2 million packets: 100,000 LIS01 sessions, byte by byte
     python bench/traffic.py c /tmp/c.pcap              2 million packets of noise with 0.8 % MLLP among them
-    python bench/traffic.py d /tmp/d.pcap              as a, with 18 % of the data segments repeated or out of order
+    python bench/traffic.py d /tmp/d.pcap              like a, with 18 % of the data segments repeated or out of order
     python bench/traffic.py o /tmp/o.pcap              10,000 connections, all open at once, each in a message of 1 KiB
 
-OUT.truth.json says what was sent: packets, sessions, messages, and ``sha256`` over the hex sha256 of every message,
-sorted, each with a line feed; so this must print the same:
+OUT.truth.json records what was sent: packets, sessions, messages, and ``sha256`` over the hex sha256 of every message,
+sorted, each with a line feed.  This command must print the same value:
 
     hl7core read OUT -o messages | jq -r .sha256 | sort | sha256sum
 
-IPv4 and TCP are valid throughout (sequence numbers, lengths, both checksums), so that no peer is slowed by complaints.
-In b, frames towards the LIS are padded to 60 bytes, as a network card delivers them (tcpflow would take it for data).
-All patients are made up.
+IPv4 and TCP are valid throughout (sequence numbers, lengths, both checksums), so that no peer is slowed by warnings.
+In b, frames to the LIS are padded to 60 bytes, as a network card delivers them (tcpflow would read padding as data).
+All patients are invented.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ _ANALYTES = (
 
 
 class Mllp:
-    """Results and their acknowledgements; what varies little is rendered once."""
+    """Results and their acknowledgements; constant parts are rendered once."""
 
     def __init__(self, rng: random.Random, truth: Truth) -> None:
         self.rng, self.truth, self.number, self.clock = rng, truth, 0, ""
@@ -187,7 +187,7 @@ class Mllp:
         return sent, answered
 
     def request(self, analyzer: int) -> bytes:
-        """Return the next result; whoever sends it tells the truth."""
+        """Return the next result; the caller adds it to the truth."""
         rng = self.rng
         self.number = number = self.number + 1
         pick = int(rng.random() * 0x1_0000_0000)
@@ -225,7 +225,7 @@ class Mllp:
 
 
 def disturbed(rng: random.Random, packets: Iterator[bytes]) -> Iterator[bytes]:
-    """Repeat 9 % of the data segments, up to three packets later, and let 9 % change places with the next packet."""
+    """Repeat 9 % of the data segments, up to three packets later, and swap 9 % with the next packet."""
     repeats: list[tuple[int, bytes]] = []
     for packet in packets:
         kind = rng.random() if len(packet) > 54 else 1.0
@@ -282,7 +282,7 @@ def lis01(rng: random.Random, truth: Truth, connection: Connection, analyzer: in
 
 
 def https(rng: random.Random, pool: bytes) -> Iterator[bytes]:
-    """Connections that carry what looks like TLS, one after the other, without end."""
+    """Connections that carry what looks like TLS, one after the other, endlessly."""
     while True:
         client = (10, 1, rng.randrange(256), rng.randrange(1, 255))
         connection = Connection(rng, client, rng.randrange(1024, 65536), 443)
@@ -307,7 +307,7 @@ def _piece(rng: random.Random, pool: bytes, length: int) -> bytes:
 
 
 def small_talk(rng: random.Random) -> Iterator[bytes]:
-    """DNS over UDP (without checksum, which IPv4 allows) and ARP, without end."""
+    """DNS over UDP (without checksum, which IPv4 allows) and ARP, endlessly."""
     names = [bytes((len(name),)) + name.lower().encode() for name in _SURNAMES]
     while True:
         client, server = bytes((10, 1, rng.randrange(256), rng.randrange(1, 255))), b"\x0a\x00\x00\x35"
@@ -329,7 +329,7 @@ def small_talk(rng: random.Random) -> Iterator[bytes]:
 
 
 def shuffled(rng: random.Random, conversations: list[Iterator[bytes]]) -> Iterator[bytes]:
-    """Take from any conversation at a time, each in its order, until all have ended."""
+    """Interleave the conversations at random, each in its order, until all have ended."""
     draw = rng.random
     while conversations:
         place = int(draw() * len(conversations))
@@ -405,7 +405,7 @@ def unruly(rng: random.Random, truth: Truth, scale: float) -> Iterator[bytes]:
 
 
 def left_open(rng: random.Random, truth: Truth, scale: float) -> Iterator[bytes]:
-    """Connections that have had an exchange, and break off a kibibyte into a message, all at the end of the capture."""
+    """Connections with one exchange and then 1 KiB of a message that is cut off by the end of the capture."""
     mllp, count = Mllp(rng, truth), max(1, round(10_000 * scale))
     connections = [_analyzer(rng, number, 2575) for number in range(count)]
     for number, connection in enumerate(connections):
@@ -453,8 +453,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=sorted(KINDS))
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="that much of it (default 1)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="another seed, other traffic (default 1)")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="fraction of the traffic (default 1)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the random numbers (default 1)")
     options = parser.parse_args()
     began = time.perf_counter()
     summary = write(options.kind, options.out, scale=options.scale, seed=options.seed)

@@ -15,7 +15,7 @@ from hl7core.settings.reading import Settings
 
 
 def entry_point(name, kind, *, bundled=False, group="hl7core"):
-    """An entry point that names ``kind``, which stands in a module of its own."""
+    """An entry point that names the class ``kind``, in a module of its own."""
     module = types.ModuleType(f"fake_{name}")
     module.Plugin = kind
     sys.modules[module.__name__] = module

@@ -1,4 +1,4 @@
-"""The program as a person at a shell meets it: in a process of its own, and with nobody's settings in the environment."""
+"""Running ``hl7core`` as from a shell: in a process of its own, without hl7core variables in its environment."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ ENV = {name: value for name, value in os.environ.items() if not name.startswith(
 
 
 def command(*arguments):
-    """What a shell would start for ``hl7core ARGUMENTS``."""
+    """The command line of ``hl7core ARGUMENTS``."""
     return [sys.executable, "-m", "hl7core", *map(str, arguments)]
 
 
 def hl7core(*arguments, cwd, prefix=(), **env):
-    """Run ``hl7core`` in ``cwd``, which is its home too, and return how it ended and what it printed."""
+    """Run ``hl7core`` in ``cwd``, which is also its home; return its exit code and output."""
     return subprocess.run(
         [*prefix, *command(*arguments)],
         capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL,

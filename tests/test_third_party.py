@@ -1,4 +1,4 @@
-"""Plugins of others, as real distributions beside ours: found by entry point, toggled in a running engine."""
+"""Third-party plugins, installed as real distributions: found by entry point, toggled in a running engine."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import pytest
 from third_party import distribution, feeder, install, running_with
 
 FEED = """
-# An analyzer and a LIS who never stop talking: one numbered exchange each 5 ms.
+# An analyzer and a LIS that never stop talking: one numbered exchange every 5 ms.
 talk = TcpTalk()
 talk.open()
 number = 0
@@ -33,7 +33,7 @@ def _broken(name, arguments):
 
 
 class Raiser:
-    """It raises in every hook that is called while it runs."""
+    """Raises in every hook that is called while it runs."""
 
     @hookimpl
     def register_settings(self):
@@ -63,7 +63,7 @@ BROKEN = "raise ImportError('this distribution is broken')\n"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder with the example, installed by pip, and three distributions of less friendly people."""
+    """A folder with the example plugin, installed by pip, and three distributions that misbehave."""
     folder = tmp_path_factory.mktemp("site")
     install(folder, "hl7core-journal")
     distribution(folder, "feeder", feeder(FEED), {"feeder": "Feeder"})
@@ -101,7 +101,7 @@ def test_the_example_comes_and_goes_in_a_running_engine(running):
         assert {row[4] for row in csv.reader(file)} == {"mllp"}
 
 
-def test_one_that_raises_in_every_hook_and_one_that_cannot_be_imported_cost_nobody_a_session(running):
+def test_plugins_that_raise_in_every_hook_or_cannot_be_imported_lose_no_session(running):
     running.wait(running.stored)
     for name in ("raiser", "late_raiser", "broken", "journal"):
         text = running.settings.read_text()
@@ -122,4 +122,4 @@ def test_one_that_raises_in_every_hook_and_one_that_cannot_be_imported_cost_nobo
     numbers = sorted(int(session["messageInfo"][0]["controlId"]) for session in sessions if session["isComplete"])
     assert numbers == list(range(len(numbers)))  # from the first to the last, each once
     assert len(numbers) > 100
-    assert "on purpose" not in (running.folder / "log").read_text()  # what a plugin says might be a patient's name
+    assert "on purpose" not in (running.folder / "log").read_text()  # a plugin's message might hold a patient's name

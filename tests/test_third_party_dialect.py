@@ -1,4 +1,4 @@
-"""A dialect of others, as a real distribution: found by entry point, toggled in a running engine, used by ``read``."""
+"""A third-party dialect, installed as a real distribution: found, toggled in a running engine, used by ``read``."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ RESULT = b"\x02RS-0001    GLU          5.4mmol/l\x03"
 END = b"\x02E" + b" " * 32 + b"\x03"
 
 FEED = f"""
-# An analyzer that speaks the dialect, and one that speaks MLLP: a new connection each 20 ms.
+# An analyzer that speaks the dialect, and one that speaks MLLP: a new connection every 20 ms.
 number = 0
 while not self.over.wait(0.02):
     number += 1

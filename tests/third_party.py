@@ -1,4 +1,4 @@
-"""Plugins of others as real distributions: laid out or installed in a folder, and an engine that finds them there."""
+"""Third-party plugins as real distributions, written or installed to a folder, and an engine that finds them there."""
 
 from __future__ import annotations
 

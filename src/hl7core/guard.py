@@ -90,9 +90,18 @@ async def guarded(what: str, function: Callable[..., Any], *args: Any, deadline:
 
     ``what`` names the call in errors.  Raises PluginError or SettingsError, whatever the plugin raises.
     """
+
+    def call() -> Any:
+        try:
+            return function(*args)
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                raise
+            raise PluginError(f"{what}: {describe(error)}") from error  # here, where the call still has its name
+
     try:
         async with asyncio.timeout(deadline) as limit:
-            answer = await in_thread(function, *args, name=f"hl7core-{what}")
+            answer = await in_thread(call, name=f"hl7core-{what}")
             return await answer if inspect.isawaitable(answer) else answer
     except (PluginError, SettingsError):
         raise

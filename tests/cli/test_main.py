@@ -1,9 +1,10 @@
-"""The help of every command, in a terminal of 80 columns."""
+"""The command line as a whole: the help of every command, and wrong use."""
 
 import click
 import pytest
 
 from hl7core.cli.main import _COMMANDS, cli
+from shell import hl7core
 
 
 def commands(command, context):
@@ -24,3 +25,15 @@ def test_it_fits_and_nothing_is_cut_short(command, context):
     assert [line for line in lines if len(line) > 80] == []
     assert [line for line in lines[1:] if line.endswith("...")] == []
     assert "Examples:" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_help_ends_with_examples(name, tmp_path):
+    run = hl7core(name, "--help", cwd=tmp_path)
+    assert run.returncode == 0
+    assert "Examples:\n  " in run.stdout
+    assert run.stdout.rstrip().splitlines()[-1].strip().startswith(("hl7core", "sudo hl7core", "tcpdump"))
+
+
+def test_a_wrong_option_is_exit_2(tmp_path):
+    assert hl7core("read", "--no-such-option", cwd=tmp_path).returncode == 2

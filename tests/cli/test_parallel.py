@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hl7core.cli.parallel import jobs_for, shares_of
+from hl7core.cli.parallel import process_count, shards_of
 from hl7core.wire.decoder import ALL
 from hl7core.wire.pcap.synthetic_tcp import TcpTalk
 from hl7core.wire.pcap.writer import pcap_header, pcap_record
@@ -145,20 +145,20 @@ def test_an_interrupt_while_a_process_is_begun_is_not_lost(capture):
 
 @pytest.mark.parametrize("jobs", [2, 3, 8, 64])
 def test_the_shares_are_all_connections_and_the_one_that_prints_has_fewest(jobs):
-    shares = shares_of(jobs)
-    assert [place for share in shares for place in share] == list(ALL)
-    assert len(shares) == jobs
-    assert min(shares, key=len) is shares[0]
+    shards = shards_of(jobs)
+    assert [place for shard in shards for place in shard] == list(ALL)
+    assert len(shards) == jobs
+    assert min(shards, key=len) is shards[0]
 
 
 def test_pipes_and_small_files_are_read_by_one_process(capture, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    assert jobs_for([str(pipe)], 4) == 1
-    assert jobs_for(["-"], 4) == 1
-    assert jobs_for([str(capture)], None) == 1
-    assert jobs_for([str(capture)], 4) == 4
+    assert process_count([str(pipe)], 4) == 1
+    assert process_count(["-"], 4) == 1
+    assert process_count([str(capture)], None) == 1
+    assert process_count([str(capture)], 4) == 4
     large = tmp_path / "large.pcap"
     with large.open("wb") as file:
         file.truncate(64 << 20)
-    assert jobs_for([str(large)], None) == min(len(os.sched_getaffinity(0)), 8)
+    assert process_count([str(large)], None) == min(len(os.sched_getaffinity(0)), 8)

@@ -193,7 +193,7 @@ def test_a_write_that_does_not_read_back_equal_is_no_copy(tmp_path):
 def test_an_import_that_makes_no_sense_is_refused_with_the_reason(house):
     for source, error, words in (
         ("json_store", PluginError, "is the store of record"),
-        ("jsn_store", PluginError, "there is no plugin"),
+        ("jsn_store", PluginError, "no plugin jsn_store is installed"),
         ("redactor", PluginError, "is not running as a store"),
     ):
         with pytest.raises(error, match=words):

@@ -33,6 +33,7 @@ BREAKS = {
         "import hl7core.engine.control.client",
     ),
     "Floors of wire: from packets to sessions": ("src/hl7core/wire/connection.py", "import hl7core.wire.detect"),
+    "Commands stand on what they share": ("src/hl7core/cli/output/text.py", "import hl7core.cli.commands.read"),
     "The core knows no plugin": ("src/hl7core/engine/engine.py", "import hl7core_plugins.json_store"),
     "A bundled plugin uses the public door alone": (
         "plugins/hl7core_plugins/file_source/__init__.py",

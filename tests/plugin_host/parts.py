@@ -32,7 +32,7 @@ FINDING = Finding("odd", Severity.INFO, "odd")
 
 
 class Clock:
-    """Time that moves when told."""
+    """A clock that moves only when a test moves it."""
 
     def __init__(self):
         self.now = 1000.0
@@ -73,7 +73,7 @@ def notice(number):
 
 
 class Source:
-    """Enough of a source."""
+    """The least that counts as a packet source."""
 
     name = "fake"
 

@@ -4,12 +4,14 @@ import time
 
 import pytest
 
-from fakes import session
+from fakes import registry, session
+from hl7core.hookspecs import hookimpl
 from hl7core.model.events import Resync
 from hl7core.plugin_host import dispatch as dispatch_module
-from hl7core.plugin_host.calls import NotInService
-from hl7core.plugin_host.threads import HelperThread, NewsThread
-from plugin_host.parts import FINDING, notice, service, wait_for
+from hl7core.plugin_host.calls import Calls, NotInService
+from hl7core.plugin_host.hook_table import HookTable
+from hl7core.plugin_host.threads import HelperThread, NewsThread, PluginThreads
+from plugin_host.parts import FINDING, RUNTIME, notice, service, wait_for
 
 
 def test_news_keeps_its_order_and_close_waits_for_it():
@@ -128,9 +130,31 @@ def test_a_diagnose_that_hangs_delays_the_caller_once(monkeypatch):
 
 
 def test_a_helper_thread_that_has_ended_is_not_waited_for():
-    helper = HelperThread("one", object())
+    helper = HelperThread("one")
     assert helper.ask(lambda: "heard", 30) == "heard"
     helper.end()
     for _ in range(2):
         with pytest.raises(NotInService):
             helper.ask(lambda: "never heard", 1_000_000)
+
+
+def test_no_thread_is_started_to_ask_a_plugin_that_has_gone():
+    def threads():
+        return [thread.name for thread in threading.enumerate() if thread.name == "hl7core-ask-goes"]
+
+    made = registry({"goes": type("Plugin", (), {"diagnose": hookimpl(lambda self: [FINDING])})})
+    plugin_threads = PluginThreads(Calls(made))
+    table = HookTable(made, plugin_threads.follow)
+    asyncio.run(made.start(RUNTIME))
+    gone = table.of("goes", "diagnose")
+    asyncio.run(made.disable("goes"))
+    asyncio.run(made.enable("goes"))
+    here = table.of("goes", "diagnose")
+    assert plugin_threads.helper(here).ask(lambda: "asked", 30) == "asked"
+    with pytest.raises(NotInService):
+        plugin_threads.helper(gone)
+    assert len(threads()) == 1
+    plugin_threads.close(time.monotonic())
+    with pytest.raises(NotInService):
+        plugin_threads.helper(here)
+    wait_for(lambda: not threads())

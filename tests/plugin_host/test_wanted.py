@@ -21,7 +21,7 @@ def test_unknown_names_are_reported_with_the_closest_known_one():
         "plugins.json_stroe: no plugin json_stroe is installed; did you mean json_store?",
         "core.store: no plugin jsn_store is installed; did you mean json_store?",
     )
-    with pytest.raises(PluginError, match="there is no plugin json_stor; did you mean json_store"):
+    with pytest.raises(PluginError, match="no plugin json_stor is installed; did you mean json_store"):
         made.info("json_stor")
 
 

@@ -1,7 +1,7 @@
 """Replays capture files into the engine: pcap, pcapng, gzip, a pipe or standard input.
 
-``CaptureFile`` of the public API reads the files; this plugin passes on its batches.  Damage is reported once, with the
-packet number, after all packets before it have been passed on.
+The reader is hl7core's ``CaptureFile``.  Damage is reported once, with the packet's number, after every packet before
+it was emitted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FileSourceSettings(PluginSettings):
 
 
 class Replay:
-    """One or several capture files, in the order given, as a source of packets."""
+    """One or more capture files, in the order given, as a packet source."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = tuple(files)
@@ -45,11 +45,11 @@ class Replay:
 
     @property
     def name(self) -> str:
-        """The file's name, or how many there are."""
+        """The file's name, or the number of files."""
         return Path(self._files[0]).name if len(self._files) == 1 else f"{len(self._files)} files"
 
     def run(self, emit: Callable[[PacketBatch], None]) -> None:
-        """Hand the files' packets to ``emit``.  Raises CaptureFileError for the first damage, once all are read."""
+        """Emit the files' packets.  Raises CaptureFileError for the first damage, after all files were read."""
         damage = None
         for name in self._files:
             done = self._position
@@ -71,11 +71,11 @@ class Replay:
         self._stopped.set()
 
     def stats(self) -> SourceStats:
-        """Say how far it has read."""
+        """Return how far the files have been read."""
         return SourceStats(received=self._packets, position=self._position, size=self._size)
 
     def interfaces(self) -> Sequence[Interface]:
-        """Name the interfaces whose packets the files hold, as far as read."""
+        """Return the interfaces whose packets the files contain, as far as they have been read."""
         return tuple(self._interfaces)
 
 
@@ -89,5 +89,5 @@ class FileSource:
 
     @hookimpl
     def open_source(self, request: SourceRequest) -> PacketSource | None:
-        """Return a replay of the files asked for."""
+        """Return a replay of the files in ``request``, None if it names none."""
         return Replay(request.files) if request.files else None

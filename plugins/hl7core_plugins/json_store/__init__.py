@@ -1,8 +1,8 @@
-"""The default store: one JSON file per session, no database server needed.
+"""The default store: one JSON file per session, no database needed.
 
-The law: once ``persist_session`` has returned, the session survives a power cut.  Until then the previous file is
-intact. Saves, deletions and restorations run one after the other, so two saves of one id never overlap.  No log line
-and no error contains message content.
+The law: once ``persist_session`` has returned, the session survives a power cut; before that, what was stored earlier
+is still there, complete.  Sessions are saved, deleted and restored one after the other, so two saves of one id never
+interfere.  No log line and no error contains a session's content.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ __all__ = ["JsonStore", "JsonStoreSettings"]
 logger = logging.getLogger(__name__)
 
 _WORK_PERIOD: Final = timedelta(seconds=1)
-"""How often the index is worked on."""
+"""How often the index is updated."""
 
 
 class JsonStoreSettings(PluginSettings):
     """The table ``[plugins.json_store]``."""
 
-    enabled: bool = Field(default=True, description="Store each session in its own JSON file.")
+    enabled: bool = Field(default=True, description="Store each session as a JSON file.")
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """What there is between ``start`` and ``stop``."""
+    """What exists between ``start`` and ``stop``."""
 
     layout: Layout
     runtime: Runtime
@@ -83,7 +83,7 @@ class JsonStore:
 
     @hookimpl
     def configure(self, settings: PluginSettings) -> None:
-        """Take settings: there is nothing to set but whether it is enabled."""
+        """Apply ``settings``: there is nothing to set except whether the plugin is enabled."""
 
     @hookimpl
     def start(self, runtime: Runtime) -> None:
@@ -106,14 +106,14 @@ class JsonStore:
                 layout.prepare()
             except StoreError as error:  # each save says so too, and works once the folder can be used
                 logger.error("%s", error)  # noqa: TRY400
-            if not owner:  # another process's files in the making look like what a crash left
+            if not owner:  # files that another process is writing look like what a crash left
                 return
             done = recovery.put_right(layout, runtime.now(), lambda: _known(index))
         runtime.publish(RecoveryDone("json_store", done.recovered, done.cleaned))
 
     @hookimpl
     def stop(self) -> None:
-        """End; what was told as saved is on the disk."""
+        """Stop; every session reported as saved is on the disk."""
         with self._lock:
             ended, self._open = self._open, None
         if ended is not None:
@@ -132,7 +132,7 @@ class JsonStore:
 
     @hookimpl
     def persist_sessions(self, sessions: Sequence[Session], replace: bool) -> list[str | Exception]:
-        """Save several with one flush to the disk; one entry each, in order: its path, or why it was not saved."""
+        """Save several sessions with one flush; return for each, in order, its path or why it was not saved."""
         outcomes: list[str | Exception] = []
         with self._lock:
             try:
@@ -174,7 +174,7 @@ class JsonStore:
     def _piece(self, layout: Layout, session: Session, replace: bool) -> Piece:
         """Return what is to be written, without data if nothing is.  Raises StoreError or SessionRefused."""
         if not isinstance(session, Session) or SESSION_ID.fullmatch(session.id) is None:
-            raise SessionRefused("what should be saved is not a session with a valid id")
+            raise SessionRefused("the object to save is not a session with a valid id")
         with _telling(f"session {session.id} cannot be saved in {layout.sessions}"):
             final = layout.path_of(session.id)
             stored = files.read(final) if files.is_file(final) else None
@@ -182,7 +182,7 @@ class JsonStore:
             version = major_of(stored)
             if version is not None and version > CURRENT:
                 if replace:
-                    raise StoreError(f"session {session.id} was stored by a newer version and is never rewritten")
+                    raise StoreError(f"session {session.id} was stored by a newer version and is not rewritten")
                 return Piece(session.id, final, b"", replace)
             if not replace and session.id not in self._unsure and _holds(stored, session.id):
                 return Piece(session.id, final, b"", replace)
@@ -192,7 +192,7 @@ class JsonStore:
 
     @hookimpl
     def load_sessions(self, query: SessionQuery) -> list[Session]:
-        """Return at most ``query.limit`` sessions that fit, in its order; what cannot be read is logged and skipped.
+        """Return at most ``query.limit`` matching sessions, in its order; damaged ones are logged and skipped.
 
         Raises StoreError if the folder cannot be listed.
         """
@@ -224,7 +224,7 @@ class JsonStore:
 
     @hookimpl
     def restore_sessions(self, ids: Sequence[str]) -> list[str]:
-        """Bring sessions back from the trash and return the ids that came back."""
+        """Restore sessions from the trash and return the ids that were restored."""
         with self._lock:
             layout, reading = self._ready()
             reading.listings.forget()
@@ -232,7 +232,7 @@ class JsonStore:
 
     @hookimpl
     def empty_trash(self, before: datetime, limit: int = sys.maxsize) -> CleanupReport:
-        """Permanently delete what went to the trash before that time, at most ``limit`` sessions."""
+        """Delete permanently what went to the trash before that time, at most ``limit`` sessions."""
         with self._lock:
             return trash.empty(self._started().layout, before, limit)
 
@@ -244,7 +244,7 @@ class JsonStore:
 
     @hookimpl
     def store_size(self) -> int:
-        """Return the bytes of all stored sessions and of those in the trash.  Raises StoreError."""
+        """Return the size in bytes of all stored sessions, trash included.  Raises StoreError."""
         with self._lock:
             layout = self._started().layout
             layout.check()
@@ -255,11 +255,11 @@ class JsonStore:
 
     @property
     def folder(self) -> Path:
-        """Where the sessions lie.  Raises StoreError before ``start``."""
+        """The folder of the sessions.  Raises StoreError before ``start``."""
         return self._started().layout.sessions
 
     def session_exists(self, session_id: str) -> bool:
-        """Return whether a session is stored.  Raises StoreError if that cannot be told."""
+        """Return whether a session is stored.  Raises StoreError if the folder cannot be read."""
         with _telling(f"session {session_id} cannot be looked up"):
             return SESSION_ID.fullmatch(session_id) is not None and files.is_file(
                 self._started().layout.path_of(session_id)
@@ -298,7 +298,7 @@ def _telling(what: str) -> Iterator[None]:
 
 
 def _refused(session: object, error: Exception) -> SessionRefused:
-    """Say that a session has values of the wrong kind; the error may quote them, so only its kind is said."""
+    """Return the error for a session with values of the wrong type; it names only the cause's type and no value."""
     name = session.id if isinstance(session, Session) else "?"
     return SessionRefused(f"session {name} is not valid ({type(error).__name__})")
 

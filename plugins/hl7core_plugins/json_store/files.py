@@ -1,8 +1,8 @@
-"""Files that are written atomically, and on the disk before a save is reported.
+"""Files that are written atomically, and are on the disk before they are reported as saved.
 
-The law of a durable save: write all bytes to a draft in the same folder and fsync it; rename it; fsync the folder.
-Only then the save counts.  After a failed fsync the kernel may have discarded the data and forgotten the error, so that
-draft is never synced again: it is deleted, and the next attempt writes a new one.
+The law of a durable save: write all bytes to a new draft in the same folder and fsync it; give it its final name; fsync
+the folder; only then is it saved.  After a failed fsync the kernel may have dropped the data without a further error,
+so that draft is never synced again: it is discarded, and the next attempt writes a new one.
 
 No link is followed.  Folders have mode 0700 and files 0600, whatever the umask.
 """
@@ -46,12 +46,12 @@ _NO_LINKS_HERE: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP,
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _IN_THE_WAY: Final = "a folder, or a link, has the name of the file"
 _LARGEST: Final = 1 << 30
-"""No session is as large; what is would only use up the memory."""
+"""No session is this large; reading such a file would only use up memory."""
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and its missing parents, each durably and 0700.  Raises OSError, for a link too."""
+    """Create ``folder`` and its missing parents, durably and with mode 0700.  Raises OSError, also for a link."""
     try:
         mode = folder.lstat().st_mode
     except FileNotFoundError:
@@ -67,13 +67,13 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to the disk.  Raises OSError: which of the last changes are there is unknown."""
+    """Sync the names in ``folder`` to the disk.  Raises OSError; the last changes may then be on the disk or not."""
     with opened(folder) as descriptor:
         os.fsync(descriptor)
 
 
 class Draft(NamedTuple):
-    """A file that has not got its final name: its path, its open descriptor, and its inode."""
+    """A file without its final name yet: its path, its open descriptor, and its inode."""
 
     path: Path
     descriptor: int
@@ -99,13 +99,13 @@ def open_draft(folder: Path, session_id: str, data: bytes) -> Draft:
 
 
 def close(descriptor: int) -> None:
-    """Close what was synced already, or is to be discarded: an error now says nothing that counts."""
+    """Close a descriptor that was synced or is discarded, so that an error no longer matters."""
     with suppress(OSError):
         os.close(descriptor)
 
 
 def name_replace(draft: Path, final: Path) -> bool:
-    """Give a synced draft its final name, in place of the file that had it.  Raises OSError, if a link has it too."""
+    """Give a synced draft its final name, replacing the file there.  Raises OSError, also if a link is there."""
     try:
         if not stat.S_ISREG(final.lstat().st_mode):
             raise OSError(errno.EEXIST, _IN_THE_WAY, str(final))
@@ -116,7 +116,7 @@ def name_replace(draft: Path, final: Path) -> bool:
 
 
 def name_insert(draft: Path, final: Path) -> bool:
-    """Give a synced draft its final name if no file has it; false if one has.  Raises OSError, if a link has it too."""
+    """Give a synced draft its final name; false if a file has that name.  Raises OSError, also if a link has it."""
     try:
         os.link(draft, final, follow_symlinks=False)
     except FileExistsError:
@@ -171,7 +171,7 @@ def copy(source: Path, target: Path) -> bool:
 
 
 def discard(draft: Path) -> None:
-    """Remove a draft if it can be; what stays behind is swept up at the next start."""
+    """Remove a draft if possible; otherwise the next start removes it."""
     with suppress(OSError):
         draft.unlink()
 
@@ -202,7 +202,7 @@ def read(path: Path) -> bytes:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether ``path`` is a file, and no link to one.  Raises OSError if that cannot be told."""
+    """Return whether ``path`` is a regular file and not a link.  Raises OSError if it cannot be examined."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
@@ -211,7 +211,7 @@ def is_file(path: Path) -> bool:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[int]:
-    """Open ``folder``, following no link, and give its descriptor.  Raises OSError."""
+    """Open ``folder``, following no link, and yield its descriptor.  Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield descriptor

@@ -1,9 +1,9 @@
 """Group commit: one flush to the disk for many sessions.
 
-The law: all drafts are on the disk before the first gets its name, all names before anyone is told.  Where the file
-system answers for it, one ``syncfs`` brings all drafts to the disk (Linux 5.8 and later report its errors to whoever
-opened the file system before them); elsewhere each is synced.  When that fails nobody knows which draft is whole, so
-all are discarded and each session is written again, to a new file, by itself.
+The law: all drafts are on the disk before the first gets its final name, and all names before anything is reported as
+saved.  On file systems that support it one ``syncfs`` syncs all drafts (Linux 5.8 and later report its errors through
+descriptors opened before them); elsewhere each draft is synced.  If that fails, any draft may be incomplete, so all are
+discarded and each session is written again on its own, to a new file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from hl7core_plugins.json_store import files
 __all__ = ["Piece", "save_group"]
 
 GROUP: Final = 256
-"""So many drafts are open at once at most."""
+"""How many drafts at most are open at once."""
 _ALONE: Final = 2
-"""So few are cheaper to sync one by one: ``syncfs`` waits for other programs' data, too."""
+"""Up to this many are synced one by one, which is cheaper: ``syncfs`` waits for other programs' data too."""
 _SOUND: Final = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs"})
 
 
@@ -98,7 +98,7 @@ def _save_one(piece: Piece) -> int | OSError:
 
 
 def _synced(folders: Sequence[int], drafts: Sequence[int]) -> bool:
-    """Bring the drafts to the disk: all at once if ``folders`` are given, else one by one."""
+    """Sync the drafts to the disk, all at once if ``folders`` are given, else one by one."""
     try:
         if folders:
             for descriptor in folders:
@@ -112,7 +112,7 @@ def _synced(folders: Sequence[int], drafts: Sequence[int]) -> bool:
 
 
 def _handles(folders: Collection[Path]) -> list[int]:
-    """Open ``folders`` before anything is written to them; return none if ``syncfs`` would not do."""
+    """Open ``folders`` before anything is written to them; return an empty list if ``syncfs`` cannot be used."""
     handles: list[int] = []
     try:
         if all(_syncs_as_one(folder) for folder in folders):
@@ -132,7 +132,7 @@ def _syncfs(descriptor: int) -> None:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """Return the C library if its ``syncfs`` tells of errors."""
+    """Return the C library if its ``syncfs`` reports errors."""
     release = re.match(r"(\d+)\.(\d+)", os.uname().release)
     if not sys.platform.startswith("linux") or release is None or (int(release[1]), int(release[2])) < (5, 8):
         return None
@@ -141,12 +141,12 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _syncs_as_one(folder: Path) -> bool:
-    """Return whether ``syncfs`` can be trusted with ``folder``; on some network and FUSE file systems it cannot."""
+    """Return whether ``syncfs`` works for ``folder``: on some network and FUSE file systems it does little."""
     return _library() is not None and _file_system(os.stat(folder).st_dev) in _SOUND  # noqa: PTH116
 
 
 def _file_system(device: int) -> str:
-    """Return the type of the file system that ``device`` is, "" if it cannot be told."""
+    """Return the type of the file system ``device``, "" if unknown."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()

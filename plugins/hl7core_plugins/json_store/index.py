@@ -1,12 +1,12 @@
-"""The index: which files cannot hold what a query asks for, so that they need not be read.
+"""The index: which files cannot match a query, so that they need not be read.
 
-The law: the files are the truth.  The index only rules files out, and only those it saw exactly as they are now (change
-time, size, inode); whatever it does not know, has lost or finds damaged is read.  So it may be deleted at any time, and
-nothing need be synced: what a power cut tears costs the reading of some files.
+The law: the files are the truth.  The index only excludes files, and only if they are exactly as it saw them (change
+time, size, inode); a file that it does not know, or whose row is lost or damaged, is read.  So the index may be deleted
+at any time, and is never synced: after a power cut, some files are read again.
 
-It is one file of rows, to which each process appends; the last word on a file is the row with its present stamp.  The
-owner of the data folder writes it anew when too much of it is out of date.  ``work`` is called every second or so: it
-writes down what was saved, and reads what is unknown, a little at a time.
+It is one file of rows, to which each process appends; the row with a file's present stamp is the valid one.  The owner
+of the data folder rewrites it when too many rows are outdated.  ``work`` is called about every second: it writes out
+what was saved, and reads unknown files, a few at a time.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Index:
         self._broken = False  # it cannot be written at present
 
     def note(self, session: Session, stamp: str, *, exact: bool) -> None:
-        """Take note of what the file with ``stamp`` holds, ``exact`` if as we write it; it is written down soon."""
+        """Record the content of the file with ``stamp``, ``exact`` if as we write it; it is written out soon."""
         if not stamp:
             return
         with self._lock:
@@ -88,7 +88,7 @@ class Index:
             self.flush(wait=False)
 
     def flush(self, *, wait: bool = True) -> None:
-        """Write down what was noted; without ``wait`` only if nobody else is writing."""
+        """Write out what was recorded; without ``wait`` only if no other thread is writing."""
         if not self._writing.acquire(blocking=wait):
             return
         try:
@@ -107,7 +107,7 @@ class Index:
             self._writing.release()
 
     def sift(self, stamps: dict[str, str], query: SessionQuery) -> Sifted:
-        """Take out of ``stamps`` the sessions whose files have them and that cannot fit ``query``."""
+        """Remove from ``stamps`` the sessions whose files still have them and that cannot match ``query``."""
         self.flush(wait=False)
         sieve = Sieve(query)
         known, exact = set(), set()
@@ -121,16 +121,16 @@ class Index:
         return Sifted(known, exact)
 
     def starts(self) -> dict[str, int]:
-        """Return when sessions start whose ids do not tell it, in unix milliseconds, as far as the index knows."""
+        """Return the start, in unix milliseconds, of sessions whose ids do not contain it, if the index knows it."""
         self.flush(wait=False)
         return odd_starts(self._lines())
 
     def known(self) -> set[str]:
-        """Return the sessions whose files are known as they are now.  Raises OSError if they cannot be listed."""
+        """Return the sessions whose files the index knows in their present state.  Raises OSError if listing fails."""
         return self._known(self._layout.seen().stamps)
 
     def work(self) -> None:
-        """Write down what was noted, and go on reading what is unknown; returns within a second or so."""
+        """Write out what was recorded and continue to read unknown files; returns within about a second."""
         self.flush()
         now = self._clock()
         if self._reviewed is None or now >= self._reviewed + _REVIEW_SECONDS or self._inode() != self._file:
@@ -146,7 +146,7 @@ class Index:
     # Reviewing, and reading what is unknown.
 
     def _review(self) -> None:
-        """Compare the index with the files: what is unknown is to be read, too many rows of no use are dropped."""
+        """Compare the index with the files: list the unknown ones for reading, drop rows if too many are useless."""
         try:
             seen = self._layout.seen()
         except OSError as error:
@@ -157,7 +157,7 @@ class Index:
         self._todo = sorted((i, seen.folders[i]) for i, stamp in seen.stamps.items() if stamp and i not in known)
         self._unknown = len(self._todo)
         if self._unknown >= _WORTH_TELLING:
-            logger.info("%d of %d stored sessions are not in the index yet; they are read now", self._unknown,
+            logger.info("%d of %d stored sessions are not in the index yet; reading them now", self._unknown,
                         len(seen.stamps))  # fmt: skip
         if self._owner and rows > len(known) * 3 // 2 + _SPARE_ROWS:
             self._compact(seen.stamps)
@@ -174,7 +174,7 @@ class Index:
             logger.info("the index is complete: %d sessions were read", self._unknown)
 
     def _read(self, path: Path) -> None:
-        """Take note of the session in ``path``; what cannot be read stays unknown, and whoever asks for it is told."""
+        """Record the session in ``path``; a damaged file stays unknown, and is reported by the query that reads it."""
         try:
             data, status = files.look(path)
             session = session_from_json(data)
@@ -184,7 +184,7 @@ class Index:
             self.found(session, data, status)
 
     def found(self, session: Session, data: bytes, status: os.stat_result) -> None:
-        """Take note of what was read from a file: its bytes, and its state before."""
+        """Record what was read from a file: its bytes, and its state before."""
         if changed_just_now(status) or (major_of(data) or 0) < CURRENT:
             return  # it may look the same and be another; a predecessor's session expires as from when it is read
         try:
@@ -231,7 +231,7 @@ class Index:
         return descriptor
 
     def _compact(self, stamps: Mapping[str, str]) -> None:
-        """Write the file anew with the rows that count, and remove those that other versions have made."""
+        """Rewrite the index with the valid rows only, and remove the index files of other versions."""
         fresh = self.path.with_suffix(".new")
         with self._writing:
             try:

@@ -1,9 +1,8 @@
-"""Where sessions lie: ``{output_folder}/sessions/{id}.json``, in folders below it too, the trash beside it.
+"""Where sessions are stored: ``{output_folder}/sessions/{id}.json``, or in a subfolder; the trash is beside it.
 
-The law: only a regular file whose name is an id and ``.json`` is a session; links are not followed, not even for
-``sessions/`` itself.  Names of our own ids sort by time, so a listing opens no more files than it needs.  A folder that
-is gone is made again, but never where the disk that it lay on is gone: what was saved below an empty mount point would
-be hidden when the disk comes back.
+The law: only a regular file named by an id and ``.json`` is a session; links are not followed, not even for
+``sessions/`` itself.  Our ids sort by time, so a listing opens no more files than it needs.  A missing folder is
+created again, but not if its disk is gone: files in an empty mount point would be hidden once the disk is back.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ __all__ = ["Layout", "Seen", "changed_just_now", "is_session", "millis_of", "sta
 logger = logging.getLogger(__name__)
 
 _EARLIEST: Final = 946_684_800_000
-"""An id whose first 48 bits say a time before the year 2000 tells no time."""
+"""An id whose first 48 bits are a time before the year 2000 contains no time."""
 JUST_NOW_NS: Final = 2_000_000_000
-"""A file may change twice within one tick of its file system's clock, and look the same; no tick takes longer."""
+"""Longer than any tick of a file system's clock; a file that changes twice within a tick looks the same."""
 _A_WHILE: Final = 500
-"""After so many entries somebody else gets a turn."""
+"""How many entries are listed before others get a turn."""
 _NAME: Final = re.compile(rf"{SESSION_ID.pattern}\.json")
 
 
 def told(error: OSError, what: str) -> StoreError:
-    """Return an error of the system as one for people: what failed, and why, without any content."""
+    """Return a system error as a StoreError: what failed and why, without any content."""
     return StoreError(f"{what}: {error.strerror or type(error).__name__}")
 
 
 def millis_of(session_id: str) -> int | None:
-    """Return the start that a time-ordered id names, in unix milliseconds; None if the id names none."""
+    """Return the start in a time-ordered id, in unix milliseconds; None if the id has none."""
     if session_id[14:15] != "7" or session_id[8:9] != "-":
         return None
     try:
@@ -59,7 +58,7 @@ def stamp_of(status: os.stat_result) -> str:
 
 
 def changed_just_now(status: os.stat_result, now_ns: int | None = None) -> bool:
-    """Return whether a file changed so lately that another change may not show; ``now_ns``: the time, if known."""
+    """Return whether a file changed so recently that another change may not show; ``now_ns``: the time, if known."""
     return abs((time.time_ns() if now_ns is None else now_ns) - status.st_ctime_ns) <= JUST_NOW_NS
 
 
@@ -84,7 +83,7 @@ class Layout:
         self._around: frozenset[int] | None = None  # the file systems around ours, once ours is known
 
     def prepare(self) -> None:
-        """Make ``sessions/`` if it is missing.  Raises StoreError."""
+        """Create ``sessions/`` if it is missing.  Raises StoreError."""
         self.check()
         try:
             files.make_folder(self.sessions)
@@ -97,7 +96,7 @@ class Layout:
             raise told(error, f"cannot make or use the folder {self.sessions}") from error
 
     def check(self) -> None:
-        """Raise StoreError if the disk that the sessions lay on is gone."""
+        """Raise StoreError if the disk of the sessions is gone."""
         for folder in (self.sessions, *self.sessions.parents):
             try:
                 device = os.stat(folder).st_dev  # noqa: PTH116
@@ -106,7 +105,7 @@ class Layout:
                     raise told(error, f"cannot use the folder {folder}") from error
                 continue
             if self._around and device in self._around:
-                raise StoreError(f"the disk that {self.sessions} lay on is gone; it is waited for")
+                raise StoreError(f"the disk of {self.sessions} is gone; saving continues when it is back")
             return
 
     def _check_mode(self, folder: Path) -> None:
@@ -115,10 +114,10 @@ class Layout:
         except OSError:  # not there yet, and ours will be 0700
             return
         if mode & 0o077:
-            logger.warning("%s holds patient data and is open to others (mode %o): chmod 700 it", folder, mode)
+            logger.warning("%s holds patient data and has mode %o: run chmod 700 on it", folder, mode)
 
     def path_of(self, session_id: str) -> Path:
-        """Return where a session lies, or would.  Raises OSError if the folder cannot be looked into."""
+        """Return the path where a session is, or would be, stored.  Raises OSError if the folder cannot be read."""
         flat = self.sessions / f"{session_id}.json"
         if self._below and not files.is_file(flat):
             for folder in self._below:
@@ -127,7 +126,7 @@ class Layout:
         return flat
 
     def names(self) -> dict[str, Path]:
-        """Return the stored sessions by id, each with the folder it lies in.
+        """Return the stored sessions by id, each with its folder.
 
         Of two files with one id the one nearer to the top counts.  Raises OSError if ``sessions/`` is there and cannot
         be listed.
@@ -159,7 +158,7 @@ class Layout:
         return Seen(folders, stamps)
 
     def size(self) -> int:
-        """Return the bytes of all stored sessions.  Raises OSError as ``names`` does."""
+        """Return the size in bytes of all stored sessions.  Raises OSError as ``names`` does."""
         total = 0
         for _, entry in self._walk():
             if is_session(entry.name):
@@ -174,7 +173,7 @@ class Layout:
         return [folder / entry.name for folder, entry in self._walk() if wanted(entry.name)]
 
     def _walk(self) -> Iterator[tuple[Path, os.DirEntry[str]]]:
-        """Yield every regular file below ``sessions/``, the upper ones first, and the folder that it lies in."""
+        """Yield every regular file below ``sessions/`` with its folder, upper folders first."""
         below: list[Path] = []
         waiting = [self.sessions]
         for folder in waiting:  # it grows while we go
@@ -193,7 +192,7 @@ class Layout:
             except OSError as error:
                 if folder == self.sessions:
                     raise
-                logger.error("%s cannot be listed (%s); the sessions in it are passed over", folder, error.strerror)  # noqa: TRY400
+                logger.error("%s cannot be listed (%s); the sessions in it are skipped", folder, error.strerror)  # noqa: TRY400
         self._below = tuple(below)
 
 

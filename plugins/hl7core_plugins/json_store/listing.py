@@ -1,9 +1,9 @@
-"""Listings: the sessions that may fit a query, in order, so that a page costs what it holds.
+"""Listings: the sessions that may match a query, in order, so that the cost of a page depends only on its size.
 
-The law: a listing says which files are read and in what order, never what is in them.  Each is read when its turn
-comes, so what was edited, moved or taken away meanwhile is met as it is.  Every query begins with a listing of its own;
-whoever turns its pages goes on in one, which takes in what this store saves.  What others put into the folder is in it
-when it is made anew: after half a minute, or twenty times as long as it took to make.
+The law: a listing has the order in which files are read, never their content.  Each file is read when its turn comes,
+so a file that was edited, moved or removed meanwhile counts as it is then.  The first page of a query makes a new
+listing; the next pages use it, and what this store saves meanwhile is added to it.  What other processes add to the
+folder appears once the listing is made again: after 30 s, or twenty times as long as it took to make.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["Bounds", "Listing", "Listings"]
 
 _SERVES_SECONDS: Final = 30.0
 _SERVES_TIMES: Final = 20.0
-"""So many times as long as it took: making listings takes no more than a twentieth of the time."""
+"""A listing is kept this many times as long as it took to make, so making them takes at most 5 % of the time."""
 _MOST: Final = 4
-"""So many queries at once go on in listings of theirs; a listing takes some 130 bytes a session."""
+"""How many listings are kept; one takes about 130 bytes per session."""
 
 
 class Bounds(NamedTuple):
-    """The first and the last millisecond in which a session that fits may start."""
+    """The first and the last millisecond in which a matching session may start."""
 
     first: int
     last: int
@@ -120,7 +120,7 @@ class Listing:
                 first = millis + 1
 
     def path_of(self, session_id: str) -> Path:
-        """Return where the session's file lay."""
+        """Return the path that the session's file had."""
         return self._elsewhere.get(session_id, self._top) / f"{session_id}.json"
 
     def is_unknown(self, session_id: str) -> bool:
@@ -128,7 +128,7 @@ class Listing:
         return session_id in self._unknown
 
     def is_exact(self, session_id: str, status: os.stat_result) -> bool:
-        """Return whether the session's file is as this version writes it, and still the one that was listed."""
+        """Return whether the session's file is as this version writes it, and unchanged since it was listed."""
         return self._stamps.get(session_id) == stamp_of(status)
 
 
@@ -141,7 +141,7 @@ class _Kept:
 
 
 class Listings:
-    """The listings in which queries go on whose pages are turned; safe to use from any thread."""
+    """The listings kept for the next pages of queries; safe to use from any thread."""
 
     def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
         self._layout = layout
@@ -185,19 +185,19 @@ class Listings:
             self._kept.pop(_key(query), None)
 
     def saved(self, session_id: str, millis: int, before: int, folder: Path) -> None:
-        """Take in what was saved, as ``Listing.saved`` does."""
+        """Add what was saved, as ``Listing.saved`` does."""
         with self._lock:
             listings = [kept.listing for kept in self._kept.values()]
         for listing in listings:
             listing.saved(session_id, millis, before, folder)
 
     def forget(self) -> None:
-        """Something has come into the folder in another way: let every query list anew."""
+        """Drop all listings, since files were added to the folder in another way."""
         with self._lock:
             self._kept.clear()
 
     def tidy(self) -> None:
-        """Let go what serves no more."""
+        """Drop the listings that are too old."""
         now = self._clock()
         with self._lock:
             for key in [key for key, kept in self._kept.items() if kept.until and now >= kept.until]:

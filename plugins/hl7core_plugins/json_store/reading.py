@@ -1,10 +1,10 @@
-"""Listing sessions: in order, by as few files as need be opened.
+"""Finding sessions, in order, by opening as few files as possible.
 
-The law: a file that cannot be read is logged (once while it stays as it is) and skipped; it is never moved, and never
-hides the others.  What comes is what ``matches`` says of the files as they are; the index only spares the reading of
-some, and a listing that is kept the listing of all for each page.  The ids of sessions name the millisecond of their
-start, so files are taken in that order and the reading ends when enough have come; those of one millisecond are sorted
-by what is in them.  However long it takes, saves need not wait for it.
+The law: a file that cannot be read is logged (once, until it changes) and skipped; it is never moved, and never hides
+the others.  ``matches`` decides which files are found; the index only saves reading some of them, and a kept listing
+saves listing the folder for each page.  A session's id contains the millisecond of its start, so files are read in that
+order and reading ends once enough were found; those of one millisecond are sorted by their content.  Saves do not wait
+for a query.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _A_WHILE: Final = 1000
-"""After so many names somebody else gets a turn."""
+"""How many names are looked at before others get a turn."""
 
 
 class Reading:
@@ -62,7 +62,7 @@ class Reading:
         self._odd: dict[str, int] | None = None  # the starts of sessions whose ids name another time, or none
 
     def stored(self, session: Session, path: Path, inode: int) -> None:
-        """Take note of a session that was saved in ``path``, in the file with that inode."""
+        """Record a session that was saved in ``path``, in the file with that inode."""
         before = self._start_of(session.id)
         self._place(session)
         millis = session.start_ns // 1_000_000
@@ -75,7 +75,7 @@ class Reading:
             self._index.note(session, stamp_of(status), exact=True)
 
     def _place(self, session: Session) -> None:
-        """Remember when it starts, if its id does not tell."""
+        """Remember when the session starts, if its id does not contain it."""
         starts = self._starts()
         millis = session.start_ns // 1_000_000
         if millis_of(session.id) != millis:
@@ -84,7 +84,7 @@ class Reading:
             starts.pop(session.id, None)
 
     def load(self, query: SessionQuery, now: datetime) -> list[Session]:
-        """Return what fits, in order.  Raises OSError if the folder cannot be listed."""
+        """Return the matching sessions, in order.  Raises OSError if the folder cannot be listed."""
         bounds = _bounds(query)
         listing = self.listings.of(query, bounds, lambda listing: self._list(listing, query, now))
         found: list[Session] = []
@@ -104,7 +104,7 @@ class Reading:
         return found[: max(0, query.limit)]
 
     def _list(self, listing: Listing, query: SessionQuery, now: datetime) -> None:
-        """Fill ``listing`` with what may fit, as far as can be told without reading it."""
+        """Fill ``listing`` with the sessions that may match, as far as is known without reading them."""
         if query.ids:
             asked = [i for i in dict.fromkeys(query.ids) if SESSION_ID.fullmatch(i)]
             folders = {i: self._layout.path_of(i).parent for i in asked}
@@ -129,7 +129,7 @@ class Reading:
         )
 
     def _timed(self, folders: Mapping[str, Path], bounds: Bounds, now: datetime) -> list[tuple[int, str]]:
-        """Return those of the sessions that start within ``bounds``, and when."""
+        """Return the sessions that start within ``bounds``, each with its start."""
         timed: list[tuple[int, str]] = []
         for number, session_id in enumerate(folders):
             if not number % _A_WHILE:
@@ -145,11 +145,11 @@ class Reading:
         return timed
 
     def _start_of(self, session_id: str) -> int | None:
-        """Return when a session starts, in unix milliseconds, as far as that is known without reading it."""
+        """Return the start of a session in unix milliseconds, None if it is not known without reading it."""
         return self._starts().get(session_id) or millis_of(session_id)
 
     def _fitting(self, listing: Listing, session_id: str, query: SessionQuery, now: datetime) -> Session | None:
-        """Return a session if it can be read and fits."""
+        """Return a session if it can be read and matches."""
 
         def needless(data: bytes, status: os.stat_result) -> bool:
             return bool(query.text) and listing.is_exact(session_id, status) and _escaped(query.text) not in data
@@ -165,7 +165,7 @@ class Reading:
         *,
         note: bool = True,
     ) -> Session | None:
-        """Return the session in a file if it can be read, and is not ``needless`` by its bytes and state.
+        """Return the session in a file if it can be read and is not ``needless``, judged by its bytes and state.
 
         ``note``: the index is told.
         """
@@ -187,7 +187,7 @@ class Reading:
         return session
 
     def _starts(self) -> dict[str, int]:
-        """Return the starts that ids do not tell; what the index knows of them is looked up once."""
+        """Return the starts of sessions whose ids do not contain them; the index is asked once."""
         if self._odd is None:
             self._odd = self._index.starts()
         return self._odd
@@ -203,7 +203,7 @@ class Reading:
 
 
 def _bounds(query: SessionQuery) -> Bounds:
-    """Return the first and the last millisecond in which a session that fits may start."""
+    """Return the first and the last millisecond in which a matching session may start."""
     first, last = 0, 1 << 63
     if query.since is not None:
         first = _millis(query.since)
@@ -223,5 +223,5 @@ def _millis(time: datetime) -> int:
 
 
 def _escaped(value: str) -> bytes:
-    """Return ``value`` as it stands in our JSON; what UTF-8 cannot hold stands in none."""
+    """Return ``value`` as we write it in JSON; text that is not valid Unicode occurs in no file."""
     return json.dumps(value, ensure_ascii=False)[1:-1].encode(errors="surrogatepass")

@@ -1,8 +1,8 @@
-"""What a start puts right: drafts that a crash left behind, and files of the predecessor's.
+"""Recovery at the start: drafts that a crash left behind, and files of the predecessor.
 
-The law: nothing is thrown away that is whole and newer than what is stored, and nothing that cannot be read is touched
-except a draft.  One failure does not stop the rest, and none of them keeps the store from starting.  Runs under the
-engine's lock; still, a process that lives may be writing a draft (``read --store``), which is left to it.
+The law: no complete draft that is newer than the stored session is deleted, and no unreadable file except a draft is
+touched.  A failure stops neither the rest nor the start of the store.  It runs under the engine's lock; still, another
+live process (``read --store``) may be writing a draft, which is then left alone.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ logger = logging.getLogger(__name__)
 _BUSY_SECONDS: Final = 600
 _BUDGET_SECONDS: Final = 3.0
 _DONE: Final = ".schema-2"
-"""This file in ``sessions/`` says that every file in it has been looked at once."""
+"""A file in ``sessions/`` which means that every other file there has been checked once."""
 
 
 class Recovered(NamedTuple):
-    """How many drafts became sessions, and how many were cleaned away."""
+    """How many drafts became sessions, and how many were removed."""
 
     recovered: int = 0
     cleaned: int = 0
 
 
 def put_right(layout: Layout, now: datetime, known: Callable[[], Container[str]]) -> Recovered:
-    """Do both, ``recover`` and ``migrate``; return what became of the drafts."""
+    """Call ``recover`` and ``migrate``; return what became of the drafts."""
     done = layout.sessions / _DONE
     seen = _exists(done)
     paths = _files(layout, lambda name: name.endswith((".tmp", ".json")) and not (seen and is_session(name)))
@@ -84,16 +84,16 @@ def recover(layout: Layout, drafts: Iterable[Path]) -> Recovered:
         try:
             files.sync_folder(folder)
         except OSError as error:
-            logger.error("%s cannot be brought to the disk: %s", folder, error.strerror)  # noqa: TRY400
+            logger.error("%s cannot be synced to the disk: %s", folder, error.strerror)  # noqa: TRY400
     if recovered or cleaned:
-        logger.warning("after an interrupted run: %d sessions recovered, %d drafts cleaned", recovered, cleaned)
+        logger.warning("after an interrupted run: %d sessions recovered, %d drafts removed", recovered, cleaned)
     return Recovered(recovered, cleaned)
 
 
 def migrate(
     layout: Layout, paths: Iterable[Path], now: datetime, *, clock: Callable[[], float] = time.monotonic
 ) -> bool:
-    """Bring those of the files up to this schema that are the predecessor's; their originals go to ``predecessor/``.
+    """Convert the predecessor's files to this schema; the originals go to ``predecessor/``.
 
     False if there are too many for one start: the next goes on, and by then the index knows those that need nothing.
     """
@@ -108,25 +108,25 @@ def migrate(
             migrated += _bring_up(layout, path, now)
         except (OSError, Hl7coreError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            logger.error("%s is passed over: %s", path, reason)  # noqa: TRY400
+            logger.error("%s is skipped: %s", path, reason)  # noqa: TRY400
     if migrated:
-        logger.warning("%d files of an earlier version were brought up; the originals are in %s", migrated,
+        logger.warning("%d files of an earlier version were converted; the originals are in %s", migrated,
                        layout.originals)  # fmt: skip
     return complete
 
 
 def _bring_up(layout: Layout, path: Path, now: datetime) -> bool:
-    """Save one file's session under its proper name and schema, and set the original aside; false if it is current."""
+    """Save one file's session under its proper name and schema and move the original; false if it is current."""
     data = files.read(path)
     version = major_of(data)
     if version is not None and version >= CURRENT:
         if version > CURRENT:
-            logger.warning("%s was written by a newer version: it is read and never rewritten", path)
+            logger.warning("%s was written by a newer version: it is read but not rewritten", path)
         return False
     session = session_from_json(data, now=now)
     fresh = session_to_json(session)
     if session_from_json(fresh) != session:
-        raise StoreError("what would be written is not what was read")
+        raise StoreError("converting the file would lose content")
     final = path.with_name(f"{session.id}.json")
     files.make_folder(layout.originals)
     if final == path:
@@ -154,7 +154,7 @@ def _aside(layout: Layout, path: Path, number: int) -> Path:
 
 
 def _session(draft: Path) -> tuple[Session | None, bytes]:
-    """Return the session that a draft holds, None if it is not whole or not the one that its name says."""
+    """Return the session in a draft, None if it is incomplete or not the one in the draft's name."""
     data = files.read(draft)
     try:
         session = session_from_json(data)
@@ -165,7 +165,7 @@ def _session(draft: Path) -> tuple[Session | None, bytes]:
 
 
 def _is_busy(draft: Path) -> bool:
-    """Return whether another process that lives may still be writing this draft."""
+    """Return whether another live process may still be writing this draft."""
     match = files.DRAFT.fullmatch(draft.name)
     if match is None or int(match["pid"]) == os.getpid():
         return False
@@ -188,12 +188,12 @@ def _exists(path: Path) -> bool:
 
 
 def _is_draft(name: str) -> bool:
-    """Return whether a save left a file of this name behind, ours or the predecessor's."""
+    """Return whether this is the name of a file that a save left behind, ours or the predecessor's."""
     return name.endswith(".json.tmp") or files.DRAFT.fullmatch(name) is not None
 
 
 def _is_no_older(final: Path, draft: Path) -> bool:
-    """Return whether what is stored stays: it is as new as the draft, or of a version that is never rewritten."""
+    """Return whether the stored file is kept: it is as new as the draft, or of a newer version."""
     if not files.is_file(final):
         return False
     if final.lstat().st_mtime_ns >= draft.lstat().st_mtime_ns:
@@ -202,7 +202,7 @@ def _is_no_older(final: Path, draft: Path) -> bool:
 
 
 def _files(layout: Layout, wanted: Callable[[str], bool]) -> list[Path]:
-    """Return the files below ``sessions/`` whose names are ``wanted``."""
+    """Return the files below ``sessions/`` whose names ``wanted`` accepts."""
     try:
         return layout.files(wanted)
     except OSError as error:

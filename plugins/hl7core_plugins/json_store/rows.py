@@ -1,12 +1,12 @@
-"""Rows: what the index keeps of a session, a line each, and which rows fit a query.
+"""Rows: what the index has of a session, one line each, and which rows may match a query.
 
-The law: a row vouches for itself: one that is cut off, damaged or of a file that has changed counts for nothing.  A row
-may fit where its session does not, never the other way round.  It holds no content, only digests of what is searched
-for, each short and at home in one kind of value.
+The law: a row that is truncated, damaged or of a file that has changed is ignored.  A row may match a query that its
+session does not match, never the other way round.  It has no content, only short digests of the values that can be
+searched for, separate for each kind of value.
 
-A line is a checksum of what follows; the id; the session's start in unix milliseconds, "-" where the id names it; the
-file's stamp; when it expires in unix milliseconds, "-" for never; the digests; and "=" where the file is, byte for
-byte, what this version writes.
+A line is a checksum of the rest; the id; the session's start in unix milliseconds, "-" if the id contains it; the
+file's stamp; its expiry in unix milliseconds, "-" for never; the digests; and "=" if the file is, byte for byte, what
+this version writes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hl7core_plugins.json_store.layout import millis_of
 __all__ = ["FORMAT", "Row", "Sieve", "is_exact", "odd_starts", "row_of", "rows_in"]
 
 FORMAT: Final = 1
-"""Raise it when a row of before would say something else now."""
+"""Increase it whenever an old row would have another content now."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -59,7 +59,7 @@ def row_of(session: Session, stamp: str, *, exact: bool) -> bytes:
 
 
 def rows_in(lines: Iterable[bytes], stamps: Mapping[str, str]) -> Iterator[Row]:
-    """Yield the rows among ``lines`` that are whole and of files that have these ``stamps``, by the session's id."""
+    """Yield the complete rows among ``lines`` whose files have these ``stamps``, each with the session's id."""
     stamp_of = stamps.get
     for line in lines:  # a hundred thousand times a query
         row = line.decode("latin-1").split(" ", 5)
@@ -68,7 +68,7 @@ def rows_in(lines: Iterable[bytes], stamps: Mapping[str, str]) -> Iterator[Row]:
 
 
 def odd_starts(lines: Iterable[bytes]) -> dict[str, int]:
-    """Return when the sessions start whose ids do not tell it, in unix milliseconds."""
+    """Return the start, in unix milliseconds, of the sessions whose ids do not contain it."""
     found: dict[str, int] = {}
     for line in lines:
         usual = line[_START] == b"-"
@@ -108,11 +108,11 @@ class Sieve:
         self._expired = None if query.expired_at is None else _millis(query.expired_at)
 
     def __bool__(self) -> bool:
-        """Whether it tells rows apart at all."""
+        """Whether the query can exclude any row."""
         return bool(self._all or self._any or self._expired is not None)
 
     def passes(self, row: Row) -> bool:
-        """Return whether the session of ``row`` may fit."""
+        """Return whether the session of ``row`` may match."""
         expires, digests = row[4], row[5]
         for digest in self._all:
             if digest not in digests:

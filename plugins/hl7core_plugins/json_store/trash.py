@@ -1,8 +1,8 @@
-"""The trash: ``{output_folder}/trash/cleanup-{time}/``, where deleted sessions wait; one cleanup fills one folder.
+"""The trash: ``{output_folder}/trash/cleanup-{time}/`` has the deleted sessions, one folder per cleanup.
 
-The law: a session is in ``sessions/`` or in the trash, never in neither, whatever is cut off when: it gets its new
-name, that name is brought to the disk, and only then the old one goes.  Only folders whose name says when they were
-filled are touched, and in them only sessions.
+The law: a session is always in ``sessions/`` or in the trash, even after a crash: it gets its new name, that name is
+synced to the disk, and only then the old name is removed.  Only folders named by a time are touched, and in them only
+sessions.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PREFIX: Final = "cleanup-"
 _TIME: Final = "%Y%m%dT%H%M%SZ"
 _FOLDER: Final = re.compile(rf"{_PREFIX}(\d{{8}}T\d{{6}}Z)(?:-(\d{{1,9}}))?")
 _PART: Final = 500
-"""So many names are read before the first goes: no folder changes while it is read."""
+"""How many names are read before the first file is removed: no folder changes while it is read."""
 _FILE: Final = re.compile(rf"({SESSION_ID.pattern})\.json")
 
 
 def remove(layout: Layout, ids: Sequence[str], deleted_at: datetime, *, to_trash: bool) -> list[str]:
-    """Delete sessions, or move them to the trash's folder of that time; return the ids that were there.
+    """Delete sessions, or move them to the trash's folder of that time; return the ids that were stored.
 
     One that cannot be removed is logged and does not stop the rest.  Raises StoreError if the trash cannot be used.
     """
@@ -65,7 +65,7 @@ def remove(layout: Layout, ids: Sequence[str], deleted_at: datetime, *, to_trash
 
 
 def restore(layout: Layout, ids: Sequence[str]) -> list[str]:
-    """Bring sessions back from the trash, the latest of each, never onto one that is stored; return who came back.
+    """Restore the latest of each session from the trash unless it is stored; return the ids that were restored.
 
     Raises StoreError if ``sessions/`` cannot be used.
     """
@@ -101,12 +101,12 @@ def restore(layout: Layout, ids: Sequence[str]) -> list[str]:
 
 
 def entries(layout: Layout) -> list[tuple[str, datetime]]:
-    """Return the ids of the sessions in the trash and when each went there, the oldest first."""
+    """Return the ids of the sessions in the trash with the time of their deletion, oldest first."""
     return [(name[:36], when) for folder, when in _folders(layout) for name in sorted(_names(folder))]
 
 
 def size(layout: Layout) -> int:
-    """Return the bytes of the sessions in the trash."""
+    """Return the size in bytes of the sessions in the trash."""
     total = 0
     for folder, _ in _folders(layout):
         for name in _names(folder):
@@ -118,7 +118,7 @@ def size(layout: Layout) -> int:
 
 
 def empty(layout: Layout, before: datetime, limit: int) -> CleanupReport:
-    """Permanently delete what was moved to the trash before that time, at most ``limit`` sessions.
+    """Delete permanently what was moved to the trash before that time, at most ``limit`` sessions.
 
     What is left is counted when there is nothing more to throw away: each part costs what it throws away.
     """
@@ -139,7 +139,7 @@ def empty(layout: Layout, before: datetime, limit: int) -> CleanupReport:
                 except OSError as error:
                     tried.add(name)
                     if not isinstance(error, FileNotFoundError):  # else somebody else was faster
-                        logger.error("%s cannot be thrown away: %s", folder / name, error.strerror)  # noqa: TRY400
+                        logger.error("%s cannot be deleted: %s", folder / name, error.strerror)  # noqa: TRY400
                         failed += 1
                     continue
                 deleted += 1
@@ -177,7 +177,9 @@ def _time_and_number(name: str) -> tuple[datetime, int] | None:
 
 
 def _new_folder(layout: Layout, deleted_at: datetime, names: Sequence[str]) -> Path:
-    """Return a folder for ``names``, none of which it holds: one session may be deleted twice in a second."""
+    """Return a folder that has none of ``names``: a session may be deleted twice within a second."""
+    stem = f"cleanup-{deleted_at.astimezone(UTC):{_TIME}}"
+    folder = layout.trash / stem
     number = 1
     folder = layout.trash / folder_name(deleted_at, number)
     try:
@@ -192,22 +194,22 @@ def _new_folder(layout: Layout, deleted_at: datetime, names: Sequence[str]) -> P
 
 
 def _folders(layout: Layout) -> list[tuple[Path, datetime]]:
-    """Return the trash's folders and when each was filled, the oldest first."""
+    """Return the trash's folders with their times, oldest first."""
     found: list[tuple[datetime, int, Path]] = []
     for name in _listed(layout.trash):
         path = layout.trash / name
-        try:
-            filled = _time_and_number(name)
-        except ValueError:  # digits, but not a date: not ours
-            logger.warning("%s: the name is not a valid time; the folder is left alone", path)
-            continue
-        if filled is not None and path.is_dir() and not path.is_symlink():
-            found.append((*filled, path))
+        if (match := _FOLDER.fullmatch(name)) and path.is_dir() and not path.is_symlink():
+            try:
+                when = datetime.strptime(match[1], _TIME).replace(tzinfo=UTC)
+            except ValueError:  # digits, but no date: not ours
+                logger.warning("%s is ignored: its name has no valid time", path)
+                continue
+            found.append((when, int(match[2] or 1), path))
     return [(path, when) for when, _, path in sorted(found)]
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Yield the names of the sessions in a folder, in no order: there may be a hundred thousand, and few be wanted."""
+    """Yield the names of the sessions in a folder, unsorted: there may be 100,000, and few are needed."""
     return (name for name in _listed(folder) if _FILE.fullmatch(name))
 
 
@@ -232,7 +234,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _copied(source: Path, target: Path, what: str) -> bool:
-    """Give a session's file the name ``target`` too; false, and logged, if that cannot be."""
+    """Give a session's file the name ``target`` too; if that fails, log it and return False."""
     try:
         return files.copy(source, target)
     except FileNotFoundError:  # somebody else was faster
@@ -247,4 +249,4 @@ def _sync(folders: Collection[Path]) -> None:
         try:
             files.sync_folder(folder)
         except OSError as error:
-            logger.error("%s cannot be brought to the disk: %s", folder, error.strerror)  # noqa: TRY400
+            logger.error("%s cannot be synced to the disk: %s", folder, error.strerror)  # noqa: TRY400

@@ -1,6 +1,6 @@
-"""Which schema a file has.
+"""The schema version of a file.
 
-The law: a file of a higher major version is read and never rewritten; one that cannot be read has no version.
+The law: a file of a higher major version is read but not rewritten; one that cannot be read has no version.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TAIL: Final = 200
 
 
 def written_by_us(data: bytes) -> bool:
-    """Return whether the present writer wrote ``data``, so that its strings stand there as it would write them."""
+    """Return whether this version's writer wrote ``data``, so that its strings look as it would write them."""
     found = _ENDING.search(data, max(0, len(data) - _TAIL))
     return found is not None and int(found[1]) == CURRENT
 

@@ -1,8 +1,8 @@
-"""Deletes expired sessions: first to the trash, then permanently some days later.
+"""Deletes expired sessions: to the trash first, and permanently some days later.
 
-The law: nothing is deleted that has not expired, except to keep to ``max_disk``, and nothing while the clock is in
-doubt. The plugin implements the hook ``cleanup`` through Runtime alone, so every store follows the same policy and none
-has its own.  A cleanup runs at start, every ``cleanup_interval_hours``, and on request; two never run at once.
+The law: only expired sessions are deleted, except to stay below ``max_disk``, and none while the clock is in doubt.
+The hook ``cleanup`` uses Runtime alone, so the policy is the same for every store.  A cleanup runs at the start, every
+``cleanup_interval_hours``, and on request; two never run at once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Retention:
         self._settings = RetentionSettings()
         self._runtime: Runtime | None = None
         self._cancel: Callable[[], None] = lambda: None
-        self._turn = threading.Lock()
+        self._one_at_a_time = threading.Lock()
         self._stopping = threading.Event()
         self._scheduled: Future[Any] | None = None
         self._last: float | None = None
@@ -55,24 +55,24 @@ class Retention:
 
     @hookimpl
     def configure(self, settings: RetentionSettings) -> None:
-        """Take settings; they count at once, for a cleanup that runs too."""
+        """Apply ``settings`` at once, to a running cleanup too."""
         self._settings = settings
 
     @hookimpl
     def start(self, runtime: Runtime) -> None:
-        """Begin to watch the clock; the first cleanup follows once the engine runs, and delays nothing."""
+        """Start to watch the clock; the first cleanup follows once the engine runs, without delaying it."""
         self._runtime = runtime
-        self._clock.begin(runtime.now())
-        self._cancel = runtime.every(_LOOK_EVERY, self.look)
+        self._clock.start(runtime.now())
+        self._cancel = runtime.every(_LOOK_EVERY, self.clean_if_due)
 
     @hookimpl
     def stop(self) -> None:
-        """End; a cleanup that runs ends at its next step, and what it has not reached stays as it is."""
+        """Stop; a running cleanup ends at its next step and leaves the rest as it is."""
         self._stopping.set()
         self._cancel()
 
-    def look(self) -> None:
-        """Begin a cleanup if one is due."""
+    def clean_if_due(self) -> None:
+        """Start a cleanup if one is due."""
         runtime, now = self._runtime, self._monotonic()
         if runtime is None or not runtime.core().enable_persistence:
             return
@@ -83,17 +83,17 @@ class Retention:
             self._scheduled = runtime.call(runtime.cleanup())
 
     def _period(self) -> float:
-        """Return the seconds between two cleanups: less where disk is to be watched, or the last did not finish."""
+        """Return the seconds between two cleanups: at most an hour with ``max_disk``, or if the last did not finish."""
         period = self._settings.cleanup_interval_hours * 3600.0
         return min(period, _AN_HOUR) if self._settings.max_disk or not self._finished else period
 
     @hookimpl
     def cleanup(self, now: datetime, dry_run: bool, confirmed: bool) -> CleanupReport:
-        """Clean up and report; while the clock is in doubt and nobody says yes, only say so."""
+        """Delete what has expired and return a report; while the clock is in doubt, delete only if ``confirmed``."""
         runtime = self._runtime
         if runtime is None:
             raise PluginError("retention has not been started")
-        with self._turn:
+        with self._one_at_a_time:
             dry_run = dry_run or self._settings.dry_run
             self._finished = False
             if not runtime.core().owner:
@@ -110,28 +110,28 @@ class Retention:
             return report._replace(halted=doubt) if doubt else report
 
     def _doubt(self, runtime: Runtime, now: datetime, *, confirmed: bool) -> str:
-        """Say why the clock is in doubt, "" if it is not; people are told."""
-        if not self._clock.judged:
-            self._clock.judge(self._newest_save(runtime, now))
+        """Return why the clock is in doubt, "" if it is not, and publish it as a notice."""
+        if not self._clock.knows_newest:
+            self._clock.set_newest(self._newest_save(runtime, now))
         if confirmed:
             self._clock.trust(now)
         doubt = self._clock.doubt(now, runtime.core().retention_days)
         if doubt:
-            doubt = f"{doubt}: nothing is deleted until the clock is right, or you say `hl7core cleanup --yes`"
-        text = doubt or "the clock is right: cleanups go on"
+            doubt = f"{doubt}: nothing is deleted until the clock is right or you run `hl7core cleanup --yes`"
+        text = doubt or "the clock is right: cleanups continue"
         runtime.publish(NoticeRaised(_NOTICE, text, resolved=not doubt))
         return doubt
 
     def _newest_save(self, runtime: Runtime, now: datetime) -> datetime | None:
-        """Return the newest save before this run, None if there is none.
+        """Return the time of the newest save before this run, None if there is none.
 
-        Sessions are looked through newest first, and no further than to one that settles the matter.
+        Sessions are read newest first, only until one is recent enough that the clock cannot be in doubt.
         """
         began = self._clock.began or now
         recent = began - timedelta(days=runtime.core().retention_days)
         newest: datetime | None = None
         for page in pages(runtime, SessionQuery(newest_first=True, limit=PAGE), self._stopping):
-            # What was saved between the start and now was saved by this very clock, and says nothing about it.
+            # Saves between the start and now were timed by this same clock and prove nothing about it.
             saves = [s.saved_at for s in page if s.saved_at is not None and not began <= s.saved_at <= now]
             newest = max(saves, default=None) if newest is None else max([newest, *saves])
             if newest is not None and newest >= recent:

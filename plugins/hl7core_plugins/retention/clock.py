@@ -1,8 +1,8 @@
-"""The clock: whether "now" can be believed when it says that a session's time is over.
+"""Whether the clock can be trusted when it says that a session has expired.
 
-The law: a clock that jumps never costs a session.  Two things raise a doubt, and while one stands nothing is deleted:
-within a run the wall clock and the monotonic clock drift apart by over an hour; at the start the wall clock lies before
-the newest save, or further behind it than sessions are kept.  A person's yes settles both.
+The law: a wrong clock never costs a session.  The clock is in doubt, and nothing is deleted, if during a run the wall
+clock and the monotonic clock drift apart by more than an hour, or if at the start the wall clock is before the newest
+save, or later than it by more than ``retention_days``.  A person's confirmation ends both doubts.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ DRIFT: Final = timedelta(hours=1)
 
 
 def boot_time() -> float:
-    """Return seconds that no clock setting changes; time asleep counts, where the system can say."""
+    """Return seconds since boot, which setting the clock does not change; on Linux time asleep counts."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def start_doubt(began: datetime, now: datetime, newest: datetime | None, retention_days: int) -> str:
-    """Say what is wrong with the clock of a run that began at ``began``, "" if nothing is.
+    """Return what is wrong with the clock of a run that began at ``began``, "" if nothing is.
 
-    ``newest`` is the newest save before the run, None if there is none.
+    ``newest`` is the time of the newest save before the run, None if there is none.
     """
     if newest is None:
         return ""
@@ -41,7 +41,7 @@ def start_doubt(began: datetime, now: datetime, newest: datetime | None, retenti
 
 
 def drift_doubt(wall: timedelta, monotonic: timedelta) -> str:
-    """Return whether the clock was set: so much time has passed by the wall clock, and so much in truth."""
+    """Return by how much the clock was set, "" if it was not: the time that passed on either clock should be equal."""
     drift = wall - monotonic
     if abs(drift) <= DRIFT:
         return ""
@@ -50,7 +50,7 @@ def drift_doubt(wall: timedelta, monotonic: timedelta) -> str:
 
 
 class ClockWatch:
-    """Watches the clock of one run; ``monotonic`` gives seconds that nobody can set."""
+    """Watches the clock during one run; ``monotonic`` returns seconds on a clock that cannot be set."""
 
     def __init__(self, monotonic: Callable[[], float] = boot_time) -> None:
         self._monotonic = monotonic
@@ -58,30 +58,30 @@ class ClockWatch:
         self._began: datetime | None = None
         self._newest: datetime | None = None
         self._trusted = False
-        self.judged = False
+        self.knows_newest = False
 
-    def begin(self, now: datetime) -> None:
-        """The run begins."""
+    def start(self, now: datetime) -> None:
+        """Note that the run begins at ``now``."""
         self._began = now
         self._anchor = (now, self._monotonic())
 
     @property
     def began(self) -> datetime | None:
-        """When the run began, by its wall clock."""
+        """When the run began, by the wall clock."""
         return self._began
 
-    def judge(self, newest: datetime | None) -> None:
-        """Take the newest save before the run; None: nothing was stored."""
+    def set_newest(self, newest: datetime | None) -> None:
+        """Set the time of the newest save before the run; None: nothing was stored."""
         self._newest = newest
-        self.judged = True
+        self.knows_newest = True
 
     def trust(self, now: datetime) -> None:
-        """A person says that the clock is right as it stands."""
+        """Trust the clock as it is now: a person has confirmed it."""
         self._anchor = (now, self._monotonic())
         self._trusted = True
 
     def doubt(self, now: datetime, retention_days: int) -> str:
-        """Say in a sentence why ``now`` is in doubt, "" if it is not."""
+        """Return in a sentence why ``now`` is in doubt, "" if it is not."""
         if self._anchor is None or self._began is None:
             return ""
         wall, monotonic = self._anchor

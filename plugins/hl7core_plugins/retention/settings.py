@@ -10,7 +10,7 @@ __all__ = ["RetentionSettings"]
 
 
 class RetentionSettings(PluginSettings):
-    """When expired sessions are deleted, and how much disk space stored sessions may take."""
+    """When expired sessions are deleted permanently, and how much disk space the stored sessions may use."""
 
     enabled: bool = Field(default=True, description="Delete expired sessions.")
     cleanup_interval_hours: int = Field(
@@ -18,21 +18,18 @@ class RetentionSettings(PluginSettings):
     )
     dry_run: bool = Field(default=False, description="Only report what a cleanup would delete.")
     trash_days: int = Field(
-        default=7,
-        ge=0,
-        le=3650,
-        description="Days that deleted sessions stay in the trash before they are deleted permanently.",
+        default=7, ge=0, le=3650, description="Days in the trash before deleted sessions are removed permanently."
     )
     pending_grace_days: int = Field(
         default=30,
         ge=0,
         le=3650,
-        description="Days that a session still pending at a destination is kept beyond its expiry.",
+        description="Days after its expiry that a session still pending for a destination is kept.",
     )
     max_disk: ByteSize = Field(
         default=ByteSize(0),
         ge=0,
-        description="Bytes that the stored sessions may take, trash included, as a number or with a unit "
-        '("20GB"). 0 means no limit. Above it, the trash is emptied early, then the oldest submitted sessions are '
-        "deleted permanently; sessions still pending never are. Checked every hour.",
+        description="Disk space for the stored sessions, trash included: bytes, or a number with a unit "
+        '("20GB"); 0: no limit. Beyond it the trash is emptied early, then the oldest submitted sessions are deleted '
+        "permanently; pending ones never are. Checked every hour.",
     )

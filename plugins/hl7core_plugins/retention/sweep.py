@@ -1,8 +1,8 @@
-"""One cleanup: what has expired goes to the trash, the trash is emptied, the bound on disk use is held.
+"""One cleanup: expired sessions go to the trash, the trash is emptied, and disk use is kept below ``max_disk``.
 
-The law: it goes by small steps, so that saving goes on in between, and never holds more than a page of sessions.  What
-is still to be sent to an active destination is kept for its grace, and is never deleted to free disk.  What fails is
-counted and does not stop the rest.  It ends between two steps when it is told to.
+The law: it works in small steps, so that saves go on in between, and never has more than a page of sessions in memory.
+A session still pending for an active destination is kept for the grace period, and never deleted to free disk space.
+A failure is counted and does not stop the rest.  Told to stop, it ends between two steps.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ T = TypeVar("T")
 
 BATCH: Final = 100
 PAGE: Final = 500
-"""So many sessions are read at once."""
+"""How many sessions are read at once."""
 _MEASURE: Final = 1000
-"""After so many sessions deleted to free disk it is measured for the first time: that may look at every file."""
+"""How many sessions are deleted to free disk space before it is measured, which may look at every file."""
 _TRASH_STEPS: Final = 20
 _ORDER: Final = (
     DeliveryStatus.SUBMITTED,
     DeliveryStatus.IGNORED,
-    DeliveryStatus.PENDING,  # of these only what no active destination waits for
+    DeliveryStatus.PENDING,  # only those that are pending for no active destination
     DeliveryStatus.FAILED,
 )
 _NOTICE: Final = "retention-disk"
-_GRACE: Final = "still to be sent, and within the grace of {} days"
-_UNSENT: Final = "still to be sent, so not deleted to free disk"
+_GRACE: Final = "still pending, within the grace period of {} days"
+_UNSENT: Final = "still pending, so not deleted to free disk space"
 
 
 class Halted(Exception):  # noqa: N818 - named for what has happened
-    """The cleanup ends here; its text says why."""
+    """The cleanup ends here; the text says why."""
 
 
 def ask(runtime: Runtime, coroutine: Coroutine[Any, Any, T], stopping: Event) -> T:
-    """Return what the engine answers.  Raises what it raises, Halted if it or the plugin stops meanwhile."""
+    """Return the coroutine's result.  Raises what it raises, and Halted if the engine or the plugin stops meanwhile."""
     future = runtime.call(coroutine)
     while True:
         try:
@@ -73,7 +73,7 @@ def ask(runtime: Runtime, coroutine: Coroutine[Any, Any, T], stopping: Event) ->
 
 
 def pages(runtime: Runtime, query: SessionQuery, stopping: Event) -> Iterator[list[Session]]:
-    """Yield all sessions that fit, ``query.limit`` at a time."""
+    """Yield all matching sessions, ``query.limit`` at a time."""
     while True:
         page = ask(runtime, runtime.sessions(query), stopping)
         if page:
@@ -91,7 +91,7 @@ def is_awaited(session: Session, destinations: Sequence[str]) -> bool:
 
 
 class Sweep:
-    """A cleanup at ``now``; ``settings`` says what is in force, asked anew at every step."""
+    """A cleanup at ``now``; ``settings`` returns the settings in force and is called again at every step."""
 
     def __init__(
         self,
@@ -109,15 +109,15 @@ class Sweep:
         self._dry_run = dry_run
         self._deleted = self._freed = self._failed = self._emptied = self._in_trash = 0
         self._kept: Counter[str] = Counter()
-        self._told = False
+        self._error_logged = False
 
     def run(self) -> CleanupReport:
-        """Do it and say what was done.  Raises StoreError if what is stored cannot be listed."""
+        """Clean up and return a report.  Raises StoreError if the sessions cannot be listed."""
         halted = ""
         try:
-            self._expired()
+            self._delete_expired()
             self._empty_trash()
-            self._hold_bound()
+            self._free_disk()
         except Halted as error:
             halted = str(error)
         return CleanupReport(
@@ -131,9 +131,9 @@ class Sweep:
             halted=halted,
         )
 
-    # What has expired.
+    # Expired sessions.
 
-    def _expired(self) -> None:
+    def _delete_expired(self) -> None:
         for page in self._pages(SessionQuery(expired_at=self._now, limit=PAGE)):
             days = self._settings().pending_grace_days
             destinations = self._runtime.core().destinations
@@ -150,7 +150,7 @@ class Sweep:
     # The trash.
 
     def _empty_trash(self) -> None:
-        self._go_on()
+        self._check_halted()
         before = self._now - timedelta(days=self._settings().trash_days)
         try:
             if self._dry_run:
@@ -158,19 +158,19 @@ class Sweep:
                 self._emptied = sum(when < before for _, when in entries)
                 self._in_trash = len(entries)
             else:
-                self._emptied_by(self._ask(self._runtime.empty_trash(before)))
+                self._count_emptied(self._ask(self._runtime.empty_trash(before)))
         except StoreError as error:
-            self._complain("the trash cannot be emptied: %s", error)
+            self._log_once("the trash cannot be emptied: %s", error)
             self._failed += 1
 
-    def _emptied_by(self, report: CleanupReport) -> None:
+    def _count_emptied(self, report: CleanupReport) -> None:
         self._emptied += report.deleted
         self._in_trash = report.in_trash
         self._failed += report.failed
 
-    # The bound on disk use.
+    # The limit on disk use.
 
-    def _hold_bound(self) -> None:
+    def _free_disk(self) -> None:
         bound = int(self._settings().max_disk)
         if not bound:
             self._notice("", resolved=True)
@@ -180,37 +180,37 @@ class Sweep:
             if self._dry_run:
                 size -= self._freed
             elif size > bound:
-                size = self._spend_trash(size, bound)
+                size = self._free_trash(size, bound)
             if size > bound:
-                size = self._spend_sessions(size, bound)
+                size = self._free_sessions(size, bound)
         except StoreError as error:
-            self._notice(f"max_disk cannot be held: {error}")
+            self._notice(f"disk use cannot be kept below max_disk: {error}")
             return
         if size <= bound:
             self._notice("", resolved=True)
         elif not self._dry_run:
             self._notice(
-                f"the stored sessions take {size} bytes, more than max_disk ({bound}), and what is left must stay"
+                f"the stored sessions use {size} bytes, more than max_disk ({bound}), and none of them may be deleted"
             )
 
-    def _spend_trash(self, size: int, bound: int) -> int:
-        """Empty the trash early, what has waited longest first, as far as needed; return the size that is left."""
+    def _free_trash(self, size: int, bound: int) -> int:
+        """Empty the trash early, oldest deletions first, as far as needed; return the remaining size in bytes."""
         times = sorted({when for _, when in self._ask(self._runtime.trash())})
         step = -(-len(times) // _TRASH_STEPS) or 1
         for at in range(0, len(times), step):
-            self._go_on()
+            self._check_halted()
             last = times[min(at + step, len(times)) - 1]
-            self._emptied_by(self._ask(self._runtime.empty_trash(last + timedelta(milliseconds=1))))
+            self._count_emptied(self._ask(self._runtime.empty_trash(last + timedelta(milliseconds=1))))
             size = self._size()
             if size <= bound:
                 break
         return size
 
-    def _spend_sessions(self, size: int, bound: int) -> int:
-        """Permanently delete the oldest sessions of each kind until the limit is met; return the size that is left.
+    def _free_sessions(self, size: int, bound: int) -> int:
+        """Delete permanently, oldest first per status, until disk use is below ``bound``; return the remaining size.
 
-        The size is measured less and less often, but again when half of the excess should be gone.  Each measurement
-        tells how much more than its JSON a session takes.
+        Disk use is measured less and less often, but always when half of the excess should be gone.  Each measurement
+        corrects ``factor``: how much more disk space a session uses than its JSON.
         """
         measured, since, step = size, 0, _MEASURE
         factor = 1.0
@@ -230,7 +230,7 @@ class Sweep:
                         continue
                     thought, size = measured - size, self._size()
                     if since and size >= measured:
-                        raise StoreError(f"deleting {since} sessions has freed nothing")
+                        raise StoreError(f"deleting {since} sessions freed no disk space")
                     factor = max(1.0, factor * (measured - size) / thought) if thought else factor
                     measured, since, step = size, 0, step * 2
                 if size <= bound:
@@ -243,7 +243,7 @@ class Sweep:
         """Delete ``sessions``, or only count them; return how many are gone."""
         if not sessions:
             return 0
-        self._go_on()
+        self._check_halted()
         sizes = {session.id: len(session_to_json(session)) for session in sessions}
         removed: Sequence[str] = list(sizes)
         if not self._dry_run:
@@ -251,9 +251,9 @@ class Sweep:
                 removed = self._ask(self._runtime.delete(list(sizes), to_trash=to_trash, deleted_at=self._now))
             except StoreError as error:
                 removed = ()
-                self._complain("sessions cannot be deleted: %s", error)
+                self._log_once("sessions cannot be deleted: %s", error)
             left = tuple(sizes.keys() - set(removed))
-            if left:  # what somebody else has deleted is no failure
+            if left:  # a session that something else deleted is no failure
                 self._failed += len(self._ask(self._runtime.sessions(SessionQuery(ids=left, limit=len(left)))))
         self._deleted += len(removed)
         self._freed += sum(sizes[session_id] for session_id in removed)
@@ -261,12 +261,12 @@ class Sweep:
         return len(removed)
 
     def _pages(self, query: SessionQuery) -> Iterator[list[Session]]:
-        self._go_on()
+        self._check_halted()
         for page in pages(self._runtime, query, self._stopping):
             yield page
-            self._go_on()
+            self._check_halted()
 
-    def _go_on(self) -> None:
+    def _check_halted(self) -> None:
         """Raise Halted if this cleanup should end here."""
         if self._stopping.is_set():
             raise Halted("the plugin was stopped")
@@ -282,16 +282,16 @@ class Sweep:
         return ask(self._runtime, coroutine, self._stopping)
 
     def _notice(self, text: str, *, resolved: bool = False) -> None:
-        self._runtime.publish(NoticeRaised(_NOTICE, text or "the stored sessions fit in max_disk", resolved))
+        self._runtime.publish(NoticeRaised(_NOTICE, text or "disk use is below max_disk", resolved))
 
-    def _complain(self, text: str, error: StoreError) -> None:
-        if not self._told:
-            self._told = True
+    def _log_once(self, text: str, error: StoreError) -> None:
+        if not self._error_logged:
+            self._error_logged = True
             logger.error(text, error)
 
 
 def _enough(sessions: Sequence[Session], wanted: int) -> list[Session]:
-    """Return the first of ``sessions`` that together take ``wanted`` bytes or more; all if they take less."""
+    """Return the first of ``sessions`` that together have ``wanted`` bytes of JSON or more; all if they have fewer."""
     taken = []
     for session in sessions:
         taken.append(session)

@@ -1,15 +1,15 @@
 """Live capture from network interfaces, through scapy and libpcap, in a process of its own.
 
 Law: the process that decodes never imports scapy and never touches a packet socket; the process that reads packets
-has no privileges left.  Three parts, each started by the one before it:
+has no privileges.  Three parts, each started by the one before it:
 
 * the *parent* (:mod:`.source`), inside the engine, reads pcapng from a pipe;
-* the *reader* (:mod:`.child`) drops all privileges as its first act, then maps the ring that the kernel writes packets
-  into and copies them to the pipe; it parses none;
-* the *opener* (:mod:`.opener`) keeps only ``CAP_NET_RAW`` and is the only one that imports scapy; it opens a socket
-  when the reader names an interface, passes it on, and never reads from it.
+* the *reader* (:mod:`.child`) first drops all privileges, then maps the ring that the kernel writes packets into and
+  copies them to the pipe without parsing them;
+* the *opener* (:mod:`.opener`) keeps only ``CAP_NET_RAW`` and is the only one to import scapy; it opens a socket when
+  the reader names an interface, passes it on, and never reads from it.
 
-Names here are looked up when first used: the reader imports this module and should not load the settings.
+Names here are imported when they are first used: the reader imports this package and must not load the settings.
 """
 
 from __future__ import annotations

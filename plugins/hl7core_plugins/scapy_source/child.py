@@ -1,12 +1,12 @@
 """The capture process: sockets from the opener, packets from the kernel's ring, pcapng to the pipe.
 
-Law: its first act is to drop all privileges; after that it copies and never parses.  It ends when its standard input
-does, whether the parent asks for it or has died, after passing on what the kernel held.  On standard error it writes
-one JSON object per line: when it is ready, when an interface goes or comes back, and why it gives up.
+Law: it first drops all privileges; then it copies packets and never parses them.  It ends when its standard input is
+closed, because the parent asks it to or has died, after it has passed on what the kernel still had.  It reports on
+standard error, one JSON object per line, when it is ready, when an interface goes or comes back, and why it gives up.
 
-An interface that goes down keeps its socket, and packets come again once it is up.  An interface that is deleted loses
-its socket and gets a new one from the opener within a second of its return, while the others go on without a gap.  That
-is why there is an opener, and why the parent need not be able to open sockets by then.
+An interface that goes down keeps its socket, and packets arrive again once it is up.  A deleted interface loses it, and
+gets a new one from the opener within a second of its return, while the others continue without a gap.  That is what the
+opener is for: by then the parent may not be allowed to open sockets.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LEAST_BYTES = 2 * 1024 * 1024
 
 
 class _Tap:
-    """One interface: its ring while there is one, and what was counted in the rings before."""
+    """One interface: its ring, if it has one, and the counts of its earlier rings."""
 
     def __init__(self, index: int, name: str) -> None:
         self.index = index
@@ -82,7 +82,7 @@ class Reader:
         tell(status="ready", interfaces=[tap.name for tap in self._taps], mode="ring")
 
     def _open(self, tap: _Tap, *, patient: bool) -> None:
-        """Give ``tap`` a ring if its interface is there and up.  Raises Refusal if waiting would not help."""
+        """Open a ring for ``tap`` if its interface exists and is up.  Raises Refusal if waiting would not help."""
         try:
             up, link_type = interface_state(tap.name)
         except OSError as error:
@@ -114,7 +114,7 @@ class Reader:
         self._mark(tap, "up")
 
     def run(self) -> None:
-        """Hand packets on until standard input ends.  Raises Refusal, and BrokenPipeError once nobody reads."""
+        """Copy packets until standard input ends.  Raises Refusal, and BrokenPipeError if the pipe has no reader."""
         check_at = time.monotonic() + _CHECK_SECONDS
         while True:
             timeout = RETIRE_MS if self._held else max(0.0, check_at - time.monotonic()) * 1000
@@ -134,7 +134,7 @@ class Reader:
         self._statistics(self._taps)
 
     def _pass_on(self, turn: int, *, last: bool = False) -> None:
-        """Write what the rings hold, at most ``turn`` blocks of each."""
+        """Write the packets in the rings, at most ``turn`` blocks of each."""
         lossy = [tap for tap in self._taps if tap.ring is not None and tap.ring.count()]
         for tap in self._taps:
             for _ in range(turn):
@@ -155,7 +155,7 @@ class Reader:
             self._held += [(time_ns, packet(index, time_ns, data, wire)) for time_ns, data, wire in found]
 
     def _release(self, *, last: bool) -> None:
-        """Write what was held back to be put in order.
+        """Write the packets that were held back to be sorted.
 
         Two taps of one cable see one conversation: what one of them saw may still be in the kernel.  A time ahead of
         the clock (it was set back) is no reason to wait.
@@ -168,7 +168,7 @@ class Reader:
         write(b"".join([block for time_ns, block in held if last or not old < time_ns <= now]))
 
     def _check(self) -> None:
-        """Once a second, see how the interfaces are and tell what the kernel counted."""
+        """Once a second, check the interfaces and report the kernel's counters."""
         for tap in self._taps:
             if tap.ring is None:
                 self._open(tap, patient=True)
@@ -177,7 +177,7 @@ class Reader:
         self._statistics(self._taps)
 
     def _look(self, tap: _Tap) -> None:
-        """See whether an open interface is up, down or gone."""
+        """Check whether an open interface is up, down or gone."""
         ring = tap.ring
         if ring is None:
             return
@@ -197,7 +197,7 @@ class Reader:
         self._mark(tap, "up" if up else "down")
 
     def _mark(self, tap: _Tap, state: str) -> None:
-        """Tell what became of an interface, if it is another state than before."""
+        """Report an interface's state if it has changed."""
         before, tap.state = tap.state, state
         if before != state and (before or state != "up"):
             tell(status=state, interface=tap.name)
@@ -243,7 +243,7 @@ def _order() -> dict[str, object]:
 
 def main() -> int:
     """Capture as the line on standard input says; return the exit status."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # they reach every process of a service; the parent says when to end
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to every process of a service; the parent decides when to end
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     order = _order()

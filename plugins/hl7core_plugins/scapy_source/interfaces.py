@@ -1,7 +1,7 @@
-"""Which interfaces there are: their names, addresses, state and link layer, without scapy and without rights.
+"""The network interfaces: their names, addresses, state and link layer, without scapy and without privileges.
 
-Law: what is asked of the system is asked of THIS network namespace (getifaddrs, ioctl), never of ``/sys``, which may
-show another one's.  On Windows, and wherever getifaddrs is missing, scapy is asked in a process of its own.
+Law: the information is that of THIS network namespace (getifaddrs, ioctl), never from ``/sys``, which may show
+another's.  On Windows, and wherever getifaddrs is missing, scapy is asked in a separate process.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from hl7core import Interface
 __all__ = ["CHILD", "ETHERNET", "UNKNOWN_LINK", "interface_state", "link_type_of", "list_interfaces"]
 
 CHILD = (sys.executable, "-P", "-m", "hl7core_plugins.scapy_source.child")
-"""How the capture process is started; -P: never import what lies in the working folder."""
+"""How the capture process is started; -P: never import from the working directory."""
 
 ETHERNET = 1
 UNKNOWN_LINK = -1
-"""The link type of an interface whose packets no capture file can name."""
+"""The link type of an interface whose link layer has no number in capture files."""
 
 # ARPHRD_* of linux/if_arp.h -> LINKTYPE_*.  Loopback looks like Ethernet; tunnels and tun devices carry bare IP.
 _LINUX_LINKS = {1: ETHERNET, 772: ETHERNET, 512: 9, 519: 101, 768: 101, 769: 101, 776: 101, 778: 101, 801: 105}
@@ -128,7 +128,7 @@ def _describe(flags: int, link: int) -> str:
 
 
 def _ask_scapy() -> list[Interface]:
-    """Ask scapy for the interfaces, in a process that ends with the answer."""
+    """Return the interfaces that scapy lists, in a separate process."""
     try:
         answer = subprocess.run(  # noqa: S603 - our own interpreter and module
             CHILD, input=b'{"list": true}\n', capture_output=True, timeout=_ASK_SECONDS, check=True

@@ -1,7 +1,7 @@
-"""Opens packet sockets, through scapy, and hands them on.  Runs in a process of its own; the one home of scapy.
+"""Opens packet sockets with scapy and passes them on.  Runs in a separate process; the only module to import scapy.
 
-Law: it opens what its configuration named when it started and nothing else (a request is an index into that list),
-it reads no packet, and of all rights it keeps CAP_NET_RAW, to open an interface again that was deleted and came back.
+Law: it opens only the interfaces in its configuration (a request is an index into that list), reads no packets, and
+keeps only the privilege CAP_NET_RAW, to reopen an interface that was deleted and has come back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Configuration(NamedTuple):
 
 
 class Refusal(Exception):  # noqa: N818 - what the opener answers when it cannot open
-    """A socket could not be had.
+    """A socket could not be opened.
 
     ``kind``: permission, missing (no such interface), down, filter, libpcap, ring, scapy or other.
     """
@@ -55,7 +55,7 @@ class Refusal(Exception):  # noqa: N818 - what the opener answers when it cannot
 
 
 def load_scapy() -> Any:
-    """Import what of scapy opens sockets, and return its ``conf``.  Raises Refusal if scapy cannot be imported."""
+    """Import the parts of scapy that open sockets; return its ``conf``.  Raises Refusal if that fails."""
     logging.getLogger("scapy").setLevel(logging.ERROR)
     try:
         import scapy.layers.inet  # here alone, in the capture process
@@ -63,14 +63,14 @@ def load_scapy() -> Any:
         from scapy.config import conf
     except ImportError as error:
         raise Refusal("scapy", f"scapy cannot be imported ({error}); pip install scapy") from error
-    # libpcap is loaded while files can still be read; whoever uses no filter does without.
+    # libpcap is loaded while files can still be read; it is not needed without a filter.
     with contextlib.suppress(OSError, ImportError):
         importlib.import_module(_LIBPCAP)
     return conf
 
 
 def open_listener(conf: Any, interface: str, configuration: Configuration) -> Any:
-    """Open a listening socket of scapy's.  Raises Refusal."""
+    """Open a listening socket with scapy.  Raises Refusal."""
     if configuration.bpf and _LIBPCAP not in sys.modules:
         raise Refusal("libpcap", f"the filter {configuration.bpf!r} needs libpcap, which cannot be loaded", interface)
     conf.ifaces.reload()  # an interface that came back has another index
@@ -90,7 +90,7 @@ def open_listener(conf: Any, interface: str, configuration: Configuration) -> An
 
 
 def _refusal_of(text: str, interface: str, bpf: str) -> Refusal:
-    """Return what a Scapy_Exception amounts to: scapy knows one kind of error."""
+    """Return the kind of a Scapy_Exception from its text: scapy has only one class of error."""
     if "filter" in text:
         reason = text.rpartition(" (")[2].rstrip(")") if " (" in text else text
         return Refusal("filter", f"the filter {bpf!r} is refused: {reason}", interface)
@@ -159,10 +159,10 @@ def ask(channel: socket.socket, interfaces: Sequence[str], index: int) -> socket
         channel.send(str(index).encode())
         answer, descriptors, _, _ = socket.recv_fds(channel, _ANSWER_BYTES, 1)
     except OSError as error:
-        raise Refusal("other", f"the opener of sockets is gone ({error.strerror})", name) from error
+        raise Refusal("other", f"the process that opens sockets has ended ({error.strerror})", name) from error
     if descriptors:
         return socket.socket(fileno=descriptors[0])
     if not answer:
-        raise Refusal("other", "the opener of sockets is gone", name)
+        raise Refusal("other", "the process that opens sockets has ended", name)
     told = json.loads(answer)
     raise Refusal(str(told["kind"]), str(told["text"]), str(told["interface"]) or name)

@@ -1,7 +1,7 @@
-"""The plugin: its settings, and which interfaces a request amounts to.
+"""The plugin: its settings, and the interfaces that a request means.
 
-Law: what a person named wins over the settings, and nothing named is every interface that is up and can be captured,
-loopback included, as ``tcpdump -i any`` has it; each packet says which one it came from.
+Law: interfaces named in the request override those in the settings.  If none are named, every interface that is up and
+can be captured is meant, loopback included, as with ``tcpdump -i any``; each packet names the one it came from.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ class ScapySourceSettings(PluginSettings):
     )
     bpf: str = Field(
         default="",
-        description="A capture filter as in tcpdump; needs libpcap. Empty: from the addresses and port in [core].",
+        description="A capture filter in tcpdump's syntax (needs libpcap). Empty: from addresses and port in [core].",
     )
     promiscuous: bool = Field(default=True, description="Also capture packets addressed to other machines.")
-    snaplen: int = Field(default=262_144, ge=64, le=262_144, description="How many bytes of each packet to keep.")
+    snaplen: int = Field(default=262_144, ge=64, le=262_144, description="Bytes to keep of each packet.")
     buffer_mib: int = Field(
         default=64,
         ge=1,
         le=4096,
-        description="Kernel buffer for packets not yet read, in MiB. All interfaces share it.",
+        description="Kernel memory, in MiB, for packets waiting to be read, shared by all interfaces.",
     )
 
 
 class ScapySource:
-    """Live capture in a process of its own, which has no rights left by the time it reads a packet."""
+    """Live capture in a separate process, which has dropped all privileges before it reads a packet."""
 
     def __init__(self) -> None:
         self._settings = ScapySourceSettings()
@@ -50,7 +50,7 @@ class ScapySource:
 
     @hookimpl
     def configure(self, settings: PluginSettings) -> None:
-        """Take settings; a capture that runs keeps those it was opened with."""
+        """Apply ``settings`` to the next capture; a running one keeps those it was opened with."""
         if isinstance(settings, ScapySourceSettings):
             self._settings = settings
 
@@ -73,7 +73,7 @@ class ScapySource:
 
     @hookimpl
     def list_interfaces(self) -> list[Interface]:
-        """Return every interface of this machine; needs no rights and opens none."""
+        """Return every interface of this machine; needs no privileges and opens none."""
         return list_interfaces()
 
     def _interfaces(self, request: SourceRequest) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""Capture where there is no packet ring: one packet at a time, as scapy hands it over.
+"""Capture without a packet ring: one packet at a time, as scapy returns it.
 
-For BSD, macOS, Windows, and a Linux whose kernel refuses the ring.  Slower, and one process: sockets are opened, rights
-given up where the system knows how, then packets read.  An interface that goes ends the process; the parent starts
-another one that waits for it.
+For BSD, macOS, Windows, and a Linux kernel that refuses the ring.  It is slower and uses one process: it opens the
+sockets, drops its privileges where the system can, then reads packets.  If an interface goes away the process ends, and
+the parent starts another one, which waits for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OF_DLT = {12: 101, 14: 101}
 
 
 def describe() -> list[dict[str, object]]:
-    """Return the interfaces that scapy knows, ready for JSON."""
+    """Return the interfaces that scapy lists, ready for JSON."""
     conf = load_scapy()
     return [
         {
@@ -47,7 +47,7 @@ def describe() -> list[dict[str, object]]:
 
 
 def capture(configuration: Configuration, write: Callable[[bytes], None], tell: Callable[..., None]) -> None:
-    """Capture until standard input ends.  Raises Refusal, and BrokenPipeError once nobody reads."""
+    """Capture until standard input ends.  Raises Refusal, and BrokenPipeError if the pipe has no reader."""
     conf = load_scapy()
     listeners: list[Any] = []
     for name in configuration.interfaces:
@@ -77,7 +77,7 @@ def capture(configuration: Configuration, write: Callable[[bytes], None], tell: 
 
 
 class _Loop:
-    """Reads the listeners in turn and writes what they give, 50 ms or 256 KiB of it at a time."""
+    """Reads the listeners in turn and writes their packets every 50 ms or 256 KiB."""
 
     def __init__(
         self, configuration: Configuration, listeners: list[Any], writer: PcapngWriter, write: Callable[[bytes], None]
@@ -159,7 +159,7 @@ def _prepare(listener: Any, configuration: Configuration) -> None:
 
 
 def _link_type(conf: Any, listener: Any) -> int:
-    """Return the LINKTYPE of what a listener hands over, Ethernet if scapy does not say."""
+    """Return the LINKTYPE of a listener's packets, Ethernet if scapy does not know it."""
     number = conf.l2types.layer2num.get(listener.LL, 1)
     return int(_OF_DLT.get(number, 1 if number == 772 else number))
 

@@ -1,7 +1,7 @@
-"""Dropping privileges permanently, and checking that they are gone.
+"""Dropping privileges permanently, and verifying that they are gone.
 
-Law: after :func:`drop` the process can regain nothing, neither itself nor through a program it executes.  If that
-cannot be achieved it raises, so a process that reads packets never runs with privileges left.
+Law: after :func:`drop` neither the process nor anything it executes can regain a privilege.  If that cannot be achieved
+it raises: packets are never read by a process that still has privileges.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _become_nobody() -> None:
 
 
 def drop(*keep: int) -> None:
-    """Irrevocably drop all privileges except the capabilities ``keep``; root becomes ``nobody``.
+    """Drop all privileges except the capabilities ``keep``, irrevocably; root becomes ``nobody``.
 
     On Linux the capability sets, the ambient set and the way back through set-user-ID programs go, and no other
     process of the user may look into this one's memory.  Elsewhere only root becomes ``nobody``.  Raises OSError if
@@ -98,11 +98,11 @@ def drop(*keep: int) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
     if capabilities() != (wanted, wanted, 0):
-        raise PermissionError("the capabilities of the capture process would not go")
+        raise PermissionError("the capture process could not drop its capabilities")
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when the thread that started it ends.  Linux only, else nothing.
+    """Have the kernel end this process when the thread that started it ends.  Does nothing except on Linux.
 
     To be called after :func:`drop`: a change of user clears it.
     """

@@ -1,10 +1,10 @@
 """A ring of packets that the kernel fills and this process empties (TPACKET_V3 of packet(7)).  Linux only.
 
-Why a ring, not ``recvmsg``: its size needs no CAP_NET_ADMIN and is not bounded by ``net.core.rmem_max`` (212 KB on
-most machines), the kernel stamps every packet in nanoseconds, wakes us once a block instead of once a packet, and
-says the length on the wire, the VLAN tag that it stripped and the direction, in the header of each.
+Why a ring and not ``recvmsg``: its size needs no CAP_NET_ADMIN and is not limited by ``net.core.rmem_max`` (212 KB on
+most machines); the kernel timestamps each packet in nanoseconds, wakes us once per block instead of once per packet,
+and gives each packet's length on the wire, its direction and the VLAN tag that was stripped.
 
-Law: a block is read only while it is ours and given back once its packets are copied out; no content is looked at.
+Law: a block is read only while it is ours, and returned once its packets are copied; their content is not parsed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import NamedTuple
 __all__ = ["BLOCK_BYTES", "RETIRE_MS", "Ring", "RingRefused", "Seen"]
 
 BLOCK_BYTES = 256 * 1024
-"""How much the kernel hands over at once, in bytes; a packet longer than this is cut."""
+"""The size of a block in bytes; a packet longer than this is truncated."""
 RETIRE_MS = 10
-"""After how long the kernel hands over a block that is not full, in milliseconds (it may take twice that)."""
+"""Milliseconds after which the kernel passes on a block that is not full (it may take twice as long)."""
 
 _SOL_PACKET = 263
 _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 5, 6, 10
@@ -42,7 +42,7 @@ _TAG = struct.Struct("!HH")
 
 
 class RingRefused(OSError):  # noqa: N818 - it is what the kernel does
-    """The kernel offers no such ring: packets have to be read one by one."""
+    """The kernel has no such ring; packets must be read one by one."""
 
 
 class Seen(NamedTuple):
@@ -72,10 +72,10 @@ class Ring:
             self._blocks = self._allocate(max(size // BLOCK_BYTES, _FEWEST_BLOCKS))
             self._map = mmap.mmap(sock.fileno(), self._blocks * BLOCK_BYTES, mmap.MAP_SHARED)
         except OSError as error:
-            raise RingRefused(error.errno, f"the kernel gives no packet ring: {error.strerror}") from error
+            raise RingRefused(error.errno, f"the kernel refuses a packet ring: {error.strerror}") from error
 
     def _allocate(self, blocks: int) -> int:
-        """Ask for ``blocks`` blocks, for half of them while memory does not suffice; return how many there are."""
+        """Request ``blocks`` blocks, and half as many again and again while memory is short; return how many we got."""
         per_block = BLOCK_BYTES // _FRAME_BYTES
         while True:
             wanted = _REQUEST.pack(BLOCK_BYTES, blocks, _FRAME_BYTES, blocks * per_block, RETIRE_MS, 0, 0)
@@ -115,7 +115,7 @@ class Ring:
         return bool(dropped)
 
     def take(self) -> list[Seen] | None:
-        """Return the packets of the next block and give it back; None if none is ours yet."""
+        """Return the packets of the next block and give the block back; None if no block is ready."""
         memory = self._map
         start = self._next * BLOCK_BYTES
         status, packets, first = _BLOCK.unpack_from(memory, start)
@@ -144,10 +144,10 @@ class Ring:
 
     @property
     def blocks(self) -> int:
-        """How many blocks it has."""
+        """The number of blocks."""
         return self._blocks
 
     def close(self) -> None:
-        """Give ring and socket back."""
+        """Release the ring and close the socket."""
         self._map.close()
         self.sock.close()

@@ -1,9 +1,9 @@
-"""The parent's side of a capture: starts the capture process, reads its pipe, starts it anew when it dies.
+"""The parent's side of a capture: starts the capture process, reads its pipe, and restarts it if it dies.
 
-Law: no packet is looked at here and no socket opened; ``run`` returns only after the pipe was read to its end, so
-what the process still handed on after ``stop`` counts.  What a new process cannot mend (no rights, a filter that is
-none, no such interface at the start) raises; a process that dies is started again after 1, 2, then every 5 seconds,
-and ``stats().detail`` says so meanwhile.
+Law: no packet is parsed here and no socket opened.  ``run`` returns only after the pipe was read to its end, so packets
+that the process passed on after ``stop`` are kept.  What a restart cannot fix (no permission, an invalid filter, a
+missing interface at the start) raises; a process that dies is restarted after 1, 2, then every 5 seconds, and
+``stats().detail`` says so meanwhile.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _STATES = {"down": "is down", "gone": "is gone"}
 
 
 class LiveSource:
-    """Packets of one or several interfaces, as they come.
+    """Packets of one or more interfaces, as they arrive.
 
     Packets of different interfaces are in the order of their time, each in a batch that names its interface.
     """
@@ -93,22 +93,22 @@ class LiveSource:
 
     @property
     def name(self) -> str:
-        """The interfaces it listens on."""
+        """The names of the interfaces, separated by commas."""
         return ", ".join(self._names)
 
     @property
     def process_id(self) -> int:
-        """The process that captures, 0 while there is none."""
+        """The id of the capture process, 0 if there is none."""
         process = self._process
         return process.pid if process is not None else 0
 
     def interfaces(self) -> Sequence[Interface]:
-        """Name the interfaces it listens on; their addresses and state are of now."""
+        """Return the interfaces with their present addresses and state."""
         found = {interface.name: interface for interface in list_interfaces()}
         return [found.get(name, Interface(name, is_up=False)) for name in self._names]
 
     def stats(self) -> SourceStats:
-        """Say what was handed on, what the kernel dropped, and which interface it waits for."""
+        """Return how many packets were emitted and dropped by the kernel, and which interfaces it waits for."""
         waits = [f"{name} {_STATES[state]}, waiting" for name, state in sorted(self._waiting.copy().items())]
         return SourceStats(
             received=self._received,
@@ -117,13 +117,13 @@ class LiveSource:
         )
 
     def stop(self) -> None:
-        """Ask the capture process to hand on what it holds and end; it is killed if it has not within 5 s."""
+        """Ask the capture process to pass on its last packets and end; after 5 s it is killed."""
         self._stopping.set()
         with self._lock:
             self._ask_to_end()
 
     def run(self, emit: Callable[[PacketBatch], None]) -> None:
-        """Hand batches to ``emit`` until :meth:`stop`.
+        """Emit batches until :meth:`stop`.
 
         Raises PermissionMissing (with the remedy), InterfaceMissing (with those that exist), SourceError for a filter
         that is refused or a capture process that cannot be started.
@@ -187,7 +187,7 @@ class LiveSource:
                 self._process = None
 
     def _ask_to_end(self) -> None:
-        """Close the process's standard input, once, and see to it that it ends (with the lock held)."""
+        """Close the process's standard input, once, and make sure that it ends; called with the lock held."""
         process = self._process
         if process is None or process.stdin is None or process.stdin.closed:
             return
@@ -205,7 +205,7 @@ class LiveSource:
                 logger.exception("%s: the capture process %d may not be killed", self.name, process.pid)
 
     def _read(self, pipe: int, emit: Callable[[PacketBatch], None]) -> None:
-        """Hand on what comes through the pipe, to its end."""
+        """Emit what arrives through the pipe, until its end."""
         reader = CaptureReader()
         packets_before, dropped_before = self._received, self._dropped
         while data := os.read(pipe, _PIPE_BYTES):
@@ -226,7 +226,7 @@ class LiveSource:
                 return
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
-        """Take status messages from the process's standard error, a thread's life long."""
+        """Read status messages from the process's standard error until it ends; runs on a thread of its own."""
         if process.stderr is None:
             return
         with process.stderr as stream:
@@ -249,20 +249,22 @@ class LiveSource:
                     self._waiting[told["interface"]] = status
 
     def _raise_if_lasting(self) -> None:
-        """Raise for what another process would not mend."""
+        """Raise for an error that a restart would not fix."""
         kind, text = self._error.get("kind"), str(self._error.get("text", ""))
         if kind == "permission":
-            raise PermissionMissing(f"no right to capture on {self._error['interface']}: {text}", remedy=REMEDY)
+            raise PermissionMissing(f"no permission to capture on {self._error['interface']}: {text}", remedy=REMEDY)
         if kind == "missing":
             raise InterfaceMissing(
                 str(self._error["interface"]), existing=tuple(entry.name for entry in list_interfaces())
             )
         if kind == "libpcap":
-            raise SourceError(f"{text}; install libpcap (Debian: apt-get install libpcap0.8), or use no filter")
+            raise SourceError(f"{text}; install libpcap (Debian: apt-get install libpcap0.8) or remove the filter")
         if kind in {"filter", "scapy"}:
             raise SourceError(text)
         if not self._ready:
-            raise SourceError(f"the capture cannot begin: {text or self._said or 'its process ended without a word'}")
+            raise SourceError(
+                f"the capture cannot start: {text or self._said or 'its process ended without a message'}"
+            )
 
 
 def _widen(pipe: int) -> None:

@@ -1,8 +1,8 @@
 """The store for many sessions: one SQLite file, nothing to install.
 
-The law: once ``persist_session`` has returned, the session survives a power cut; until then it says nothing, and what
-was stored before is still there, whole.  One writer: whatever changes the database is done one after the other, each
-group of sessions in one transaction.  No log line and no error holds content.
+The law: once ``persist_session`` has returned, the session survives a power cut; before that, what was stored earlier
+is still there, complete.  There is one writer: changes are made one after the other, each group of sessions in one
+transaction.  No log line and no error contains a session's content.
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ class SqliteStoreSettings(PluginSettings):
     enabled: bool = Field(default=False, description="Store sessions in an SQLite database.")
     file: str = Field(
         default="sessions.sqlite",
-        description="The database file, relative to the data folder (output_folder).",
+        description="The database file. A relative path is relative to the data folder (output_folder).",
     )
     lock_timeout: float = Field(
-        default=5.0, ge=0.1, le=60, description="Seconds to keep retrying while another program has it locked."
+        default=5.0, ge=0.1, le=60, description="Seconds to keep trying while another program locks the database."
     )
     network_folder: bool = Field(
-        default=False, description="Allow network file systems, where unreliable locks can corrupt the database."
+        default=False,
+        description="Allow a network file system, where unreliable locks may corrupt the database.",
     )
 
 
@@ -72,10 +73,10 @@ class SqliteStore:
         self._settings = SqliteStoreSettings()
         self._runtime: Runtime | None = None
         self._database: Database | None = None
-        self._unsure: set[str] = set()  # their last save may or may not be on the disk
+        self._unsure: set[str] = set()  # ids whose last save may or may not be on the disk
         self._complaints = Complaints()
 
-    # Its life.
+    # Lifecycle.
 
     @hookimpl
     def register_settings(self) -> type[PluginSettings]:
@@ -84,7 +85,7 @@ class SqliteStore:
 
     @hookimpl
     def configure(self, settings: PluginSettings) -> None:
-        """Take settings; another file is opened at once.  Raises SettingsError."""
+        """Apply ``settings``; if they name another file it is opened at once.  Raises SettingsError."""
         assert isinstance(settings, SqliteStoreSettings)  # noqa: S101 - the registry validates with our model
         if not settings.file or "\0" in settings.file:
             raise SettingsError("plugins.sqlite_store.file: must name a file")
@@ -97,14 +98,14 @@ class SqliteStore:
 
     @hookimpl
     def start(self, runtime: Runtime) -> None:
-        """Open the database, making it if there is none.  It never fails: each use says what is wrong."""
+        """Open the database, or create it.  It never raises: if that fails, each later call says why."""
         with self._lock:
             self._runtime = runtime
             self._open(runtime)
 
     @hookimpl
     def stop(self) -> None:
-        """Close the database; what was told as saved is on the disk."""
+        """Close the database; every session reported as saved is on the disk."""
         with self._lock:
             database, self._database, self._runtime = self._database, None, None
             if database is not None:
@@ -121,9 +122,9 @@ class SqliteStore:
             logger.error("%s", error)  # noqa: TRY400
 
     def _mended(self, salvaged: Salvaged) -> None:
-        missing = f"; {salvaged.lost} more were found damaged" if salvaged.lost else ""
+        missing = f"; {salvaged.lost} more are damaged and were not recovered" if salvaged.lost else ""
         text = (
-            f"the database of sqlite_store was damaged: {salvaged.recovered} sessions were saved from it{missing}; "
+            f"the database of sqlite_store was damaged: {salvaged.recovered} sessions were recovered from it{missing}; "
             f"the damaged file is kept as {salvaged.aside}"
         )
         logger.error("%s", text)
@@ -143,7 +144,7 @@ class SqliteStore:
 
     @hookimpl
     def persist_sessions(self, sessions: Sequence[Session], replace: bool) -> list[str | Exception]:
-        """Save several in one transaction; one entry each, in order: where it lives, or why it was not saved."""
+        """Save several sessions in one transaction; return for each, in order, where it is stored or why it is not."""
         outcomes: list[str | Exception] = []
         rows: list[tuple[int, str, Row]] = []
         with self._lock:
@@ -178,7 +179,7 @@ class SqliteStore:
     def _write(
         self, connection: sqlite3.Connection, rows: Sequence[tuple[int, str, Row]], *, replace: bool
     ) -> dict[int, StoreError]:
-        """Write ``rows``; return those that must not be written, by index, and why.  Raises sqlite3.Error."""
+        """Write ``rows``; return those that must not be written, as index and reason.  Raises sqlite3.Error."""
         refused: dict[int, StoreError] = {}
         known = _known(connection, [session_id for _, session_id, _ in rows])
         fresh: dict[str, Row] = {}
@@ -193,7 +194,7 @@ class SqliteStore:
             number, major = known[session_id]
             if major > row.major:
                 if replace:
-                    reason = f"session {session_id} was stored by a newer version and is never rewritten"
+                    reason = f"session {session_id} was stored by a newer version, and this version does not rewrite it"
                     refused[index] = StoreError(reason)
             elif replace or session_id in self._unsure or not _is_whole(connection, number):
                 update(connection, number, row)
@@ -204,7 +205,7 @@ class SqliteStore:
 
     @hookimpl
     def load_sessions(self, query: SessionQuery) -> list[Session]:
-        """Return at most ``query.limit`` sessions that fit, in its order; what cannot be read is logged and skipped.
+        """Return at most ``query.limit`` matching sessions, in its order; damaged ones are logged and skipped.
 
         Raises StoreError if the database cannot be read.
         """
@@ -213,7 +214,7 @@ class SqliteStore:
 
     @hookimpl
     def store_size(self) -> int:
-        """Return how many bytes on disk the stored sessions take, the trash included.  Raises StoreError."""
+        """Return how many bytes of disk space the stored sessions use, trash included.  Raises StoreError."""
         with self._lock:
             return self._started().read(_used)
 
@@ -237,14 +238,14 @@ class SqliteStore:
 
     @hookimpl
     def restore_sessions(self, ids: Sequence[str]) -> list[str]:
-        """Bring sessions back from the trash and return the ids that came back.  Raises StoreError."""
+        """Restore sessions from the trash and return the ids that were restored.  Raises StoreError."""
         wanted = [session_id for session_id in ids if SESSION_ID.fullmatch(session_id)]
         with self._lock:
             return self._started().change(lambda connection: trash.restore(connection, wanted))
 
     @hookimpl
     def empty_trash(self, before: datetime, limit: int = sys.maxsize) -> CleanupReport:
-        """Permanently delete what went to the trash before that time, at most ``limit`` sessions.
+        """Delete permanently what went to the trash before that time, at most ``limit`` sessions.
 
         Raises StoreError.
         """
@@ -257,20 +258,20 @@ class SqliteStore:
         with self._lock:
             return self._started().read(trash.listed)
 
-    # For whoever holds the plugin itself.
+    # For tests and other users of the object itself.
 
     @property
     def path(self) -> Path:
-        """The database.  Raises StoreError before ``start``."""
+        """The database file.  Raises StoreError before ``start``."""
         return self._started().terms.path
 
     @property
     def folder(self) -> Path:
-        """Where the database lies.  Raises StoreError before ``start``."""
+        """The folder of the database file.  Raises StoreError before ``start``."""
         return self.path.parent
 
     def session_exists(self, session_id: str) -> bool:
-        """Return whether a session is stored.  Raises StoreError if that cannot be told."""
+        """Return whether a session is stored.  Raises StoreError if the database cannot be read."""
         if SESSION_ID.fullmatch(session_id) is None:
             return False
         with self._lock:
@@ -303,7 +304,7 @@ def _used(connection: sqlite3.Connection) -> int:
 
 
 def _known(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the rows that are stored under ``ids``: the number and the schema's major version of each."""
+    """Return the number and the schema's major version of each row that is stored under one of ``ids``."""
     known: dict[str, tuple[int, int]] = {}
     for at in range(0, len(ids), _PART):
         part = ids[at : at + _PART]
@@ -314,7 +315,7 @@ def _known(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, tupl
 
 
 def _is_whole(connection: sqlite3.Connection, number: int) -> bool:
-    """Return whether what is stored can be read."""
+    """Return whether the stored row can be read."""
     (data,) = connection.execute("SELECT CAST(json AS BLOB) FROM sessions WHERE number = ?", (number,)).fetchone()
     try:
         session_from_json(data)

@@ -1,11 +1,11 @@
-"""The one connection to the database: opened, proved, dropped when it cannot be trusted, and opened anew.
+"""The one connection to the database: opened, checked, closed when it cannot be trusted, and opened again.
 
-The law: what ``change`` was given is on the disk once it returns; if it raises, nothing of it counts.  Every
-transaction takes the write lock first (BEGIN IMMEDIATE), so it waits its turn instead of failing half-way.  After any
-error but a lock the connection is closed, and the next one begins with a checkpoint that must succeed: whatever a
-failed flush left in the log is written to the database anew and flushed there, before anything is built upon it.
+The law: once ``change`` returns, its changes are on the disk; if it raises, none of them counts.  Every transaction
+takes the write lock first (BEGIN IMMEDIATE), so it waits for other programs instead of failing half-way.  After any
+error other than a lock the connection is closed, and the next one starts with a checkpoint that must succeed: whatever
+a failed flush left in the log is written to the database again and flushed before anything else is changed.
 
-Not safe to use from several threads at once: the store takes turns.
+Not safe for several threads at once: the store has a lock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _CHECK_SECONDS: Final = 5.0
-"""So long the check after an unclean stop may take; what is damaged beyond it shows when it is read."""
+"""How long the check after an unclean stop may take; damage that it does not reach shows when it is read."""
 _LOG_PAGES: Final = 1000
 _LOG_BYTES: Final = 64 << 20
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -42,13 +42,13 @@ _WORDS: Final = {
     sqlite3.SQLITE_PERM: "Permission denied",
     sqlite3.SQLITE_IOERR: "Input/output error",
     sqlite3.SQLITE_CORRUPT: "it is damaged",
-    sqlite3.SQLITE_NOTADB: "it is damaged, or no database",
+    sqlite3.SQLITE_NOTADB: "it is damaged or not a database",
 }
 _NEW: Final = (f"PRAGMA page_size = {salvage.PAGE}", "PRAGMA auto_vacuum = INCREMENTAL")
-"""What a database is made with."""
+"""Settings of a new database."""
 _SETTINGS: Final = (
     "PRAGMA synchronous = FULL",
-    "PRAGMA secure_delete = ON",  # what is thrown away is gone, and no salvage brings it back
+    "PRAGMA secure_delete = ON",  # overwrites what is deleted, so that no salvage brings it back
     "PRAGMA temp_store = MEMORY",  # no patient in a temporary file
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
@@ -60,10 +60,10 @@ _SETTINGS: Final = (
 
 
 class Terms(NamedTuple):
-    """How the database is to be used.
+    """How the database is used.
 
-    ``owner`` says whether this process may recover and repair it, ``patience`` for how many seconds to retry, less and
-    less often, while another program has it locked, ``network`` whether it may be on a network file system.
+    ``owner``: whether this process may recover and repair it.  ``patience``: how many seconds to keep trying while
+    another program has it locked.  ``network``: whether it may be on a network file system.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class _Damaged(Exception):  # noqa: N818 - named for the state
 
 
 class Database:
-    """The database that ``terms`` name; ``mended`` hears of a salvage."""
+    """The database that ``terms`` describe; ``mended`` is called after a salvage."""
 
     def __init__(self, terms: Terms, mended: Callable[[salvage.Salvaged], None]) -> None:
         self.terms = terms
@@ -90,32 +90,32 @@ class Database:
         self._checked: tuple[int, int] | None = None
 
     def open(self) -> None:
-        """Open it ahead of the first use, without checking what is in it.  Raises StoreError."""
+        """Open the database before its first use, without checking its content.  Raises StoreError."""
         try:
             self._opened()
         except (OSError, sqlite3.Error) as error:
             if not _is_damage(error):
                 raise told(error, self.terms.path) from error
-            logger.debug("%s is damaged; it is mended when it is first used", self.terms.path)
+            logger.debug("%s is damaged; it is repaired when it is first used", self.terms.path)
 
     def change(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do ``work`` in one transaction, and return its answer once that is on the disk.  Raises StoreError."""
+        """Call ``work`` in a transaction and return its result once the changes are on the disk.  Raises StoreError."""
         return self._do(lambda: self._changed(self._ready(), work))
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do ``work``, which changes nothing, and return its answer.  Raises StoreError."""
+        """Call ``work``, which changes nothing, and return its result.  Raises StoreError."""
         return self._do(lambda: self._looked(work))
 
     def keep_house(self, statement: str) -> None:
-        """Run a statement that changes no content (a checkpoint, giving room back); if it fails that is only noted."""
+        """Run a statement that changes no content (a checkpoint, a vacuum); a failure is only logged."""
         try:
-            self._ready().executescript(statement)  # which runs it to its end, though it returns no rows
+            self._ready().executescript(statement)  # runs it to its end, although it returns no rows
         except (sqlite3.Error, OSError, StoreError, _Damaged) as error:
             logger.debug("%s: %s failed: %s", self.terms.path, statement, _words(error))
             self._drop()
 
     def close(self) -> None:
-        """Close it; as its owner note that it was closed in order."""
+        """Close the database; as its owner, record that it was closed properly."""
         connection = self._connection
         if connection is None:
             return
@@ -123,7 +123,7 @@ class Database:
             if self.terms.owner and not self._to_check and self._is_there():
                 self._changed(connection, lambda c: c.execute("INSERT OR REPLACE INTO state VALUES ('clean', 1)"))
         except (sqlite3.Error, OSError) as error:  # the next start checks it
-            logger.info("%s was not closed in order: %s", self.terms.path, _words(error))
+            logger.info("%s was not closed properly: %s", self.terms.path, _words(error))
         self._drop()
 
     # One use.
@@ -170,13 +170,13 @@ class Database:
         return work(connection)
 
     def _prove(self) -> None:
-        """See that what was written has a name by which it will be found.  Raises OSError."""
+        """Make sure that the files that were written to still have their names.  Raises OSError."""
         path = self.terms.path
         if self._log is None:
             place.sync_folder(path.parent)  # SQLite lets an error of this pass
             self._log = place.identity(_log_of(path))
         if not self._is_there():
-            raise OSError(errno.ENOENT, "it has vanished while it was in use", str(path))
+            raise OSError(errno.ENOENT, "it was removed while it was in use", str(path))
 
     def _is_there(self) -> bool:
         path = self.terms.path
@@ -187,7 +187,7 @@ class Database:
     # Opening.
 
     def _ready(self) -> sqlite3.Connection:
-        """Return the connection, what it leads to checked if that was not closed in order."""
+        """Return the connection; a database that was not closed properly is checked first."""
         connection = self._opened()
         if self._to_check:
             self._check(connection)
@@ -199,7 +199,7 @@ class Database:
         if self._connection is not None:
             if self._is_there():
                 return self._connection
-            logger.warning("%s has vanished or is another file now; it is opened anew", self.terms.path)
+            logger.warning("%s was removed or replaced; it is opened again", self.terms.path)
             self._drop()
         self._prepare()
         connection = self._connect("rw")
@@ -212,24 +212,24 @@ class Database:
         return connection
 
     def _prepare(self) -> None:
-        """Make folder and file, and see that they can be used.  Raises OSError or StoreError."""
+        """Create folder and file, and check that they can be used.  Raises OSError or StoreError."""
         path = self.terms.path
         if self._around and place.device_for(path.parent) in self._around:
-            # What was saved under the empty mount point would be hidden when the disk comes back.
-            raise StoreError(f"the disk that {path} lies on is not there (unmounted?); it is waited for")
+            # What was saved in the empty mount point would be hidden when the disk is mounted again.
+            raise StoreError(f"the disk of {path} is not mounted; saving continues when it is back")
         place.make_folder(path.parent)
         kind = "" if self.terms.network else place.network_kind(path.parent)
         if kind:
             raise StoreError(
-                f"{path} lies on a network file system ({kind}), where SQLite's locks may fail and spoil it; move it "
-                "to a local disk, or set plugins.sqlite_store.network_folder = true"
+                f"{path} is on a network file system ({kind}), where unreliable locks may corrupt it; move it to a "
+                "local disk, or set plugins.sqlite_store.network_folder = true"
             )
         if self.terms.owner:
             salvage.finish(path)
             if not place.size_of(path) and place.size_of(_log_of(path)):
                 self._mend(_Damaged())  # SQLite would take an emptied file for a new one, and delete its log
         elif salvage.being_mended(path):
-            raise StoreError(f"{path} is being mended; its owner, the engine, finishes that at its next start")
+            raise StoreError(f"{path} is being repaired; the engine, its owner, finishes that at its next start")
         place.make_file(path)
 
     def _connect(self, mode: str) -> sqlite3.Connection:
@@ -239,12 +239,12 @@ class Database:
             check_same_thread=False,
         )  # fmt: skip
         try:
-            version = check_version(connection, may=self.terms.owner)  # ahead of all that might write
+            version = check_version(connection, may=self.terms.owner)  # before anything is written
             for setting in _SETTINGS if version else (*_NEW, *_SETTINGS):
                 connection.execute(setting).fetchall()
             if mode == "rw":
                 if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-                    raise StoreError("this file system cannot keep SQLite's log (WAL)")  # noqa: TRY301
+                    raise StoreError("this file system does not support SQLite's log (WAL)")  # noqa: TRY301
                 bring_up(connection)
         except StoreError as error:
             connection.close()
@@ -255,7 +255,7 @@ class Database:
         return connection
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Make sure that all that can be read is on the disk, and as its owner note that it is in use."""
+        """Make sure that everything readable is on the disk; as its owner, record that it is in use."""
         path = self.terms.path
         busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
@@ -281,7 +281,7 @@ class Database:
         except sqlite3.OperationalError as error:
             if _code(error) != sqlite3.SQLITE_INTERRUPT:
                 raise
-            logger.info("%s was not closed in order; its check ended after %.0f s", self.terms.path, _CHECK_SECONDS)
+            logger.info("%s was not closed properly; its check ended after %.0f s", self.terms.path, _CHECK_SECONDS)
             return
         finally:
             timer.cancel()
@@ -292,14 +292,14 @@ class Database:
     # When something is wrong.
 
     def _mend(self, error: Exception) -> None:
-        """Save what can be read of a damaged database.  Raises StoreError."""
+        """Recover what can be read of a damaged database.  Raises StoreError."""
         path = self.terms.path
         if not self.terms.owner:
-            raise StoreError(f"{path} is damaged; its owner, the engine, mends it when it next uses it") from error
+            raise StoreError(f"{path} is damaged; the engine, its owner, repairs it at its next use") from error
         try:
             self._mended(salvage.mend(path))
         except (sqlite3.Error, OSError) as failure:
-            raise StoreError(f"{path} is damaged and cannot be mended now: {_words(failure)}") from failure
+            raise StoreError(f"{path} is damaged and cannot be repaired now: {_words(failure)}") from failure
         self._checked = place.identity(path)
 
     def _drop(self) -> None:
@@ -309,11 +309,11 @@ class Database:
             try:
                 connection.close()
             except sqlite3.Error as error:
-                logger.debug("%s does not close well: %s", self.terms.path, _words(error))
+                logger.debug("closing %s failed: %s", self.terms.path, _words(error))
 
 
 def told(error: Exception, path: Path) -> StoreError:
-    """Return an error of SQLite or the system as one for people: what failed and why, without any content."""
+    """Return an error of SQLite or the system as a StoreError: what failed and why, without any content."""
     return StoreError(f"the database {path} cannot be used: {_words(error)}")
 
 

@@ -1,8 +1,8 @@
-"""Where the database lies: its folder, its files and their modes.
+"""The database's folder, its files and their modes.
 
-The law: folders are made with 0700 and files with 0600, whatever the umask says; SQLite gives ``-wal`` and ``-shm`` the
-mode of the database.  No link is followed.  The database is never opened here once SQLite has it open: closing any
-descriptor of it would drop SQLite's locks.
+The law: folders are created with mode 0700 and files with 0600, whatever the umask; SQLite gives ``-wal`` and ``-shm``
+the mode of the database.  No link is followed.  The database is never opened here while SQLite has it open: closing any
+descriptor of the file would drop SQLite's locks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 FILES: Final = ("", "-wal", "-shm")
-"""What stands behind the database's name in the names of its files."""
+"""The endings of the database's files."""
 
 _NETWORK: Final = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gfs2", "glusterfs", "lustre", "ncpfs"}
@@ -39,7 +39,7 @@ _NETWORK: Final = frozenset(
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and its missing parents, each durably and 0700.  Raises OSError."""
+    """Create ``folder`` and its missing parents, durably and with mode 0700.  Raises OSError."""
     if folder.is_dir():
         return
     if not folder.parent.is_dir():
@@ -53,7 +53,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to the disk.  Raises OSError."""
+    """Sync the names in ``folder`` to the disk.  Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -62,9 +62,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_file(path: Path) -> bool:
-    """Make an empty file of mode 0600 if nothing has that name, else close it to others; return whether it is new.
+    """Create an empty file of mode 0600, or set the mode of the existing one; return whether it is new.
 
-    Raises OSError, also if the name is a link or not a file.
+    Raises OSError, also if ``path`` is a link or not a regular file.
     """
     try:
         mode = path.lstat().st_mode
@@ -83,14 +83,14 @@ def make_file(path: Path) -> bool:
             mode = stat.S_IMODE(file.lstat().st_mode)
             if mode & 0o077 and stat.S_ISREG(file.lstat().st_mode):
                 file.chmod(0o600)
-                logger.warning("%s holds patient data and was open to others (mode %o): it is 600 now", file, mode)
+                logger.warning("%s holds patient data and had mode %o; it was changed to 600", file, mode)
     return False
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return which file has that name (device and inode), None if none has.  Raises OSError."""
+    """Return the device and inode of the file ``path``, None if there is none.  Raises OSError."""
     try:
-        found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - asked at every save: the quicker one
+        found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - called at every save: the faster one
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
@@ -105,12 +105,12 @@ def size_of(path: Path) -> int:
 
 
 def around(folder: Path) -> frozenset[int]:
-    """Return the file systems (their devices) that lie around the one that ``folder`` lies on.  Raises OSError."""
+    """Return the devices of the file systems that enclose the one of ``folder``.  Raises OSError."""
     return frozenset(parent.stat().st_dev for parent in folder.parents) - {folder.stat().st_dev}
 
 
 def device_for(folder: Path) -> int:
-    """Return the device of the file system that ``folder`` lies on, or would if it were made.  Raises OSError."""
+    """Return the device of the file system that ``folder`` is on, or would be once created.  Raises OSError."""
     for place in (folder, *folder.parents):
         with suppress(FileNotFoundError):
             return place.stat().st_dev
@@ -118,11 +118,11 @@ def device_for(folder: Path) -> int:
 
 
 def network_kind(folder: Path) -> str:
-    """Return the kind of the network file system that ``folder`` lies on, "" if it is none or cannot be told."""
+    """Return the type of the network file system that ``folder`` is on, "" if it is local or unknown."""
     try:
         device = folder.stat().st_dev
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # no /proc: it cannot be told
+    except OSError:  # no /proc: unknown
         return ""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in lines:

@@ -1,7 +1,7 @@
-"""Finding sessions: what SQLite narrows down, ``hl7core.matches`` decides.
+"""Finding sessions: SQLite selects the candidates, ``hl7core.matches`` decides.
 
-The law: no session that fits is left out by an index, and none that does not fit comes through; a row that cannot be
-read is logged once and skipped.  No value of a query is ever part of an SQL text.
+The law: all matching sessions are found, whatever the indexes, and no others; a row that cannot be read is logged once
+and skipped.  A query's values are always bound as parameters, never written into the SQL.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _PART: Final = 500
 
 
 class Complaints:
-    """Damaged rows that were told of."""
+    """The damaged rows that were logged."""
 
     def __init__(self) -> None:
         self._told: set[tuple[int, str]] = set()
 
     def tell(self, number: int, session_id: str, error: Exception) -> None:
-        """Say once that a row cannot be read."""
+        """Log once that a row cannot be read."""
         if (number, session_id) not in self._told:
             self._told.add((number, session_id))
             logger.error("the stored session %s cannot be read and is skipped: %s", session_id, error)
 
 
 def load(connection: sqlite3.Connection, query: SessionQuery, complaints: Complaints) -> list[Session]:
-    """Return at most ``query.limit`` sessions that fit, in the query's order.  Raises sqlite3.Error."""
+    """Return at most ``query.limit`` matching sessions, in the query's order.  Raises sqlite3.Error."""
     if query.limit <= 0 or not _is_text(query):
         return []
     if not query.ids:
@@ -76,7 +76,7 @@ def _sessions(
 
 
 def _select(query: SessionQuery, ids: Sequence[str] | None) -> tuple[str, list[str | int | bytes]]:
-    """Return the statement that yields, in order, the rows that may fit, and its values."""
+    """Return the statement that selects the candidates, in order, and its parameters."""
     values: list[str | int | bytes] = []
     where: list[str] = []
 
@@ -130,7 +130,7 @@ def _select(query: SessionQuery, ids: Sequence[str] | None) -> tuple[str, list[s
 
 
 def _is_text(query: SessionQuery) -> bool:
-    """Return whether the query's words are Unicode: no stored session holds others."""
+    """Return whether the query's texts are valid Unicode: no stored session has any other."""
     words = [query.device, query.lis, query.protocol, query.specimen, query.patient, query.control_id, query.finding]
     words += [query.text, query.pending_for, query.after[1] if query.after is not None else ""]
     try:
@@ -141,5 +141,5 @@ def _is_text(query: SessionQuery) -> bool:
 
 
 def _escaped(text: str) -> bytes:
-    """Return ``text`` as it stands in the JSON of this version's writer."""
+    """Return ``text`` as this version writes it in JSON."""
     return json.dumps(text, ensure_ascii=False)[1:-1].encode()

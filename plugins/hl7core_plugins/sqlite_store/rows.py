@@ -1,6 +1,6 @@
-"""A session as a row: its JSON, the columns beside it, and the values it is found by.
+"""A session as a row: its JSON, the columns beside it, and its search keys.
 
-The law: all columns follow from the JSON as it will be read back, so they can always be made again; a search by a
+The law: all columns are derived from the JSON as it will be read back, so they can always be rebuilt; a search by a
 column finds what ``hl7core.matches`` finds.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["COLUMNS", "Row", "key_of", "major_of", "micros", "row_of", "stored_r
 COLUMNS: Final = (
     "id", "major", "start_us", "end_us", "status", "protocol", "device", "lis", "persisted_until_us", "json",
 )  # fmt: skip
-"""What a row has beside its number and the time at which it went to the trash."""
+"""A row's columns besides its number and the time of its deletion."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -35,7 +35,7 @@ _VERSION: Final = re.compile(rb'"_metadata":\{"version":"(\d{1,6})\.[^{}]*\}\}$'
 
 
 class Row(NamedTuple):
-    """A session to write: the values of ``COLUMNS``, and by (kind, value) what it is found by."""
+    """A session to write: the values of ``COLUMNS``, and its search keys as (kind, value)."""
 
     values: tuple[str | int | None, ...]
     keys: tuple[tuple[str, str], ...]
@@ -54,14 +54,14 @@ def time_of(micros: int) -> datetime:
 
 
 def key_of(value: str) -> str:
-    """Return ``value`` as it is indexed: its beginning, if it is very long."""
+    """Return ``value`` as it is indexed: only the beginning of a very long one."""
     return value[:_LONGEST_KEY]
 
 
 def row_of(session: object) -> Row:
-    """Return the row for a session.  Raises SessionRefused, which quotes nothing, for what could not be read again."""
+    """Return the row for a session.  Raises SessionRefused, which quotes nothing, if it could not be read back."""
     if not isinstance(session, Session) or SESSION_ID.fullmatch(session.id) is None:
-        raise SessionRefused("what should be saved is not a session with a valid id")
+        raise SessionRefused("the object to save is not a session with a valid id")
     try:
         data = session_to_json(session)
         return _row(data, session if is_sound(session) else session_from_json(data))
@@ -72,7 +72,7 @@ def row_of(session: object) -> Row:
 
 
 def stored_row(data: bytes) -> Row:
-    """Return the row for a session's JSON, which is kept as it is.  Raises SessionRefused."""
+    """Return the row for a session's JSON, which is stored unchanged.  Raises SessionRefused."""
     return _row(data, session_from_json(data))
 
 

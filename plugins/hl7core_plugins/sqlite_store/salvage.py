@@ -1,9 +1,9 @@
-"""Saving what can be read of a damaged database, without SQLite.
+"""Recovering what can be read of a damaged database, without SQLite.
 
-The law: only what is damaged is lost, and nothing is thrown away.  Every page that holds rows is read by itself, from
-the log where that has a later one, so neither a broken header nor a broken index nor a lost page hides the others; a
-session counts if its JSON proves it.  What was found is written to a new database, on the disk before the damaged one
-is set aside; cut off at any point, the next start goes on from there.
+The law: only damaged sessions are lost, and the damaged file is kept.  Every page of rows is read on its own, from the
+log where it has a later version, so a damaged header, index or page hides no other; a session counts if its JSON is
+complete.  The recovered sessions are on the disk in a new database before the damaged one is set aside; if that is
+interrupted at any point, the next start continues from there.
 
 The file format is https://www.sqlite.org/fileformat2.html: sections 1.6 (pages), 2.1 (records), 4.1 (the log).
 """
@@ -38,7 +38,7 @@ _INTEGERS: Final = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 
 
 class Salvaged(NamedTuple):
-    """What a salvage came to: sessions saved, sessions of which only a part was found, where the damaged file is."""
+    """The result of a salvage: sessions recovered, sessions found only in part, and where the damaged file is kept."""
 
     recovered: int
     lost: int
@@ -55,14 +55,14 @@ class _Found(NamedTuple):
 
 
 def being_mended(path: Path) -> bool:
-    """Return whether a salvage of the database ``path`` waits to be finished.  Raises OSError."""
+    """Return whether a salvage of the database ``path`` was not finished.  Raises OSError."""
     return place.identity(_with(path, ".salvaged")) is not None
 
 
 def mend(path: Path) -> Salvaged:
-    """Save what can be read of the database ``path``, set it aside, and put a sound one in its place.
+    """Recover what can be read of the database ``path``, set it aside, and put a new one in its place.
 
-    Raises OSError or sqlite3.Error; everything is as it was then, or is finished next time.
+    Raises OSError or sqlite3.Error; everything is then as before, or is finished at the next call.
     """
     fresh = _with(path, ".salvaging")
     for ending in (*place.FILES, "-journal"):
@@ -86,9 +86,9 @@ def mend(path: Path) -> Salvaged:
 
 
 def finish(path: Path) -> Path | None:
-    """Put a salvaged database in the place of the damaged one, if one waits; return where that one lies now.
+    """Finish an interrupted salvage: replace the damaged database and return where it is kept; None if there is none.
 
-    Raises OSError; the next call goes on then.
+    Raises OSError; the next call then continues.
     """
     ready = _with(path, ".salvaged")
     if place.identity(ready) is None:
@@ -96,7 +96,7 @@ def finish(path: Path) -> Path | None:
     names = (_with(path, f".damaged-{number}") for number in itertools.count(1))
     aside = next(name for name in names if place.identity(name) is None)
     _with(path, "-shm").unlink(missing_ok=True)
-    for ending in ("-wal", ""):  # a log must never be left beside another database than its own
+    for ending in ("-wal", ""):  # a log must never be left beside another database
         source = _with(path, ending)
         if place.identity(source) is not None:
             source.rename(_with(aside, ending))
@@ -134,7 +134,9 @@ def _sound(found: _Found) -> Row | None:
     except (SessionRefused, UnicodeDecodeError):
         row = None
     if row is None or row.values[0] != found.session_id:
-        logger.error("session %s is damaged and stays in the file that is set aside", found.session_id)
+        logger.error(
+            "session %s is damaged and was not recovered; it is in the file that was set aside", found.session_id
+        )
         return None
     return row
 
@@ -154,7 +156,7 @@ class _Pages:
             self._read_log(log)
 
     def _read_log(self, log: BinaryIO) -> None:
-        """Note where the log has later pages, up to its last commit."""
+        """Record where the log has later versions of pages, up to its last commit."""
         header = log.read(_LOG_HEADER)
         if len(header) < _LOG_HEADER or int.from_bytes(header[8:12]) != PAGE:
             return
@@ -173,7 +175,7 @@ class _Pages:
                 self.count = size
 
     def page(self, number: int) -> bytes:
-        """Return a page; what is not there is empty."""
+        """Return a page; a missing one is empty."""
         at = self._later.get(number)
         if at is not None and self._log is not None:
             self._log.seek(at)
@@ -206,7 +208,7 @@ def _rows_of(pages: _Pages, page: bytes, start: int) -> Iterator[_Found]:
         pointer = start + 8 + 2 * cell
         try:
             found = _row(pages, page, int.from_bytes(page[pointer : pointer + 2]))
-        except (IndexError, ValueError):  # no row of ours, or not one any more
+        except (IndexError, ValueError):  # not one of our rows, or damaged
             continue
         if found is not None:
             yield found
@@ -237,7 +239,7 @@ def _row(pages: _Pages, page: bytes, at: int) -> _Found | None:
 
 
 def _payload(pages: _Pages, page: bytes, at: int, length: int) -> bytes:
-    """Return a cell's payload, as far as it is found: what does not fit on its page lies on a chain of others."""
+    """Return a cell's payload as far as it is found; what does not fit on its page is on a chain of other pages."""
     usable = PAGE - pages.reserved
     if length <= usable - 35:
         return page[at : at + length]

@@ -1,8 +1,8 @@
-"""The tables, and the numbered steps that lead to them.
+"""The tables, and the numbered migrations that create them.
 
-The law: ``user_version`` counts the steps that a database has taken; each is taken in one transaction, so one that is
-cut off was never begun.  A step is never changed once it was released: what is wrong with it the next one mends.
-A database that has taken steps unknown here is of a later version, and is not touched.
+The law: ``user_version`` counts the migrations that were applied to a database.  Each is one transaction, so an
+interrupted one leaves no trace.  A released migration is never changed; the next one corrects its mistakes.  A database
+with migrations unknown here was written by a later version and is not touched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["APPLICATION", "STEPS", "Step", "bring_up", "check_version", "insert"
 Step = Callable[[sqlite3.Connection], None]
 
 APPLICATION: Final = 0x486C3763
-"""``application_id``: "Hl7c", so that another program's database is never mistaken for ours."""
+"""``application_id``: "Hl7c", which tells our database from another program's."""
 
 _INSERT: Final = f"INSERT INTO sessions (number, trashed_us, {', '.join(COLUMNS)}) VALUES (?, ?{', ?' * len(COLUMNS)})"  # noqa: S608 - no value in it
 _INDEXED: Final = ("start_us", "status", "protocol", "device", "lis", "persisted_until_us")
@@ -32,9 +32,9 @@ _PART: Final = 500
 
 
 def _sessions(connection: sqlite3.Connection) -> None:
-    """Step 1: one table, the session as JSON beside the columns that listings are ordered and narrowed by.
+    """Migration 1: one table, with the session as JSON and the columns that listings are ordered and filtered by.
 
-    One row a session; deleted ones wait in it, too, so an id may stand there more than once, but only once undeleted.
+    One row per session, deleted ones included: an id may occur more than once, but only once outside the trash.
     """
     connection.execute(
         """
@@ -73,7 +73,7 @@ def _sessions(connection: sqlite3.Connection) -> None:
 
 
 def _found_by(connection: sqlite3.Connection) -> None:
-    """Step 2: the values that a session has several of (specimens, patients, control ids, findings, destinations)."""
+    """Migration 2: the values that a session may have several of, such as specimens, patients and control ids."""
     connection.execute(
         """
         CREATE TABLE IF NOT EXISTS found_by (
@@ -90,7 +90,7 @@ def _found_by(connection: sqlite3.Connection) -> None:
     for number, data in _stored(connection):
         try:
             row = stored_row(data)
-        except SessionRefused:  # damaged: loading says so
+        except SessionRefused:  # damaged: reported when it is loaded
             continue
         connection.executemany(_ADD_KEY, [(number, kind, value, row.start_us) for kind, value in row.keys])
 
@@ -99,34 +99,33 @@ STEPS: Final[tuple[Step, ...]] = (_sessions, _found_by)
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """Return how many steps a database has taken.  Raises StoreError if it is another program's."""
+    """Return how many migrations a database has.  Raises StoreError if it is another program's."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application: int = connection.execute("PRAGMA application_id").fetchone()[0]
     tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if application != APPLICATION and (application or version or tables):
-        raise StoreError("it is the database of another program; name another file")
+        raise StoreError("it is another program's database; set file to another path")
     return version
 
 
 def check_version(connection: sqlite3.Connection, *, steps: Sequence[Step] = STEPS, may: bool = True) -> int:
-    """Return how many steps a database has taken, without changing it.
+    """Return how many migrations a database has, without changing it.
 
-    Raises StoreError for one of a later version or another program, and without ``may`` for one that would have to be
-    brought up.
+    Raises StoreError if it belongs to a later version or another program, or, without ``may``, if it must be migrated.
     """
     version = version_of(connection)
     if version > len(steps):
         raise StoreError(
-            f"it was written by a later version of hl7core (its schema is {version}, this one knows {len(steps)}): "
-            "it is left alone; run that version, or name another file"
+            f"it was written by a later version of hl7core (schema {version}; this version knows {len(steps)}) and is "
+            "left unchanged; run that version, or set file to another path"
         )
     if version < len(steps) and version and not may:
-        raise StoreError("it is of an earlier version, and another process owns it: start the engine again first")
+        raise StoreError("it is of an earlier version, and another process owns it: restart the engine first")
     return version
 
 
 def bring_up(connection: sqlite3.Connection, *, steps: Sequence[Step] = STEPS) -> int:
-    """Take the steps that a database has not taken yet; return how many.  Raises StoreError (see ``check_version``)."""
+    """Apply the missing migrations; return how many.  Raises StoreError (see ``check_version``)."""
     version = check_version(connection, steps=steps)
     taken = 0
     for number in range(version + 1, len(steps) + 1):
@@ -146,7 +145,7 @@ def bring_up(connection: sqlite3.Connection, *, steps: Sequence[Step] = STEPS) -
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row], trashed_us: int | None = None) -> None:
-    """Write rows that are not there yet, into the trash if they went there at that time."""
+    """Insert new rows; with ``trashed_us`` (unix microseconds) they are in the trash since then."""
     first: int = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM sessions").fetchone()[0]
     connection.executemany(_INSERT, [(number, trashed_us, *row.values) for number, row in enumerate(rows, first)])
     keys = [(number, *key, row.start_us) for number, row in enumerate(rows, first) for key in row.keys]
@@ -154,7 +153,7 @@ def insert(connection: sqlite3.Connection, rows: Sequence[Row], trashed_us: int 
 
 
 def update(connection: sqlite3.Connection, number: int, row: Row) -> None:
-    """Write a row in place of the one that has that number; of what is indexed only what differs."""
+    """Replace the row ``number``; indexed values are only written if they differ."""
     values = dict(zip(COLUMNS, row.values, strict=True))
     connection.execute(_UPDATE, (row.major, values["end_us"], values["json"], number))
     for name, statement in zip(_INDEXED, _CHANGE, strict=True):
@@ -168,7 +167,7 @@ def update(connection: sqlite3.Connection, number: int, row: Row) -> None:
 
 
 def _stored(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
-    """Yield all rows, a part at a time: the table may change meanwhile."""
+    """Yield number and JSON of all rows, read in parts, since the table may change meanwhile."""
     last = -1
     query = "SELECT number, CAST(json AS BLOB) FROM sessions WHERE number > ? ORDER BY number LIMIT ?"
     while part := connection.execute(query, (last, _PART)).fetchall():

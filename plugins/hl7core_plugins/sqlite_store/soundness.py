@@ -1,7 +1,7 @@
-"""Whether a session can certainly be read again once it is written.
+"""Whether a session can certainly be read back once it is written.
 
-The law: true only if it can.  If unsure the answer is false, and the session's JSON is read back.  Reading every
-session back would take several times as long as writing it, and sessions from the wire are sound.
+The law: true only if it can; if unsure, false, and the caller reads its JSON to find out.  Reading every session back
+would take several times as long as writing it, and sessions from the wire are always sound.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _COUNT: Final = 1 << 63
 _LATEST_NS: Final = (1 << 42) * 1_000_000
 """In the year 2109; the JSON's times are exact until then."""
 _PLAIN: Final = re.compile(r"[0-9A-Za-z.:%_\[\]-]*")
-"""Addresses and connections: what is written as it is."""
+"""Addresses and connections made of these characters are written unchanged."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def is_sound(session: Session) -> bool:
-    """Return whether ``session`` is made of the right values, each within the bounds of the schema."""
+    """Return whether ``session`` has values of the right types, each within the bounds of the schema."""
     try:
         return (
             type(session.protocol) is type(session.connection) is type(session.sensor) is str
@@ -60,7 +60,7 @@ def is_sound(session: Session) -> bool:
             and _is_moment(session.saved_at)
             and _is_moment(session.persisted_until)
         )
-    except (AttributeError, TypeError, ValueError):  # what looks like one of ours has values of the wrong kind in it
+    except (AttributeError, TypeError, ValueError):  # a value of the wrong type
         return False
 
 

@@ -1,7 +1,7 @@
-"""The trash: rows that wait, hidden from every listing, with the time at which they were deleted.
+"""The trash: deleted rows, which no listing shows, with the time of their deletion.
 
-The law: a session that was deleted to the trash is in it until it is restored or the trash is emptied; restoring never
-touches a session that is stored.  What is deleted permanently is overwritten, in the log too, and its space released.
+The law: a session in the trash stays there until it is restored or the trash is emptied; restoring never overwrites a
+stored session.  What is deleted permanently is overwritten, in SQLite's log too, and its space is freed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["empty", "give_back", "listed", "remove", "restore"]
 
 _PART: Final = 500
 _ROOM: Final = 4096
-"""So many pages at most are given back to the file system at a time."""
+"""How many pages at most are freed at a time."""
 _LATEST: Final = (
     "SELECT number FROM sessions WHERE id = ? AND trashed_us IS NOT NULL ORDER BY trashed_us DESC, number DESC LIMIT 1"
 )
 
 
 def remove(connection: sqlite3.Connection, ids: Sequence[str], now: datetime | None) -> list[str]:
-    """Move sessions to the trash, or with no time throw them away; return the ids that were there."""
+    """Move sessions to the trash, or delete them permanently if ``now`` is None; return the ids that were stored."""
     removed = []
     for session_id in ids:
         found = connection.execute("SELECT number FROM sessions WHERE id = ? AND trashed_us IS NULL", (session_id,))
@@ -35,7 +35,7 @@ def remove(connection: sqlite3.Connection, ids: Sequence[str], now: datetime | N
         if number is None:
             continue
         if now is None:
-            _throw_away(connection, [number[0]])
+            _delete_rows(connection, [number[0]])
         else:
             connection.execute("UPDATE sessions SET trashed_us = ? WHERE number = ?", (micros(now), number[0]))
         removed.append(session_id)
@@ -43,7 +43,7 @@ def remove(connection: sqlite3.Connection, ids: Sequence[str], now: datetime | N
 
 
 def restore(connection: sqlite3.Connection, ids: Sequence[str]) -> list[str]:
-    """Bring sessions back, the latest of each, never onto one that is stored; return who came back."""
+    """Restore the latest of each session unless it is stored; return the ids that were restored."""
     restored = []
     for session_id in ids:
         stored = connection.execute("SELECT 1 FROM sessions WHERE id = ? AND trashed_us IS NULL", (session_id,))
@@ -57,13 +57,13 @@ def restore(connection: sqlite3.Connection, ids: Sequence[str]) -> list[str]:
 
 
 def listed(connection: sqlite3.Connection) -> list[tuple[str, datetime]]:
-    """Return the ids in the trash and when each went there, the oldest first."""
+    """Return the ids in the trash with the time of their deletion, oldest first."""
     query = "SELECT CAST(id AS BLOB), trashed_us FROM sessions WHERE trashed_us IS NOT NULL ORDER BY trashed_us, id"
     return [(raw.decode(errors="replace"), time_of(trashed_us)) for raw, trashed_us in connection.execute(query)]
 
 
 def empty(database: Database, before: datetime, limit: int) -> CleanupReport:
-    """Permanently delete what went to the trash before that time, at most ``limit`` sessions."""
+    """Delete permanently what went to the trash before that time, at most ``limit`` sessions."""
     deleted = freed = 0
     while deleted < limit:
         most = min(_PART, limit - deleted)
@@ -80,7 +80,7 @@ def empty(database: Database, before: datetime, limit: int) -> CleanupReport:
 
 
 def give_back(database: Database) -> None:
-    """Let the file shrink by what was thrown away, and write the log over, where it still stands."""
+    """Shrink the file by what was deleted, and truncate the log, which still contains it."""
     database.keep_house(f"PRAGMA incremental_vacuum({_ROOM})")
     database.keep_house("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -90,10 +90,10 @@ def _empty_part(connection: sqlite3.Connection, before_us: int, most: int) -> tu
         "SELECT number, length(CAST(json AS BLOB)) FROM sessions WHERE trashed_us < ? ORDER BY trashed_us LIMIT ?",
         (before_us, most),
     ).fetchall()
-    _throw_away(connection, [number for number, _ in rows])
+    _delete_rows(connection, [number for number, _ in rows])
     return len(rows), sum(size for _, size in rows)
 
 
-def _throw_away(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+def _delete_rows(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
     for table, column in (("found_by", "session"), ("sessions", "number")):
         connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(number,) for number in numbers])  # noqa: S608

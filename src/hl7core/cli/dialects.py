@@ -1,7 +1,7 @@
-"""Dialects without an engine: what enabled plugins offer to ``read``, and what the settings may pin a connection to.
+"""The dialects of enabled plugins, for commands that run no engine.
 
-Only other people's plugins are loaded, the bundled ones bring no dialect.  Of a plugin nothing runs but ``configure``,
-``register_framers`` and what that returns; one that fails costs its dialects, and is named.
+Only third-party plugins are loaded: the bundled ones have no dialects.  Of a plugin, only ``configure``,
+``register_framers`` and the framers themselves run.  If one fails, its dialects are left out and it is reported.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from hl7core.wire.framing.framer import Dialect
 __all__ = ["enabled_dialects", "pin_problems"]
 
 
-def enabled_dialects(settings: Settings, tell: Callable[[str], None]) -> tuple[Dialect, ...]:
-    """Return the dialects of the enabled plugins, guarded; ``tell`` hears a sentence for each plugin that fails."""
+def enabled_dialects(settings: Settings, warn: Callable[[str], None]) -> tuple[Dialect, ...]:
+    """Return the dialects of the enabled plugins, guarded; ``warn`` is called with a sentence on each that fails."""
     registry = Registry(settings)
     found: list[Dialect] = []
     for name in registry.names():
         if registry.wanted(name) and not registry.info(name).bundled:
             try:
-                found += _offered(registry, name, tell)
+                found += _dialects_of(registry, name, warn)
             except Hl7coreError as error:
-                tell(f"plugin {error}")
+                warn(f"plugin {error}")
     return tuple(found)
 
 
 def pin_problems(settings: Settings, dialects: Sequence[Dialect]) -> list[str]:
-    """Say which protocols the settings pin places to that nobody speaks."""
+    """Return a sentence for each protocol that ``core.protocols`` names and nothing here can decode."""
     return unknown_pins(settings.core.decoder_options(), dialects)
 
 
-def _offered(registry: Registry, name: str, tell: Callable[[str], None]) -> list[Dialect]:
+def _dialects_of(registry: Registry, name: str, warn: Callable[[str], None]) -> list[Dialect]:
     plugin = registry.load(name)
     if "register_framers" not in registry.info(name).hooks:
         return []
@@ -45,14 +45,14 @@ def _offered(registry: Registry, name: str, tell: Callable[[str], None]) -> list
     def report(error: BaseException) -> None:
         if not contained(error):
             raise error
-        tell(f"plugin {name}: its dialect failed: {describe(error)}")
+        warn(f"plugin {name}: its dialect failed: {describe(error)}")
 
     try:
         configure = getattr(plugin, "configure", None)
         if configure is not None:
             configure(registry.settings_of(name))
         offered = list(plugin.register_framers() or ())  # type: ignore[attr-defined]  # it is among its hooks
-    except Exception as error:  # noqa: BLE001 - a plugin's failure is the plugin's
+    except Exception as error:  # noqa: BLE001 - a plugin's failure affects no other plugin
         raise PluginError(f"{name}: {describe(error)}") from None
     if not all(isinstance(item, Dialect) for item in offered):
         raise PluginError(f"{name}: register_framers must yield Dialect values")

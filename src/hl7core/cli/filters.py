@@ -1,4 +1,4 @@
-"""The filters of ``sessions list`` and ``sessions export``: the same options, and the query that they amount to."""
+"""The filters of ``sessions list`` and ``sessions export``: the options, and the query that they make."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ import click
 from hl7core.model.delivery import DeliveryStatus
 from hl7core.model.session import SessionQuery
 
-__all__ = ["filtered", "time_of"]
+__all__ = ["time_of", "with_filters"]
 
 _TEXTS: Final = {
-    "device": ("IP", "The analyzer's address."),
-    "lis": ("IP", "The LIS's address."),
-    "specimen": ("ID", "A specimen id in one of its messages."),
-    "patient": ("ID", "A patient id in one of its messages."),
-    "control-id": ("ID", "The control id of one of its messages."),
-    "finding": ("CODE", "The code of one of its findings."),
-    "text": ("TEXT", "Text in one of its messages."),
+    "device": ("IP", "Only this analyzer's address."),
+    "lis": ("IP", "Only this LIS's address."),
+    "specimen": ("ID", "Only sessions with this specimen id."),
+    "patient": ("ID", "Only sessions with this patient id."),
+    "control-id": ("ID", "Only sessions with this message control id."),
+    "finding": ("CODE", "Only sessions with a finding of this code."),
+    "text": ("TEXT", "Only sessions with this text in a message."),
 }
 
 
-def filtered(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the filters; it is called with ``query``."""
+def with_filters(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the filter options to ``command``, which is called with ``query``."""
 
     @click.option(
         "--status",
         type=click.Choice([str(status) for status in DeliveryStatus]),
         multiple=True,
-        help="Where it stands at its destinations; several times for several.",
+        help="Only sessions with this submission status. Repeat for several.",
     )
-    @click.option("--since", metavar="TIME", help="Begun at or after (2026-11-20, 2026-11-20T08:00; local time).")
-    @click.option("--until", metavar="TIME", help="Begun before.")
+    @click.option(
+        "--since", metavar="TIME", help="Only sessions that began at or after TIME (2026-11-20T08:00, local time)."
+    )
+    @click.option("--until", metavar="TIME", help="Only sessions that began before TIME.")
     @functools.wraps(command)
     def wrapped(*args: Any, status: tuple[str, ...], since: str | None, until: str | None, **given: Any) -> int:
         texts = {name.replace("-", "_"): given.pop(name.replace("-", "_")) for name in _TEXTS}
-        for name in ("specimen", "patient"):  # no key has blanks around it
+        for name in ("specimen", "patient"):  # ids have no blanks around them
             texts[name] = texts[name].strip()
         query = SessionQuery(
             status=tuple(DeliveryStatus(name) for name in status),
@@ -55,7 +57,7 @@ def filtered(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def time_of(text: str | None, option: str) -> datetime | None:
-    """Return a time that a person gave in local time, or with its zone.  Raises click.UsageError."""
+    """Return ``text`` (ISO 8601, local time unless it has a zone) as UTC, None if empty.  Raises click.UsageError."""
     if not text:
         return None
     try:

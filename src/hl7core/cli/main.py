@@ -1,4 +1,4 @@
-"""The command ``hl7core``: finds its subcommands without importing them, so that ``--help`` is quick."""
+"""The command ``hl7core``.  Subcommands are imported only when they run, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any, Final
 import click
 
 from hl7core import __version__
-from hl7core.cli import exits
+from hl7core.cli import exit_codes
 from hl7core.errors import Hl7coreError, PermissionMissing
 
 __all__ = ["cli", "main"]
 
-# name: (module, what it does); the function in the module is called ``command``.
+# name: (module, short help); the command in the module is called ``command``.
 _COMMANDS: Final = {
-    "demo": ("demo", "Show hl7core at work: simulated analyzers and a LIS, no root, no network."),
-    "run": ("run", "Run the engine with all enabled plugins, as the settings say."),
+    "demo": ("demo", "See hl7core at work with a simulated lab: no root, no network."),
+    "run": ("run", "Run the engine with all enabled plugins, as a service does."),
     "capture": ("capture", "Capture live on one or several interfaces."),
-    "read": ("read", "Decode capture files: pcap, pcapng, gzip, a pipe."),
+    "read": ("read", "Decode capture files: pcap, pcapng, gzip, or a pipe."),
     "sessions": ("sessions", "List, show, export and import stored sessions."),
-    "submit": ("submit", "Hand on what is pending, now, and say how the destinations stand."),
-    "cleanup": ("cleanup", "Throw away sessions whose time is over, now."),
-    "plugins": ("plugins", "List, inspect, enable and disable plugins."),
+    "submit": ("submit", "Submit pending sessions now, or show the destinations."),
+    "cleanup": ("cleanup", "Delete expired sessions now."),
+    "plugins": ("plugins", "List, inspect, enable and disable plugins, or start a new one."),
     "settings": ("settings", "Show, check, find and create the settings."),
-    "doctor": ("doctor", "Say whether it can capture, store and submit, and what to do if not."),
-    "version": ("version", "Print the version."),
+    "doctor": ("doctor", "Check whether hl7core can capture, store and submit here."),
+    "version": ("version", "Print the version of hl7core."),
 }
 
 
 class _Commands(click.Group):
-    """Subcommands by name, imported when they are run; plugins add theirs by entry point (``hl7core.commands``)."""
+    """Subcommands, imported when they run; plugins add theirs by entry point (``hl7core.commands``)."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*_COMMANDS, *sorted(name for name in _plugin_commands() if name not in _COMMANDS)]
@@ -66,24 +66,24 @@ def _plugin_commands() -> dict[str, Any]:
 
 _EPILOG: Final = """\b
 Examples:
-  hl7core demo                              see it work: no root, no network
-  hl7core read day.pcap                     what was said in a capture file
-  hl7core read day.pcap -o messages         one JSON line a message
-  hl7core capture -i eth0                   listen on an interface
+  hl7core demo                              see it at work
+  hl7core read day.pcap                     decode a capture file
+  hl7core read day.pcap -o messages         one JSON object per message
+  hl7core capture -i eth0                   capture on an interface
 """
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="hl7core", message="%(prog)s %(version)s")
-@click.option("--settings", "settings_path", metavar="FILE", help="The settings file to use.")
-@click.option("-v", "--verbose", count=True, help="Log more (-vv: everything).")
-@click.option("-q", "--quiet", is_flag=True, help="Log errors alone.")
+@click.option("--settings", "settings_path", metavar="FILE", help="Use this settings file.")
+@click.option("-v", "--verbose", count=True, help="Log more; -vv logs everything.")
+@click.option("-q", "--quiet", is_flag=True, help="Log only errors.")
 @click.pass_context
 def cli(ctx: click.Context, settings_path: str | None, verbose: int, quiet: bool) -> None:
     """hl7core: the flight recorder of the lab interface.
 
-    Listens to analyzers and LIS on the wire, rebuilds each HL7 and LIS01 conversation, keeps it, and says what went
-    wrong.
+    Captures the traffic between lab analyzers and the LIS, rebuilds each HL7 and LIS01 conversation, stores it, and
+    reports what went wrong.
     """
     ctx.obj = settings_path
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
@@ -91,12 +91,12 @@ def cli(ctx: click.Context, settings_path: str | None, verbose: int, quiet: bool
 
 
 def main() -> None:
-    """Run the command line; every failure ends in a sentence on stderr and a documented exit code."""
-    code = exits.OK
+    """Run the command line.  Every failure ends with a sentence on stderr and a documented exit code."""
+    code = exit_codes.OK
     try:
-        code = cli.main(standalone_mode=False) or exits.OK
+        code = cli.main(standalone_mode=False) or exit_codes.OK
     except click.exceptions.Abort:
-        code = exits.INTERRUPTED
+        code = exit_codes.INTERRUPTED
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -104,10 +104,10 @@ def main() -> None:
         click.echo(f"hl7core: {error}", err=True)
         if isinstance(error, PermissionMissing):
             click.echo(error.remedy, err=True)
-        code = exits.exit_code(error)
+        code = exit_codes.exit_code(error)
     except KeyboardInterrupt:
-        code = exits.INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough (`| head`)
+        code = exit_codes.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has closed it (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = exits.OK
+        code = exit_codes.OK
     sys.exit(code)

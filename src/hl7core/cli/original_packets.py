@@ -1,8 +1,8 @@
-"""Original packets: finding those of given sessions in captures that were kept (``capture -w``).
+"""Finding the original packets of stored sessions in capture files (those that ``capture -w`` wrote).
 
-The law: a session counts as kept only if the packets picked for it, decoded, give that session again: the same id and
-the same messages.  So neither a capture with holes nor one of other traffic passes for the original, and a session
-that was changed before it was stored (redacted) is never exported as it was on the wire.
+The law: a session's packets count as found only if they decode to that session again, with the same id and the same
+messages.  So a capture with gaps or of other traffic is never taken for the original, and a session that was changed
+before it was stored (redacted) is never exported as it was on the wire.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from hl7core.model.session import Session
 from hl7core.wire.decoder import Decoder, DecoderOptions
 from hl7core.wire.tcp.dissect import dissect, endpoints
 
-__all__ = ["Kept"]
+__all__ = ["OriginalPackets"]
 
 _MILLISECOND: Final = 1_000_000
 _SECOND: Final = 1_000_000_000
 _AROUND: Final = 2 * _SECOND
-"""So far around a session its connection's handshake and bare acknowledgements belong to it."""
+"""Packets without data (the handshake, bare acknowledgements) belong to a session if they are this near to it."""
 
 _Key = frozenset[Endpoint]
 
@@ -34,11 +34,11 @@ class _Window(NamedTuple):
     end_ns: int
 
 
-class Kept:
-    """Looks for the packets of sessions in ``files``.
+class OriginalPackets:
+    """Finds the packets of sessions in the capture files ``files``.
 
-    ``add`` the sessions, ``look``, then ``ids`` are those whose packets are all there, and ``batches`` yields them.
-    ``interfaces`` are where they were captured; ``problems`` says what could not be read.
+    ``add`` the sessions, then ``search``: ``ids`` are the sessions whose packets are all there, and ``batches`` yields
+    those packets.  ``interfaces`` are where they were captured; ``problems`` are sentences on what cannot be read.
     """
 
     def __init__(self, files: Sequence[str], options: DecoderOptions) -> None:
@@ -53,13 +53,13 @@ class Kept:
         self._keys: dict[bytes, _Key] = {}
 
     def add(self, session: Session) -> None:
-        """Look for this session's packets too."""
+        """Search for the packets of ``session`` too."""
         self._wanted[session.id] = _digest(session)
         key = frozenset((session.device, session.lis))
         self._windows.setdefault(key, {})[session.id] = _Window(session.start_ns, session.end_ns + _MILLISECOND)
 
-    def look(self) -> None:
-        """Read the files once and see which sessions their packets give."""
+    def search(self) -> None:
+        """Read the files once and note which of the sessions their packets decode to."""
         if not self._wanted:
             return
         self._sort(self._wanted)
@@ -83,10 +83,10 @@ class Kept:
     def _match(self, sessions: Iterable[Session], seen: dict[str, bytes]) -> None:
         for session in sessions:
             if session.id in self._wanted:
-                seen[session.id] = _digest(session)  # a late acknowledgement comes as a session told again
+                seen[session.id] = _digest(session)  # after a late acknowledgement the session comes again, longer
 
     def _sort(self, ids: Iterable[str]) -> None:
-        """Lay out the windows of ``ids``: for each connection their starts and, as far as any reaches, their ends."""
+        """Sort the time windows of ``ids`` by connection: their starts, and the latest end up to each of them."""
         chosen = set(ids)
         self._sorted = {}
         for key, windows in self._windows.items():

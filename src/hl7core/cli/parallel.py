@@ -1,9 +1,9 @@
-"""Decoding with several processors at once, for ``read -o jsonl``.
+"""Decoding with several processes at once, for ``read -o jsonl``.
 
-Each process reads the same files and decodes its share of the connections; this one prints what all of them find.  Its
-law: the output is that of one process, byte for byte.  All read the same chunks, so what the shares find in a chunk is
-put in order by the packet at which each session ended.  A process that dies ends the command with an error: what it
-would have said is missing, and that must not go unnoticed.
+Each process reads the same files and decodes one shard of the connections; this one prints what all of them find.  The
+law: the output is that of one process, byte for byte.  All read the same chunks, so the sessions found in a chunk are
+sorted by the packet at which each ended.  If a process dies, the command ends with an error, because its sessions are
+missing from the output.
 """
 
 from __future__ import annotations
@@ -28,44 +28,45 @@ from hl7core.wire.decoder import ALL
 from hl7core.wire.encrypted import Encrypted
 from hl7core.wire.jsonl import JsonlDecoder, ShardDecoder
 
-__all__ = ["Lines", "Shares", "jobs_for", "shares_of"]
+__all__ = ["MultiProcess", "SingleProcess", "process_count", "shards_of"]
 
 _WORTH: Final = 16 << 20
-"""Smaller captures are decoded before a second process would be of use."""
+"""Smaller captures, in bytes, are decoded before a second process has started."""
 _MOST: Final = 8
 _PRINTING: Final = 0.3
-"""To put a session of another process in its place and print it takes so much of what decoding it took."""
+"""Sorting in and printing a session of another process costs this fraction of decoding it."""
 _FRAME: Final = Struct("=II")
 _END: Final = 0xFFFFFFFF
 _PIPE: Final = 1 << 20
 _place: Final = itemgetter(0)
+_Reader = Callable[[Callable[[PacketBatch], None]], object]
 
 
-def jobs_for(files: Sequence[str], wanted: int | None) -> int:
-    """Return with how many processes to decode ``files``; ``wanted`` is what the user said, None for what is best."""
-    if not hasattr(os, "fork") or sys.platform == "darwin":  # a forked process may not use much of macOS
+def process_count(files: Sequence[str], wanted: int | None) -> int:
+    """Return how many processes should decode ``files``; ``wanted`` is the user's choice, None to choose for them."""
+    if not hasattr(os, "fork") or sys.platform == "darwin":  # much of macOS is not safe after fork
         return 1
     try:
         sizes = [status.st_size if stat.S_ISREG((status := Path(name).stat()).st_mode) else -1 for name in files]
     except OSError:
-        return 1  # said by who opens it
-    if min(sizes) < 0:  # a pipe can be read once only
+        return 1  # reported when it is opened
+    if min(sizes) < 0:  # a pipe can be read only once
         return 1
     if wanted is not None:
         return wanted
     return min(len(os.sched_getaffinity(0)), _MOST) if sum(sizes) >= _WORTH else 1
 
 
-def shares_of(jobs: int) -> list[range]:
-    """Return the shares of all connections, the smallest first: that process prints what the others find too."""
-    part = 1 / (jobs - 1)
+def shards_of(processes: int) -> list[range]:
+    """Divide all connections into shards, the smallest first: its process also prints what the others find."""
+    part = 1 / (processes - 1)
     own = max(0.0, (part - _PRINTING) / (1 - _PRINTING + part))
-    cuts = [0, *(round(len(ALL) * (own + (1 - own) * number * part)) for number in range(jobs))]
+    cuts = [0, *(round(len(ALL) * (own + (1 - own) * number * part)) for number in range(processes))]
     return [range(begin, end) for begin, end in itertools.pairwise(cuts)]
 
 
-class Lines:
-    """Decodes in this process alone, and prints."""
+class SingleProcess:
+    """Decodes and prints in this process."""
 
     def __init__(self, options: DecoderOptions, out: BinaryIO) -> None:
         self._decoder = JsonlDecoder(options)
@@ -73,20 +74,20 @@ class Lines:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What was seen, and what was let go."""
+        """What was seen, and what was given up."""
         return self._decoder.counters
 
     @property
     def encrypted(self) -> Encrypted:
-        """What nobody could read."""
+        """The encrypted connections."""
         return self._decoder.encrypted
 
-    def take(self, batch: PacketBatch) -> None:
-        """Print what ends in ``batch``."""
+    def decode(self, batch: PacketBatch) -> None:
+        """Decode ``batch`` and print the sessions that end in it."""
         self._print(self._decoder.lines(batch))
 
-    def end(self) -> None:
-        """Print what was open."""
+    def finish(self) -> None:
+        """End and print the open sessions."""
         for lines in self._decoder.last_lines():
             self._print(lines)
         self._out.flush()
@@ -98,35 +99,40 @@ class Lines:
             self._out.flush()
 
 
-class Shares:
-    """Decodes one share in this process, has the others decoded, and prints all in order.
+class MultiProcess:
+    """Decodes one shard in this process and the others in processes of their own, and prints all sessions in order.
 
-    ``read`` feeds a reader of the files with every batch; it runs in each of the processes.
+    ``read`` reads the files and calls its argument with every batch; it runs in each of the other processes.
     """
 
     def __init__(
-        self, options: DecoderOptions, out: BinaryIO, jobs: int, read: Callable[[Callable[[PacketBatch], None]], object]
+        self,
+        options: DecoderOptions,
+        out: BinaryIO,
+        processes: int,
+        read: _Reader,
     ) -> None:
         bounded = options._replace(
-            max_connections=-(-options.max_connections // jobs), reassembly_bytes=options.reassembly_bytes // jobs
+            max_connections=-(-options.max_connections // processes),
+            reassembly_bytes=options.reassembly_bytes // processes,
         )
         self._out = out
-        own, *others = shares_of(jobs)
-        self._others = [_Other(bounded, share, read) for share in others]
+        own, *others = shards_of(processes)
+        self._others = [_Other(bounded, shard, read) for shard in others]
         self._decoder = ShardDecoder(bounded, own)
         self.counters = self._decoder.counters
 
     @property
     def encrypted(self) -> Encrypted:
-        """What nobody could read, as far as this process has seen it."""
+        """The encrypted connections of this process's shard."""
         return self._decoder.encrypted
 
-    def take(self, batch: PacketBatch) -> None:
-        """Print what ends in ``batch``."""
+    def decode(self, batch: PacketBatch) -> None:
+        """Decode ``batch`` and print the sessions that end in it."""
         self._print(*self._decoder.placed(batch))
 
-    def end(self) -> None:
-        """Print what was open; add up the counters."""
+    def finish(self) -> None:
+        """End and print the open sessions; add up the counters.  Raises Hl7coreError if a process has died."""
         for other in self._others:
             other.expect_end()
         for part in self._decoder.last_placed():
@@ -138,7 +144,7 @@ class Shares:
                     self.counters[name] += count
 
     def close(self) -> None:
-        """End the processes, whatever they are at."""
+        """Kill the other processes."""
         for other in self._others:
             other.close()
 
@@ -157,13 +163,13 @@ class Shares:
 
 
 class _Other:
-    """A process that decodes a share, and the pipe from it."""
+    """A process that decodes one shard, and the pipe from it."""
 
     def __init__(
         self,
         options: DecoderOptions,
-        share: range,
-        read: Callable[[Callable[[PacketBatch], None]], object],
+        shard: range,
+        read: _Reader,
     ) -> None:
         source, sink = os.pipe()
         _widen(sink)
@@ -171,33 +177,33 @@ class _Other:
         self._pid = _fork()
         if not self._pid:
             os.close(source)
-            _work(sink, options, share, read)
+            _work(sink, options, shard, read)
         os.close(sink)
         self._pipe = os.fdopen(source, "rb", buffering=_PIPE // 4)
         self._done = False
 
     def next(self) -> list[tuple[int, bytes]]:
-        """Return what the share found in the next chunk, and where.  Raises Hl7coreError if the process has died."""
+        """Return the sessions of the next chunk, each after its place.  Raises Hl7coreError if the process has died."""
         count, size = self._header()
         if count == _END:
-            raise Hl7coreError("a decoding process read less of the capture: did the file change meanwhile?")
+            raise Hl7coreError("a decoding process read less of the capture: the file has changed; read it again")
         if not count:
             return []
         places = array("Q", self._exactly(8 * count))
         return [*zip(places, self._exactly(size).split(b"\n"), strict=True)]
 
     def expect_end(self) -> None:
-        """Check that the share has come to the end of the capture too.  Raises Hl7coreError if not."""
+        """Check that the process is at the end of the capture too.  Raises Hl7coreError if it is not."""
         if self._header() != (_END, 0):
-            raise Hl7coreError("a decoding process read more of the capture: did the file change meanwhile?")
+            raise Hl7coreError("a decoding process read more of the capture: the file has changed; read it again")
 
     def counters(self) -> dict[str, int]:
-        """Return what was seen, and what was let go: the last thing that the process says."""
+        """Return the process's counters: the last thing that it sends."""
         counters: dict[str, int] = json.loads(self._exactly(self._header()[1]))
         return counters
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         self._pipe.close()
         if self._pid:
             os.kill(self._pid, signal.SIGTERM)
@@ -215,17 +221,16 @@ class _Other:
             self._pid = 0
             code = os.waitstatus_to_exitcode(status)
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise Hl7coreError(f"a decoding process {how}; what is printed is not whole (--jobs 1 uses one process)")
+            raise Hl7coreError(f"a decoding process {how}; the output is incomplete; try --jobs 1 (one process)")
         return data
 
 
 def _fork() -> int:
-    """As ``os.fork``; what asks to end waits for it, since Python swallows what is raised in its own steps around it.
+    """Call ``os.fork`` with SIGINT and SIGTERM blocked, because Python swallows what a handler raises during it.
 
-    The new process leaves Ctrl-C to the first one, which is told too and ends it.
+    The new process ignores Ctrl-C: the first one gets it too, and ends the new one.
     """
-    told = (signal.SIGINT, signal.SIGTERM)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, told)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         pid = os.fork()
         if not pid:
@@ -239,14 +244,14 @@ def _fork() -> int:
 def _work(
     sink: int,
     options: DecoderOptions,
-    share: range,
-    read: Callable[[Callable[[PacketBatch], None]], object],
+    shard: range,
+    read: _Reader,
 ) -> Never:
-    """Decode a share; never returns."""
+    """Decode one shard and send what it gives; never returns."""
     code = 1
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is to be said of the files the first process says
-        decoder = ShardDecoder(options, share)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the first process reports what is wrong with the files
+        decoder = ShardDecoder(options, shard)
 
         def write(data: bytes) -> None:
             rest = memoryview(data)
@@ -269,7 +274,7 @@ def _work(
 
 
 def _widen(pipe: int) -> None:
-    """Let a share run ahead a little; the system's limit is as good."""
+    """Let a process run ahead a little.  If the system refuses, its own limit will do."""
     import fcntl
 
     wider = getattr(fcntl, "F_SETPIPE_SZ", None)

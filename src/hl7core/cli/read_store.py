@@ -1,4 +1,7 @@
-"""Saving what ``read --store`` decodes: through the enabled store, insert only, beside a running engine or alone."""
+"""Saving the sessions that ``read --store`` decodes to the store of record, with or without a running engine.
+
+Sessions that are stored already are not changed, except that a late acknowledgement is added.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from datetime import UTC, datetime
 
 import click
 
-from hl7core.cli.common import engine_client, load_settings
-from hl7core.cli.session_access import stores_of
+from hl7core.cli.load_settings import load_settings
+from hl7core.cli.session_access import engine_client, stores_of
 from hl7core.engine.engine import Engine
 from hl7core.engine.session_state import carried, stamp
 from hl7core.errors import EngineBusy, PluginError
@@ -24,7 +27,7 @@ _GROUP = 256
 
 
 class Saver:
-    """Saves sessions that are not stored yet; one that is stored keeps its status."""
+    """Saves sessions in groups.  ``saved``, ``known`` and ``failed`` count them; ``reason`` is the last failure."""
 
     def __init__(self, dispatch: Dispatch, settings: Settings) -> None:
         self._dispatch = dispatch
@@ -36,28 +39,28 @@ class Saver:
         self.reason = ""
 
     def save(self, sessions: Sequence[Session]) -> None:
-        """Take sessions; they are saved in groups."""
+        """Add sessions to be saved."""
         self._waiting += sessions
         while len(self._waiting) >= _GROUP:
             self._flush()
 
     def close(self) -> None:
-        """Save what waits."""
+        """Save the sessions that are still waiting."""
         while self._waiting:
             self._flush()
 
     def summary(self) -> str:
-        """Say in one line what was saved."""
+        """Return in one line what was saved."""
         text = f"{self.saved} sessions saved to {self._settings.output_folder}"
         if self.known:
-            text += f", {self.known} were stored already"
+            text += f", {self.known} were already stored"
         if self.failed:
             text += f", {self.failed} could not be saved: {self.reason}"
         return text
 
     def _flush(self) -> None:
         group, self._waiting = self._waiting[:_GROUP], self._waiting[_GROUP:]
-        latest = {session.id: session for session in group}  # a late acknowledgement makes a newer one
+        latest = {session.id: session for session in group}  # a late acknowledgement makes a newer version
         store, core = self._settings.core.store, self._settings.core
         known = self._known(tuple(latest))
         now = datetime.now(UTC)
@@ -82,7 +85,7 @@ class Saver:
                     self.saved += 1
 
     def _known(self, ids: tuple[str, ...]) -> dict[str, tuple[Session, str]]:
-        """Return what the stores hold of ``ids``, and which: what an earlier store of record holds counts too."""
+        """Return the stored sessions among ``ids``, each with its store: an earlier store of record counts too."""
         record = self._settings.core.store
         found: dict[str, tuple[Session, str]] = {}
         for store in sorted(self._dispatch.stores.attached_stores(), key=lambda name: name != record):
@@ -93,10 +96,10 @@ class Saver:
 
 @contextmanager
 def open_saver(settings_path: str | None) -> Iterator[Saver]:
-    """Open the enabled store for saving.  Raises PluginError if it does not start."""
+    """Open the store of record for saving.  Raises SettingsError, and PluginError if the store does not start."""
     settings = load_settings(settings_path)
     core = settings.core
-    # An engine that is not started serves as the runtime of the store, and of plugins that change what is saved.
+    # The engine is never started: it is the runtime of the store, and of plugins that change what is saved.
     engine = Engine(settings)
     registry = engine.registry
     hooks = {name for name in registry.names() if registry.wanted(name) and not registry.info(name).bundled}
@@ -106,7 +109,7 @@ def open_saver(settings_path: str | None) -> Iterator[Saver]:
             engine.lock.acquire()
             stack.callback(engine.lock.release)
         except EngineBusy:
-            click.echo("an engine runs on this folder: sessions are added beside it", err=True)
+            click.echo("an engine is running on this data folder; sessions are added to its store", err=True)
         runner = stack.enter_context(asyncio.Runner())
         problems = runner.run(registry.start(engine.runtime))
         stack.callback(lambda: runner.run(registry.stop()))
@@ -117,4 +120,4 @@ def open_saver(settings_path: str | None) -> Iterator[Saver]:
         saver.close()
         if saver.saved and not engine.lock.held and (client := engine_client(settings)) is not None:
             with client:
-                client.find_pending()  # it has not seen them come
+                client.find_pending()  # the engine does not know of these sessions yet

@@ -1,6 +1,7 @@
-"""The desk: where commands ask for sessions and change them, through a running engine or one of their own.
+"""Stored sessions for commands, read and changed through the running engine, or through an engine of the command's own.
 
-An engine of our own takes the folder's lock, so nobody writes beside it, and runs the enabled stores alone.
+An engine of the command's own takes the data folder's lock, so that nothing else writes to the stores meanwhile, and
+runs the enabled stores only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from hl7core.cli.common import engine_client, load_settings
+from hl7core.cli.load_settings import load_settings
 from hl7core.errors import EngineError, Hl7coreError
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import CleanupProgress
@@ -25,38 +26,58 @@ if TYPE_CHECKING:
     from hl7core.engine.imports import ImportReport
     from hl7core.settings.reading import Settings
 
-__all__ = ["Desk", "all_sessions", "open_desk", "own_engine", "plugins_with", "stores_of"]
+__all__ = [
+    "SessionAccess",
+    "all_sessions",
+    "engine_client",
+    "open_sessions",
+    "own_engine",
+    "plugins_with",
+    "stores_of",
+]
 
 _PAGE: Final = 500
 
 
-class Desk(Protocol):
-    """Where sessions are asked for and changed."""
+class SessionAccess(Protocol):
+    """What commands can do with stored sessions."""
 
     def sessions(self, query: SessionQuery) -> Iterator[Session]:
         """Yield at most ``query.limit`` sessions."""
 
     def change(self, do: str, ids: list[str], **more: Any) -> list[str]:
-        """Delete, restore, retry, ignore or unignore; return the ids that were found."""
+        """Run ``do`` (``delete``, ``restore``, ``retry``, ``ignore``, ``unignore``) on ``ids``; return those found."""
 
     def trash(self) -> list[tuple[str, datetime]]:
-        """Return the ids of the sessions in the trash and when each went there, oldest first."""
+        """Return the id of each session in the trash and when it was moved there, oldest first."""
 
     def clean(self, *, dry_run: bool, confirmed: bool, progress: Callable[[int], None]) -> list[CleanupReport]:
-        """Run every plugin's cleanup; ``progress`` hears how many sessions it has deleted."""
+        """Run every plugin's cleanup; ``progress`` is called with the number of sessions deleted so far."""
 
-    def bring(self, *, source: str = "", files: Sequence[str] = (), empty: bool = False) -> Iterator[ImportReport]:
-        """Import from the store ``source`` or from ``files``; yield how far it has come, at last how it went."""
+    def import_sessions(
+        self, *, source: str = "", files: Sequence[str] = (), empty: bool = False
+    ) -> Iterator[ImportReport]:
+        """Import from the store ``source`` or from ``files``; yield reports of progress, the last one final.
+
+        ``empty`` deletes from ``source`` what was imported.
+        """
 
 
-def all_sessions(desk: Desk, query: SessionQuery, limit: int | None = None) -> Iterator[Session]:
-    """Page through all sessions that fit, or through the newest ``limit``; oldest first."""
+def engine_client(settings: Settings) -> ControlClient | None:
+    """Return a connection to the engine that runs on the data folder, or None if there is none."""
+    from hl7core.engine.control.client import ControlClient
+
+    return ControlClient(settings.output_folder).connect()
+
+
+def all_sessions(access: SessionAccess, query: SessionQuery, limit: int | None = None) -> Iterator[Session]:
+    """Yield all sessions that match ``query``, or the newest ``limit`` of them, oldest first."""
     if limit is not None:
         newest: list[Session] = []
         after = None
         while len(newest) < limit:
             page = list(
-                desk.sessions(query._replace(newest_first=True, limit=min(_PAGE, limit - len(newest)), after=after))
+                access.sessions(query._replace(newest_first=True, limit=min(_PAGE, limit - len(newest)), after=after))
             )
             newest += page
             if not page:
@@ -66,7 +87,7 @@ def all_sessions(desk: Desk, query: SessionQuery, limit: int | None = None) -> I
         return
     after = None
     while True:
-        page = list(desk.sessions(query._replace(limit=_PAGE, after=after)))
+        page = list(access.sessions(query._replace(limit=_PAGE, after=after)))
         yield from page
         if len(page) < _PAGE:
             return
@@ -74,13 +95,13 @@ def all_sessions(desk: Desk, query: SessionQuery, limit: int | None = None) -> I
 
 
 def stores_of(settings: Settings) -> tuple[str, ...]:
-    """Name the enabled stores, the store of record first; plugins are imported to see which are stores."""
+    """Return the names of the enabled stores, the store of record first.  Imports the enabled plugins."""
     record = settings.core.store
     return (record, *(name for name in plugins_with(settings, "persist_session") if name != record))
 
 
 def plugins_with(settings: Settings, *hooks: str) -> tuple[str, ...]:
-    """Name the enabled plugins that implement one of ``hooks``; plugins are imported to see that."""
+    """Return the names of the enabled plugins that implement one of ``hooks``.  Imports the enabled plugins."""
     from hl7core.plugin_host.registry import Registry
 
     registry = Registry(settings)
@@ -90,7 +111,7 @@ def plugins_with(settings: Settings, *hooks: str) -> tuple[str, ...]:
             continue
         try:
             registry.load(name)
-        except Hl7coreError:  # the engine and `plugins list` tell of it
+        except Hl7coreError:  # the engine and `plugins list` report it
             continue
         if not set(hooks).isdisjoint(registry.info(name).hooks):
             found.append(name)
@@ -98,6 +119,8 @@ def plugins_with(settings: Settings, *hooks: str) -> tuple[str, ...]:
 
 
 class _Remote:
+    """Sessions through the control socket of the running engine."""
+
     def __init__(self, client: ControlClient) -> None:
         self._client = client
 
@@ -114,13 +137,17 @@ class _Remote:
     def clean(self, *, dry_run: bool, confirmed: bool, progress: Callable[[int], None]) -> list[CleanupReport]:
         return self._client.cleanup(dry_run=dry_run, confirmed=confirmed, progress=progress)
 
-    def bring(self, *, source: str = "", files: Sequence[str] = (), empty: bool = False) -> Iterator[ImportReport]:
+    def import_sessions(
+        self, *, source: str = "", files: Sequence[str] = (), empty: bool = False
+    ) -> Iterator[ImportReport]:
         for item in self._client.stream("import", timeout=None, source=source, files=list(files), empty=empty):
             yield _report(item)
         yield _report(self._client.result)
 
 
 class _Own:
+    """Sessions through an engine in this process."""
+
     def __init__(self, runner: asyncio.Runner, engine: Engine) -> None:
         self._runner = runner
         self._engine = engine
@@ -146,7 +173,9 @@ class _Own:
             clean(self._engine.runtime, self._engine.news, dry_run=dry_run, confirmed=confirmed, progress=tell)
         )
 
-    def bring(self, *, source: str = "", files: Sequence[str] = (), empty: bool = False) -> Iterator[ImportReport]:
+    def import_sessions(
+        self, *, source: str = "", files: Sequence[str] = (), empty: bool = False
+    ) -> Iterator[ImportReport]:
         from hl7core.engine.imports import Imports
 
         imports = Imports(self._engine.parts)
@@ -163,23 +192,24 @@ def _report(item: Any) -> ImportReport:
     from hl7core.engine.imports import ImportReport
 
     if not isinstance(item, dict):
-        raise EngineError("what answers on the control socket is no engine")
+        raise EngineError("the answer on the control socket is not an engine's; stop the other program and try again")
     known = {field.name for field in fields(ImportReport)}
     return ImportReport(**{name: value for name, value in item.items() if name in known})
 
 
 @contextmanager
-def open_desk(
+def open_sessions(
     settings_path: str | None,
     *,
-    also: str = "",
+    also_store: str = "",
     plugins: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
-) -> Iterator[Desk]:
-    """Open the desk.
+) -> Iterator[SessionAccess]:
+    """Open the stored sessions, through the running engine if there is one.
 
-    Where no engine runs, ``also`` names a store to attach even if it is disabled, ``plugins`` what is there beside the
-    stores, though nothing is handed on and no job of theirs runs; ``overrides`` are settings for it.
+    The rest is for the case that none runs: ``also_store`` names a store to attach even if it is disabled, ``plugins``
+    are loaded too (they submit nothing, and their periodic jobs do not run), ``overrides`` are settings for this time.
+    Raises SettingsError, PluginError and EngineError.
     """
     from hl7core.settings import reading
 
@@ -189,7 +219,7 @@ def open_desk(
         with client:
             yield _Remote(client)
         return
-    changed = {**(overrides or {}), **({f"plugins.{also}.enabled": True} if also else {})}
+    changed = {**(overrides or {}), **({f"plugins.{also_store}.enabled": True} if also_store else {})}
     if changed:
         settings = reading.read(settings.path, changed)
     with own_engine(settings, (*stores_of(settings), *plugins), hand_on=False) as (runner, engine):
@@ -199,12 +229,12 @@ def open_desk(
 
 @contextmanager
 def own_engine(settings: Settings, plugins: Sequence[str], *, hand_on: bool) -> Iterator[tuple[asyncio.Runner, Engine]]:
-    """Run an engine of our own for the moment, with ``plugins`` alone; it captures nothing."""
+    """Run an engine in this process with ``plugins`` only; it captures nothing.  ``hand_on``: it submits sessions."""
     from hl7core.contract import SourceRequest
     from hl7core.engine.engine import Engine
 
     engine = Engine(settings, only=plugins, request=SourceRequest(), hand_on=hand_on)
-    logging.getLogger("hl7core.engine.news").setLevel(logging.ERROR)  # what is the matter, the command says itself
+    logging.getLogger("hl7core.engine.news").setLevel(logging.ERROR)  # the command itself says what is wrong
     with asyncio.Runner() as runner:
         runner.run(engine.start())
         try:

@@ -1,4 +1,4 @@
-"""How this process keeps memory, where sessions come and go by the thousand."""
+"""Tuning Python's garbage collector for a process through which sessions pass by the thousand."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import gc
 
 from hl7core.wire.native import keep_memory
 
-__all__ = ["settle"]
+__all__ = ["tune_gc"]
 
 
-def settle() -> None:
-    """Once all is loaded: look for cycles seldom, and not among what stays anyway.
+def tune_gc() -> None:
+    """Make the collector run seldom, and skip what is loaded already.  Call it once all modules are imported.
 
-    Sessions refer to nothing that refers back: the collector would look through them all the time and find nothing.
+    Sessions hold no reference cycles, so the collector would scan them again and again and find nothing.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

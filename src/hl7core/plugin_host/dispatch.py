@@ -119,9 +119,8 @@ class Dispatch:
         """Return the findings of every plugin about ``session``; each plugin has 5 seconds."""
         found: list[Finding] = []
         for impl in self._table.all("diagnose"):
-            helper = self._threads.helper(impl)
             try:
-                found += helper.ask(partial(self._diagnosed, impl, session), DIAGNOSE_SECONDS)
+                found += self._threads.helper(impl).ask(partial(self._diagnosed, impl, session), DIAGNOSE_SECONDS)
             except NotInService:
                 continue
             except AnswerTimeout:

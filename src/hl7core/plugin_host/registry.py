@@ -241,15 +241,15 @@ class Registry:
         with self._lock:
             record = self._records[name]
             if self.pm.has_plugin(name) and record.state is not state:
-                self._record_state(record, state, error)
+                self._enter_state(record, state, error)
         self._changes.deliver()
 
     def set_error(self, name: str, error: str) -> None:
-        """Record and report an error of the running plugin ``name``; its state stays."""
+        """Record and report an error of the running plugin ``name``, whose state does not change."""
         with self._lock:
             record = self._records[name]
             if self.pm.has_plugin(name):
-                self._record_state(record, record.state, error)
+                self._enter_state(record, record.state, error)
         self._changes.deliver()
 
     def fail(self, name: str, error: str) -> None:
@@ -265,10 +265,10 @@ class Registry:
     def _record(self, name: str) -> Record:
         record = self._records.get(name)
         if record is None:
-            raise PluginError(f"there is no plugin {name}{nearest(name, self._records)}")
+            raise PluginError(f"no plugin {name} is installed{nearest(name, self._records)}")
         return record
 
-    def _record_state(self, record: Record, state: PluginState, error: str = "") -> None:
+    def _enter_state(self, record: Record, state: PluginState, error: str = "") -> None:
         """Record a plugin's state.  Call it with the lock held, and ``_changes.deliver`` once it is released."""
         record.state, record.error = state, error
         self._changes.add(PluginChanged(record.name, state, error))
@@ -277,13 +277,13 @@ class Registry:
         with self._lock:
             expelled = self._unregister(name)
             if expelled:
-                self._record_state(self._records[name], state, error)
+                self._enter_state(self._records[name], state, error)
         if expelled:
             self._warn(name, state, error)
 
     def _enabling_failed(self, record: Record, error: PluginError | SettingsError) -> None:
         with self._lock:
-            self._record_state(record, PluginState.FAILED, describe(error))
+            self._enter_state(record, PluginState.FAILED, describe(error))
         self._warn(record.name, PluginState.FAILED, describe(error))
 
     def _warn(self, name: str, state: PluginState, error: str) -> None:
@@ -343,7 +343,7 @@ class Registry:
             self._unregister(name)
         problem = await self._discard(record)
         with self._lock:
-            self._record_state(record, PluginState.DISABLED, problem)
+            self._enter_state(record, PluginState.DISABLED, problem)
         self._changes.deliver()
         return f"plugin {name}: {problem}" if problem else ""
 
@@ -394,7 +394,7 @@ class Registry:
             except Exception as error:
                 self._unregister(record.name)
                 raise PluginError(f"{record.name}: cannot be registered: {describe(error)}") from error
-            self._record_state(record, PluginState.ENABLED)
+            self._enter_state(record, PluginState.ENABLED)
             self.generation += 1
 
     def _unregister(self, name: str) -> bool:

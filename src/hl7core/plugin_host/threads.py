@@ -35,7 +35,6 @@ class NewsThread:
 
     def __init__(self, name: str, impls: Mapping[str, Impl], calls: Calls, size: int = QUEUE) -> None:
         self.name = name
-        self.owner = next(iter(impls.values())).owner
         self._impls = impls
         self._calls = calls
         self._size = size
@@ -104,11 +103,10 @@ class AnswerTimeout(Exception):  # noqa: N818 - named like TimeoutError's kin el
 
 
 class HelperThread:
-    """Asks one plugin, the object ``owner``, and waits a limited time for each answer."""
+    """Asks one plugin, and waits a limited time for each answer."""
 
-    def __init__(self, name: str, owner: object) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.owner = owner
         self._questions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._one_at_a_time = threading.Lock()
         self._overdue = False
@@ -168,6 +166,7 @@ class PluginThreads:
         self._lock = threading.Lock()
         self._news: dict[str, NewsThread] = {}
         self._helpers: dict[str, HelperThread] = {}
+        self._owners: dict[str, object] = {}
         self._closed = False
 
     def follow(self, impls: Impls) -> None:
@@ -178,9 +177,11 @@ class PluginThreads:
                 listening.setdefault(impl.plugin, {})[hook] = impl
         owners = {impl.plugin: impl.owner for found in impls.values() for impl in found}
         with self._lock:
+            before, self._owners = self._owners, owners
+            stayed = {name for name, owner in owners.items() if before.get(name) is owner}
             kept: dict[str, NewsThread] = {}
             for name, thread in self._news.items():
-                if name in listening and owners[name] is thread.owner:
+                if name in listening and name in stayed:
                     kept[name] = thread
                 else:
                     thread.end()
@@ -189,9 +190,8 @@ class PluginThreads:
                     if name not in kept:
                         kept[name] = NewsThread(name, own, self._calls)
             self._news = kept
-            for name, helper in list(self._helpers.items()):
-                if owners.get(name) is not helper.owner:
-                    self._helpers.pop(name).end()
+            for name in self._helpers.keys() - stayed:
+                self._helpers.pop(name).end()
 
     def publish(self, hook: str, value: Any) -> None:
         """Queue ``value`` for every plugin that implements ``hook``, one of NEWS; never waits."""
@@ -199,11 +199,13 @@ class PluginThreads:
             thread.put(hook, value)
 
     def helper(self, impl: Impl) -> HelperThread:
-        """Return the thread that asks the plugin of ``impl``."""
+        """Return the thread that asks the plugin of ``impl``.  Raises NotInService if that plugin has gone."""
         with self._lock:
+            if self._closed or self._owners.get(impl.plugin) is not impl.owner:
+                raise NotInService(f"{impl.plugin} is not in service")
             helper = self._helpers.get(impl.plugin)
-            if helper is None or helper.owner is not impl.owner:
-                helper = self._helpers[impl.plugin] = HelperThread(impl.plugin, impl.owner)
+            if helper is None:
+                helper = self._helpers[impl.plugin] = HelperThread(impl.plugin)
             return helper
 
     def close(self, until: float) -> tuple[str, ...]:

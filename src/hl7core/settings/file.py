@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import stat
-import tempfile
 import textwrap
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretStr
 
+from hl7core.atomic_file import replace_atomically
 from hl7core.errors import SettingsError
 from hl7core.settings.model import CoreSettings
 from hl7core.settings.validation import is_secret
@@ -165,29 +165,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, content: bytes, *, mode: int | None = None, new_mode: int = 0o644) -> None:
-    """Write ``content`` over ``path``: all of it, or nothing.  Raises SettingsError.
+    """Replace the content of ``path`` atomically.  A symbolic link stays one: the file it points to is replaced.
 
-    ``mode`` None: it keeps the one it has, and a file that is not there gets ``new_mode``.  A link stays a link.
+    ``mode`` None keeps the mode of the file; one that does not exist yet gets ``new_mode``.  Raises SettingsError.
     """
-    target = Path(os.path.realpath(path))  # a linked settings file stays a link
+    target = Path(os.path.realpath(path))
     try:
         if mode is None:
             mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else new_mode
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                os.fchmod(file.fileno(), mode)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_atomically(target, content, mode=mode)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,7 +1,7 @@
-"""Synthetic sessions to test with: no patient in them ever lived.
+"""Synthetic sessions and messages for tests; the patients are invented.
 
-Each has the bytes that a real one would have, framing and acknowledgements included, and an id in the layout of a UUID
-version 7 whose time is its start.
+Each session has the bytes that a real one would have, framing and acknowledgements included.  Its id has the layout of
+a UUID version 7 with the session's start as its time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["ANALYZER", "LIS", "START", "make_message", "make_session", "session_
 ANALYZER: Final = Endpoint("192.0.2.10", 49152)
 LIS: Final = Endpoint("192.0.2.20", 2575)
 START: Final = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
-"""When the first of the made sessions starts; number ``n`` starts ``n`` seconds later."""
+"""The start of session 0; session ``n`` starts ``n`` seconds later."""
 
 _SECOND: Final = 1_000_000_000
 _FROM_DEVICE: Final = Direction.FROM_DEVICE
@@ -28,7 +28,7 @@ _FROM_LIS: Final = Direction.FROM_LIS
 
 
 def session_id_for(start_ns: int, salt: bytes | str = b"") -> str:
-    """Return an id in the layout of a UUID version 7 for a start in unix nanoseconds; another ``salt``, another id."""
+    """Return an id in the layout of a UUID version 7 for a start in unix nanoseconds; each ``salt`` gives another."""
     digest = blake2b(salt.encode() if isinstance(salt, str) else salt, digest_size=10).digest()
     number = int.from_bytes(digest)
     high, low = number >> 68, number & ((1 << 62) - 1)
@@ -36,7 +36,10 @@ def session_id_for(start_ns: int, salt: bytes | str = b"") -> str:
 
 
 def make_message(number: int = 1, *, specimen: str = "", patient: str = "", results: int = 3, **fields: Any) -> Message:
-    """Return an ORU^R01 with a control id, specimen and patient made from ``number``; ``fields`` replace its values."""
+    """Return an ORU^R01 message with ``results`` OBX segments.
+
+    Control id, specimen and patient are derived from ``number``; ``fields`` override any field of the Message.
+    """
     specimen = specimen or f"S-{number:04}"
     patient = patient or f"P-{number:04}"
     lines = [
@@ -57,9 +60,9 @@ def make_message(number: int = 1, *, specimen: str = "", patient: str = "", resu
 
 
 def make_session(number: int = 1, *, protocol: str = "mllp", **fields: Any) -> Session:
-    """Return a complete session of ``protocol`` (mllp, lis01 or plain), another for each ``number``.
+    """Return a complete session of ``protocol`` (mllp, lis01 or plain), a different one for each ``number``.
 
-    ``fields`` replace its values; with another start and no id it gets the id for that start.
+    ``fields`` override any field of the Session.  If ``start_ns`` is given without an id, the id is derived from it.
     """
     start_ns = int(fields.get("start_ns", _start_ns(number)))
     make = {"mllp": _mllp, "lis01": _lis01, "plain": _plain}[protocol]

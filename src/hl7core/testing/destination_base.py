@@ -1,6 +1,7 @@
-"""What the promises of :class:`hl7core.testing.DestinationContract` are tested with: a destination, and its other end.
+"""The helpers of :class:`hl7core.testing.DestinationContract`: a destination and the receiver it submits to.
 
-The other end is what :class:`Receiver` describes; over HTTP it is an :class:`hl7core.testing.HttpReceiver`.
+The receiver is any object with the methods of :class:`Receiver`; over HTTP it is an
+:class:`hl7core.testing.HttpReceiver`.
 """
 
 from __future__ import annotations
@@ -27,30 +28,30 @@ from hl7core.testing.runtime import FakeRuntime
 __all__ = ["DestinationBase", "Mode", "Receiver", "all_logged", "call"]
 
 _SAFE: Final = ("OPTIONS", "HEAD", "GET")
-"""Methods that hand nothing over."""
+"""HTTP methods that submit nothing."""
 
 
 class Mode(StrEnum):
-    """How a receiver treats what comes next."""
+    """How a receiver treats the attempts that follow."""
 
     ACCEPT = "accept"
-    """Takes it, and says so."""
+    """Accepts the session and answers."""
     REJECT = "reject"
-    """Will not have this session (HTTP 400)."""
+    """Rejects this session (HTTP 400)."""
     REFUSE = "refuse"
-    """Will not have us (401)."""
+    """Refuses our credentials (401)."""
     BUSY = "busy"
-    """Says "later" (429)."""
+    """Asks for the session again later (429)."""
     BREAK = "break"
-    """Fails at its own fault (500)."""
+    """Fails with an error of its own (500)."""
     LOSE = "lose"
-    """Takes it, and the connection ends before it has said so."""
+    """Accepts the session, but the connection breaks before the answer."""
     HANG = "hang"
     """Never answers."""
 
 
 class Receiver(Protocol):
-    """The other end, as the contract needs it: a context manager that listens while it is entered."""
+    """What the contract needs of a receiver: a context manager that listens inside its block."""
 
     def __enter__(self) -> Self: ...
 
@@ -59,13 +60,13 @@ class Receiver(Protocol):
     ) -> None: ...
 
     def behave(self, mode: Mode) -> bool:
-        """Behave like that from now on; false if that cannot be done."""
+        """Behave as ``mode`` says from now on; return False if this receiver cannot."""
 
     def attempts(self) -> Sequence[str]:
-        """Return the idempotency key of each attempt that came, in order, whatever became of it."""
+        """Return the idempotency key of each attempt that arrived, in order, whatever its outcome."""
 
     def taken(self) -> Sequence[str]:
-        """Return the session ids that it took, one entry each time."""
+        """Return the ids of the sessions that were accepted, one entry each time."""
 
 
 class _OverHttp(HttpReceiver):
@@ -93,10 +94,10 @@ class _OverHttp(HttpReceiver):
 
 
 class DestinationBase(ABC):
-    """How a destination is made, run and asked; see :class:`hl7core.testing.DestinationContract`."""
+    """How a destination is made and called; see :class:`hl7core.testing.DestinationContract`."""
 
     secrets: ClassVar[tuple[str, ...]] = ()
-    """Texts in the settings that must never be told: passwords, tokens."""
+    """Texts in the settings that must never appear in logs or errors: passwords, tokens."""
 
     @abstractmethod
     def make_destination(self) -> Any:
@@ -104,7 +105,7 @@ class DestinationBase(ABC):
 
     @abstractmethod
     def settings_for(self, receiver: Any, timeout: float) -> PluginSettings:
-        """Return settings that hand sessions to ``receiver``, with ``timeout`` seconds for an attempt."""
+        """Return settings that submit to ``receiver``, with ``timeout`` seconds per attempt."""
 
     def make_receiver(self) -> Receiver:
         """Return a receiver, not entered yet."""
@@ -113,7 +114,7 @@ class DestinationBase(ABC):
     # Helpers.
 
     def play(self, tmp_path: Path, scene: Callable[[Any, Any], Awaitable[None]], *, timeout: float = 20) -> None:
-        """Run ``scene(destination, receiver)`` on an event loop, with both started before and stopped after."""
+        """Run ``scene(destination, receiver)`` on an event loop; both are started before it and stopped after it."""
 
         async def whole(receiver: Receiver) -> None:
             destination = self.make_destination()
@@ -133,31 +134,34 @@ class DestinationBase(ABC):
         await call(destination, "start", FakeRuntime(tmp_path))
 
     def has(self, destination: Any, hook: str) -> None:
-        """Skip what a destination without an optional hook cannot promise."""
+        """Skip the test if the destination does not implement this optional hook."""
         if not hasattr(destination, hook):
             pytest.skip(f"this destination has no {hook}")
 
     def can(self, receiver: Receiver, mode: Mode) -> None:
-        """Let the receiver behave like that; skip what one that cannot do so cannot show."""
+        """Let the receiver behave as ``mode`` says; skip the test if it cannot."""
         if not receiver.behave(mode):
             pytest.skip(f"this receiver cannot {mode}")
 
     async def attempt(self, destination: Any, receiver: Receiver, number: int) -> asyncio.Task[Any]:
-        """Hand a session on and return the task, once the receiver has heard of it; a call that ends before fails."""
+        """Start submitting a session and return the task once the receiver has the attempt.
+
+        Fails if the call ends before that.
+        """
         before = len(receiver.attempts())
         begun = asyncio.create_task(call(destination, "submit_session", make_session(number)))
         while len(receiver.attempts()) == before:
-            assert not begun.done(), f"it ended, and the receiver heard nothing: {begun}"  # noqa: S101 - of the contract
+            assert not begun.done(), f"the call ended before the receiver had an attempt: {begun}"  # noqa: S101 - a test
             await asyncio.sleep(0.01)
         return begun
 
     async def failure(self, destination: Any, session: Session) -> Exception:
-        """Hand ``session`` on and return what that raises."""
+        """Submit ``session`` and return the exception that is raised."""
         try:
             await call(destination, "submit_session", session)
         except Exception as error:  # noqa: BLE001 - the test looks at it
             return error
-        raise AssertionError("it was told as handed on, and was not")
+        raise AssertionError("submit_session returned a receipt, but the session was not accepted")
 
     def is_async(self) -> bool:
         """Return whether attempts run on the event loop, so that they can be cancelled."""
@@ -165,7 +169,7 @@ class DestinationBase(ABC):
 
 
 async def call(plugin: Any, hook: str, *values: Any) -> Any:
-    """Call ``hook`` as the core does: ``def`` on a thread, ``async def`` here, and not at all if it is not there."""
+    """Call ``hook`` as the core does, a ``def`` on a thread; do nothing if the plugin does not implement it."""
     function = getattr(plugin, hook, None)
     if function is None:
         return None
@@ -177,7 +181,7 @@ async def call(plugin: Any, hook: str, *values: Any) -> Any:
 
 @contextmanager
 def all_logged(lines: list[str]) -> Iterator[None]:
-    """Collect in ``lines`` all that anybody logs, at DEBUG."""
+    """Collect in ``lines`` everything that is logged, from DEBUG up."""
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

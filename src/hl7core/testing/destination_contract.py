@@ -1,4 +1,4 @@
-"""What every destination must do, as a class of tests to inherit from.
+"""The tests that every destination must pass, as a class to inherit from.
 
 ::
 
@@ -9,8 +9,8 @@
         def settings_for(self, receiver, timeout):
             return MySettings(url=receiver.url, timeout=timeout)
 
-That is all where sessions go over HTTP: they go to an :class:`hl7core.testing.HttpReceiver`.  Elsewhere override
-``make_receiver`` too, and return what :class:`Receiver` describes.
+That is all for a destination that submits over HTTP: the receiver is an :class:`hl7core.testing.HttpReceiver`.  For
+another protocol, override ``make_receiver`` too and return an object with the methods of :class:`Receiver`.
 """
 
 # ruff: noqa: D102, S101 - these are tests: their names are their docstrings, and they assert
@@ -163,7 +163,7 @@ class DestinationContract(DestinationBase):
             await call(destination, "submit_session", make_session(2))
 
         self.play(tmp_path, scene, timeout=1)
-        assert min(took) <= 2, "it must be over a second after the timeout at the latest"
+        assert min(took) <= 2, "the call must end within a second after the timeout"
 
     def test_a_hanging_call_holds_up_no_other(self, tmp_path: Path) -> None:
         async def scene(destination: Any, receiver: Receiver) -> None:
@@ -182,7 +182,7 @@ class DestinationContract(DestinationBase):
             if not self.is_async():
                 pytest.skip("this destination's submit_session is a plain def, which cannot be cancelled")
             self.can(receiver, Mode.HANG)
-            for number in range(12):  # more than any pool holds
+            for number in range(12):  # more than a connection pool holds
                 attempt = await self.attempt(destination, receiver, number)
                 attempt.cancel()
                 (ended,) = await asyncio.wait_for(asyncio.gather(attempt, return_exceptions=True), _PATIENCE)
@@ -211,9 +211,9 @@ class DestinationContract(DestinationBase):
             self.play(tmp_path, scene)
         assert told
         for text in ("CANARY", "PID|", *self.secrets):
-            assert not [line for line in told if text in line], f"{text[:4]}... was told"
+            assert not [line for line in told if text in line], f"{text[:4]}... appears in a log line or an error"
 
-    # Being asked.
+    # Being asked whether the receiver can be reached.
 
     def test_asked_whether_it_can_be_reached_it_says_so_and_hands_nothing_on(self, tmp_path: Path) -> None:
         async def scene(destination: Any, receiver: Receiver) -> None:
@@ -242,7 +242,7 @@ class DestinationContract(DestinationBase):
 
         self.play(tmp_path, scene, timeout=300)
 
-    # Its life.
+    # Lifecycle.
 
     def test_it_works_again_after_a_stop(self, tmp_path: Path) -> None:
         destination = self.make_destination()
@@ -275,7 +275,7 @@ class DestinationContract(DestinationBase):
 
 
 def _failing(receiver: Receiver) -> Iterator[tuple[Mode, type[SubmitError]]]:
-    """Let ``receiver`` fail in one way after the other, as far as it can; yield how, and what is to be told then."""
+    """Let ``receiver`` fail in each way that it can; yield the mode and the exception to expect."""
     tried = False
     for mode, kind in _KINDS.items():
         if receiver.behave(mode):

@@ -1,4 +1,4 @@
-r"""The framer's law as a suite: what a dialect must keep so that no byte is lost and no noise becomes a session.
+r"""The tests that every dialect's framer must pass, so that no byte is lost and no noise becomes a session.
 
 ::
 
@@ -36,7 +36,7 @@ _LARGEST: Final = 4096
 
 
 def frames_of(framer: Framer, *steps: Step) -> list[Frame]:
-    """Return every frame of the steps, with the stream closed behind them."""
+    """Return all frames that the steps produce; the stream is closed after the last step."""
     frames: list[Frame] = []
     for step in steps:
         if step is None:
@@ -54,7 +54,7 @@ def codes(frame: Frame) -> list[str]:
 
 
 def recut(steps: Sequence[Step], cuts: Sequence[int]) -> list[Step]:
-    """Return the same steps with their bytes cut into pieces whose lengths are ``cuts``, over and over."""
+    """Return the same steps with their bytes cut into pieces of the lengths ``cuts``, repeated as needed."""
     again: list[Step] = []
     turn = 0
     for step in steps:
@@ -71,7 +71,7 @@ def recut(steps: Sequence[Step], cuts: Sequence[int]) -> list[Step]:
 
 
 def joined(steps: Sequence[Step]) -> list[Step]:
-    """Return the same steps with neighbouring bytes fed at once."""
+    """Return the same steps with adjacent bytes joined into one step."""
     again: list[Step] = []
     for step in steps:
         before = again[-1] if again else None
@@ -83,30 +83,38 @@ def joined(steps: Sequence[Step]) -> list[Step]:
 
 
 def hold_the_law(make: Callable[[], Framer], steps: Sequence[Step], cuts: Sequence[int]) -> None:
-    """Assert that any cut gives the same frames, that they lie end to end, and that together they are the stream."""
+    """Assert that every cut gives the same frames, and that their raw bytes, joined, are the stream."""
     frames = frames_of(make(), *joined(steps))
-    assert frames_of(make(), *recut(steps, [1])) == frames, "fed byte by byte the frames are others"
-    assert frames_of(make(), *recut(joined(steps), cuts)) == frames, "cut otherwise the frames are others"
+    assert frames_of(make(), *recut(steps, [1])) == frames, "the frames differ when the stream is fed byte by byte"
+    assert frames_of(make(), *recut(joined(steps), cuts)) == frames, (
+        "the frames differ when the stream is cut differently"
+    )
     stream: list[int | None] = []
     for step in steps:
         stream += [None] * step if isinstance(step, int) else list(step or b"")
     at = frames[0].offset if frames else 0
     start = at
     for frame in frames:
-        assert frame.offset == at, "a frame does not begin where the one before it ended"
-        assert bool(frame.raw) != bool(frame.missing), "a frame has bytes, or stands for missing ones"
-        assert (frame.kind is FrameKind.GAP) == bool(frame.missing), "what is missing is a GAP, and nothing else is"
+        assert frame.offset == at, "a frame does not start where the previous one ended"
+        assert bool(frame.raw) != bool(frame.missing), "a frame must either have bytes or stand for missing ones"
+        assert (frame.kind is FrameKind.GAP) == bool(frame.missing), (
+            "frames of missing bytes, and only those, must be of kind GAP"
+        )
         if frame.raw:
-            assert list(frame.raw) == stream[at - start : frame.end - start], "the raw bytes are not the stream's"
+            assert list(frame.raw) == stream[at - start : frame.end - start], (
+                "the frame's raw bytes differ from the stream's"
+            )
             assert 0 <= frame.head <= len(frame.raw) - frame.tail, "head and tail overlap"
-        assert all(frame.offset <= fault.offset <= frame.end for fault in frame.faults), "a fault lies elsewhere"
-        assert len(frame.faults) == len(set(codes(frame))), "a fault is told twice"
+        assert all(frame.offset <= fault.offset <= frame.end for fault in frame.faults), (
+            "a fault's offset is outside its frame"
+        )
+        assert len(frame.faults) == len(set(codes(frame))), "a frame has the same fault twice"
         at = frame.end
     assert at - start == len(stream), "bytes were lost"
 
 
 def streams(pieces: Sequence[bytes]) -> st.SearchStrategy[list[Step]]:
-    """Return streams of these pieces, noise, gaps, and the peer's turns."""
+    """Return a strategy for streams made of these pieces, noise, gaps, and moments when the peer speaks."""
     return st.lists(
         st.one_of(
             st.sampled_from(pieces),
@@ -120,13 +128,13 @@ def streams(pieces: Sequence[bytes]) -> st.SearchStrategy[list[Step]]:
 
 
 cut_lengths = st.lists(st.integers(1, 9), min_size=1, max_size=6)
-"""How to cut a stream."""
+"""A strategy for the lengths to cut a stream into."""
 
 _any_class = settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None)
 
 
 class FramerContract(ABC):
-    """The suite; a subclass whose name begins with ``Test`` says what it is held against."""
+    """Inherit from it in a class whose name begins with ``Test`` and define the three abstract methods."""
 
     @abstractmethod
     def make_dialect(self) -> Dialect:
@@ -134,14 +142,14 @@ class FramerContract(ABC):
 
     @abstractmethod
     def pieces(self) -> Sequence[bytes]:
-        """Return frames, replies and halves of them, from which streams are put together."""
+        """Return frames, replies and parts of them; the test streams are composed of these."""
 
     @abstractmethod
     def conversation(self) -> tuple[bytes, bytes]:
-        """Return what both sides say in the shortest whole conversation, the opener's bytes first."""
+        """Return the shortest complete conversation: the opener's bytes and the other side's."""
 
     def make(self) -> Framer:
-        """Return a fresh framer, for messages of at most 4 KiB."""
+        """Return a new framer for messages of at most 4 KiB."""
         return self.make_dialect().make(_LARGEST, 1000)
 
     @_any_class
@@ -151,7 +159,7 @@ class FramerContract(ABC):
         hold_the_law(self.make, data.draw(streams(self.pieces())), data.draw(cut_lengths))
 
     def test_its_frames_begin_at_the_offset_that_it_was_given(self) -> None:
-        """A connection may be detected behind its first byte."""
+        """A connection may be detected after its first byte."""
         for data in self.conversation():
             for frame in frames_of(self.make(), data)[:1]:
                 assert frame.offset == 1000
@@ -166,7 +174,7 @@ class FramerContract(ABC):
                     assert framer.pending <= _LARGEST + _ALLOWANCE
 
     def test_nothing_is_pending_between_frames(self) -> None:
-        """Where a whole conversation has been read nothing waits, once silence has fallen."""
+        """After a whole conversation and a silence, nothing is left in the framer."""
         for data in self.conversation():
             framer = self.make()
             framer.feed(data)
@@ -174,16 +182,18 @@ class FramerContract(ABC):
             assert framer.pending == 0
 
     def test_its_conversations_are_recognised(self) -> None:
-        """Some first bytes make it sure, and none before them made it say no."""
+        """Some prefix of the conversation is recognized for certain, and no shorter one is ruled out."""
         score = self.make_dialect().score
         opener, other = self.conversation()
         answers = [score(opener[:size], b"") for size in range(1, len(opener) + 1)] + [score(opener, other)]
         assert answers[-1] >= 2
         sure = next(place for place, answer in enumerate(answers) if answer >= 2)
-        assert 0 not in answers[:sure], "detection lets a connection go at the first no"
+        assert 0 not in answers[:sure], (
+            "score returned 0 before it was certain: detection drops a connection at the first 0"
+        )
 
     def test_noise_is_not_taken_for_it(self) -> None:
-        """The first bytes of other protocols never make it sure."""
+        """The first bytes of other protocols are never recognized for certain."""
         score = self.make_dialect().score
         for name, (opener, other) in NOISE.items():
             assert score(opener, other) < 2, name
@@ -192,6 +202,6 @@ class FramerContract(ABC):
     @_any_class
     @given(st.integers(0, 1 << 64), st.integers(0, 200), st.integers(0, 200))
     def test_random_bytes_are_not_taken_for_it(self, seed: int, opener: int, other: int) -> None:
-        """Nor does it raise over them."""
-        noise = Random(seed)  # hypothesis' own bytes have what it finds in the sources, such as a header
+        """Nor do they make it raise."""
+        noise = Random(seed)  # hypothesis' own bytes contain strings from the sources, such as a header
         assert self.make_dialect().score(noise.randbytes(opener), noise.randbytes(other)) < 2

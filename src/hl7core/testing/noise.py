@@ -1,6 +1,6 @@
-"""What else is said on a network: the first bytes of other protocols, of both sides, that must never become a session.
+"""The first bytes of other protocols, of both sides, which must never become a session.
 
-Written from their public descriptions; each is as short as it is typical.
+Written from their public specifications; each sample is short and typical.
 """
 
 from __future__ import annotations
@@ -61,4 +61,4 @@ NOISE: Final[dict[str, tuple[bytes, bytes]]] = {
     "barcode reader": (b"0123456789012\r\n", b"\x06"),
     "scale": (b"\x05", b"S S      12.5 g\r\n"),
 }
-"""By name what the opener and the acceptor say first."""
+"""By name: the first bytes of the side that opened the connection, and of the other side."""

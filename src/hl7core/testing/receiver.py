@@ -1,4 +1,4 @@
-"""A receiver to test destinations against: a real HTTP server on the loopback interface that does what it is told.
+"""A scripted HTTP server on the loopback interface, to test destinations against.
 
 ::
 
@@ -7,8 +7,8 @@
         ...  # a destination POSTs to receiver.url
         assert receiver.processed == [session.id]
 
-Each request takes the next behaviour of ``script``; when that is used up, ``behaviour``.  A behaviour is a function of
-the :class:`Turn`: it may read the request, note it as processed, and write whatever bytes it likes.
+Each request is answered by the next behaviour in ``script``; when the script is used up, by ``behaviour``.  A behaviour
+is a function that is called with the :class:`Turn`: it may read the request, mark it as processed, and write any bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PATIENCE: Final = 60.0
 
 
 class Received(NamedTuple):
-    """A request as it came: header names in lower case, the body's bytes."""
+    """A request as it arrived; header names in lower case."""
 
     method: str
     target: str
@@ -40,12 +40,12 @@ class Received(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The body, parsed."""
+        """The body, parsed as JSON."""
         return json.loads(self.body)
 
     @property
     def ids(self) -> list[str]:
-        """The ``sessionId`` of the session, or of each session, in the body."""
+        """The ``sessionId`` of each session in the body."""
         found = self.json
         return [item["sessionId"] for item in (found if isinstance(found, list) else [found])]
 
@@ -56,7 +56,7 @@ class Received(NamedTuple):
 
 
 class Turn:
-    """One request on one connection, in the hands of a behaviour."""
+    """One request on one connection, as a behaviour sees it."""
 
     def __init__(self, receiver: HttpReceiver, connection: socket.socket, rest: bytes) -> None:
         self.receiver = receiver
@@ -67,11 +67,11 @@ class Turn:
 
     @property
     def stopped(self) -> threading.Event:
-        """Set when the receiver closes: behaviours that wait must end then."""
+        """Set when the receiver closes; a behaviour that waits must then return."""
         return self.receiver.closed
 
     def read(self) -> Received | None:
-        """Return the request, body and all, and note it in ``requests``; None if the connection ended before."""
+        """Read the whole request, add it to ``requests`` and return it; None if the connection ended before that."""
         while b"\r\n\r\n" not in self.rest:
             if len(self.rest) > _LARGEST_HEAD or not self._more():
                 return None
@@ -94,16 +94,16 @@ class Turn:
         return bool(data)
 
     def write(self, data: bytes) -> None:
-        """Write ``data`` as it stands."""
+        """Write ``data`` unchanged."""
         self.connection.sendall(data)
 
     def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
-        """Write a sound answer, after which another request may follow."""
+        """Write a valid answer and keep the connection open for another request."""
         self.write(answer_bytes(status, body, headers))
         self.keep = True
 
     def reset(self) -> None:
-        """End the connection the rude way: the other side sees a reset."""
+        """Let the connection end with a reset instead of a close."""
         with contextlib.suppress(OSError):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -112,7 +112,7 @@ Behaviour = Callable[[Turn], None]
 
 
 def answer_bytes(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
-    """Return a sound HTTP/1.1 answer."""
+    """Return a valid HTTP/1.1 answer."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -124,7 +124,7 @@ def answer_bytes(status: int, body: bytes = b"", headers: Mapping[str, str] | No
 
 
 def receives(status: int = 201, body: bytes | str = b"", headers: Mapping[str, str] | None = None) -> Behaviour:
-    """Return a behaviour that reads the request and answers; a 2xx means that it was processed, if it held anything."""
+    """Return a behaviour that reads the request and answers; a 2xx marks the sessions in the body as processed."""
 
     def behave(turn: Turn) -> None:
         request = turn.read()
@@ -138,7 +138,10 @@ def receives(status: int = 201, body: bytes | str = b"", headers: Mapping[str, s
 
 
 def drops(*, processed: bool = True, reset: bool = True) -> Behaviour:
-    """Return a behaviour that reads the request, perhaps processes it, and ends the connection without an answer."""
+    """Return a behaviour that reads the request and ends the connection without an answer.
+
+    ``processed``: whether the sessions are marked as processed; ``reset``: a reset instead of a close.
+    """
 
     def behave(turn: Turn) -> None:
         request = turn.read()
@@ -151,7 +154,7 @@ def drops(*, processed: bool = True, reset: bool = True) -> Behaviour:
 
 
 def hangs(*, before_reading: bool = False, first: bytes = b"") -> Behaviour:
-    """Return a behaviour that writes ``first`` and then nothing more."""
+    """Return a behaviour that writes ``first``, then nothing, and keeps the connection open."""
 
     def behave(turn: Turn) -> None:
         if not before_reading and turn.read() is None:
@@ -163,7 +166,7 @@ def hangs(*, before_reading: bool = False, first: bytes = b"") -> Behaviour:
 
 
 def drips(data: bytes, every: float = 0.05) -> Behaviour:
-    """Return a behaviour that answers ``data`` a byte each ``every`` seconds, over and over."""
+    """Return a behaviour that writes ``data`` one byte every ``every`` seconds, over and over."""
 
     def behave(turn: Turn) -> None:
         if turn.read() is None:
@@ -178,7 +181,7 @@ def drips(data: bytes, every: float = 0.05) -> Behaviour:
 
 
 def says(data: bytes, *, processed: bool = False, reset: bool = False) -> Behaviour:
-    """Return a behaviour that reads the request, answers exactly ``data``, and closes."""
+    """Return a behaviour that reads the request, writes ``data`` unchanged, and closes the connection."""
 
     def behave(turn: Turn) -> None:
         request = turn.read()
@@ -192,10 +195,10 @@ def says(data: bytes, *, processed: bool = False, reset: bool = False) -> Behavi
 
 
 class HttpReceiver:
-    """Listens from ``open`` to ``close``; also a context manager.  One thread per connection; safe to use at any time.
+    """Listens from ``open`` to ``close``, or inside a ``with`` block; one thread per connection.
 
-    ``context`` makes it speak TLS.  ``requests`` are those that came whole, in order; ``processed`` the session ids
-    that it took, one entry each time.
+    With ``context`` it speaks TLS.  ``requests`` has each complete request, in order; ``processed`` the id of each
+    session that was accepted, one entry each time; ``connections`` counts connections.  All may be read at any time.
     """
 
     def __init__(self, *, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
@@ -215,12 +218,12 @@ class HttpReceiver:
 
     @property
     def url(self) -> str:
-        """Where to POST to."""
+        """The URL to POST to."""
         return f"{'https' if self._context else 'http'}://{self._host}:{self._port}/sessions"
 
     @property
     def port(self) -> int:
-        """The TCP port that it listens on, the same after it was closed and opened again."""
+        """The TCP port; it stays the same when the receiver is closed and opened again."""
         return self._port
 
     def open(self) -> None:
@@ -228,10 +231,10 @@ class HttpReceiver:
         self.closed.clear()
         self._listener = socket.create_server((self._host, self._port), backlog=128)
         self._port = self._listener.getsockname()[1]
-        self._begin(self._accept, self._listener)
+        self._start_thread(self._accept, self._listener)
 
     def close(self) -> None:
-        """Close the port and every connection; what came stays noted, and ``open`` opens the same port again."""
+        """Close the port and every connection.  The requests are kept, and ``open`` listens on the same port again."""
         self.closed.set()
         if self._listener is not None:
             with contextlib.suppress(OSError):
@@ -255,21 +258,21 @@ class HttpReceiver:
         self.close()
 
     def note(self, request: Received) -> None:
-        """Keep a request that came whole."""
+        """Add a complete request to ``requests``."""
         with self._lock:
             self.requests.append(request)
 
     def process(self, request: Received) -> None:
-        """Keep the ids of a request as taken."""
+        """Add the ids in a request to ``processed``."""
         with self._lock:
             self.processed += request.ids
 
     def next(self) -> Behaviour:
-        """Return how to behave to the next request."""
+        """Return the behaviour for the next request."""
         with self._lock:
             return self.script.pop(0) if self.script else self.behaviour
 
-    def _begin(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _start_thread(self, function: Callable[..., None], *arguments: Any) -> None:
         thread = threading.Thread(target=function, args=arguments, name="hl7core-receiver", daemon=True)
         self._threads = [known for known in self._threads if known.is_alive()]
         self._threads.append(thread)
@@ -284,7 +287,7 @@ class HttpReceiver:
             self.connections += 1
             with self._lock:
                 self._open.add(connection)
-            self._begin(self._serve, connection)
+            self._start_thread(self._serve, connection)
 
     def _serve(self, raw: socket.socket) -> None:
         connection = raw
@@ -305,7 +308,7 @@ class HttpReceiver:
                 self.next()(turn)
                 keep, rest = turn.keep, turn.rest
         except (OSError, ValueError):
-            pass  # the other side went away, or spoke no HTTP: its own business
+            pass  # the client went away, or did not send HTTP
         finally:
             with self._lock:
                 self._open -= {raw, connection}

@@ -1,7 +1,7 @@
-"""What the promises of :class:`hl7core.testing.StoreContract` are tested with: a store, and ways to do it harm.
+"""The helpers of :class:`hl7core.testing.StoreContract`: a store, and ways to damage what it keeps.
 
-Each way has a default that does for a store which keeps its data in files below the folder it is given, or that skips
-the promise and says so.
+Each has a default, which works for a store that keeps its data in files in the folder it is given, or else skips the
+test with the reason.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ NOW: Final = datetime(2026, 1, 3, 12, tzinfo=UTC)
 
 
 class StoreBase(ABC):
-    """How a store is made, asked and harmed; see :class:`hl7core.testing.StoreContract`."""
+    """How a store is made, called and damaged; see :class:`hl7core.testing.StoreContract`."""
 
     kills: ClassVar[int] = 50
-    """So often a process that saves is killed."""
+    """How many times a process that is saving is killed."""
     saves: ClassVar[int] = 1000
-    """So many saves at least are acknowledged meanwhile."""
+    """How many saves at least must be acknowledged meanwhile."""
 
     # What you define.
 
@@ -42,36 +42,36 @@ class StoreBase(ABC):
     def make_store(self, folder: Path) -> Any:
         """Return a store plugin, configured and started, that keeps its data in ``folder``.
 
-        Made again on the same folder, it must hold what it held.
+        Another store made on the same folder must have the same sessions.
         """
 
-    # What you may define, so that more promises are tested.
+    # What you may define, so that more is tested.
 
     def make_guest(self, folder: Path) -> Any:
-        """Return a store as another process makes it that only adds sessions: started with ``owner=False``."""
+        """Return a store as in a second process that only adds sessions: started with ``owner=False``."""
         pytest.skip("make_guest is not defined")
 
     def damage(self, store: Any, session_id: str) -> bool:
-        """Spoil what is stored of a session; false if that cannot be done."""
+        """Damage the stored data of a session; return False if that cannot be done."""
         return False
 
     def make_newer(self, store: Any, session_id: str) -> None:
-        """Make what is stored of a session look as if a later version (a higher major one) had written it."""
+        """Make the stored data of a session look as if a later major version had written it."""
         pytest.skip("make_newer is not defined")
 
     def make_older(self, folder: Path) -> list[Session]:
-        """Leave in ``folder`` what an earlier version of the store would have, and return the sessions in it."""
+        """Write to ``folder`` what an earlier version of the store would have written; return its sessions."""
         pytest.skip("make_older is not defined")
 
     @contextmanager
     def small_disk(self, tmp_path: Path) -> Iterator[Path]:
-        """Yield a folder on a disk of its own of 2 MiB; by default a tmpfs, which takes root on Linux."""
+        """Yield a folder on a file system of its own of 2 MiB; by default a tmpfs, which needs root on Linux."""
         folder = tmp_path / "small"
         folder.mkdir(mode=0o700)
         mount = shutil.which("mount")
         command = [mount or "mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(folder)]
         if mount is None or subprocess.run(command, check=False, capture_output=True).returncode:  # noqa: S603 - nothing from outside
-            pytest.skip("a small disk cannot be mounted here: that takes root on Linux")
+            pytest.skip("a small file system cannot be mounted here: that needs root on Linux")
         try:
             yield folder
         finally:
@@ -79,12 +79,12 @@ class StoreBase(ABC):
             subprocess.run([umount, "--lazy", str(folder)], check=True, capture_output=True)  # noqa: S603
 
     def check_rest(self, store: Any) -> None:  # noqa: B027 - there may be nothing else
-        """Assert what else must hold after a crash: that nothing lies around, for example."""
+        """Assert what else must hold after a crash, for example that no temporary files are left."""
 
     # Helpers.
 
     def load(self, store: Any, **query: Any) -> list[Session]:
-        """Return what ``store`` holds that fits."""
+        """Return the sessions in ``store`` that match the query."""
         return list(store.load_sessions(SessionQuery(**query)) or ())
 
     def fill(self, store: Any, count: int = 5, **fields: Any) -> list[Session]:
@@ -95,7 +95,7 @@ class StoreBase(ABC):
         return sessions
 
     def save(self, store: Any, sessions: Sequence[Session], *, replace: bool = False) -> list[str | Exception]:
-        """Save several, as one group if the store takes groups; one entry a session."""
+        """Save several sessions, in one call if the store can; return one entry per session."""
         if hasattr(store, "persist_sessions"):
             return list(store.persist_sessions(sessions, replace))
         outcomes: list[str | Exception] = []
@@ -111,7 +111,7 @@ class StoreBase(ABC):
         return list(_asked(store.delete_sessions, ids=ids, to_trash=to_trash, deleted_at=deleted_at) or ())
 
     def restore(self, store: Any, *ids: str) -> list[str]:
-        """Bring sessions back; return the ids that came back."""
+        """Restore sessions from the trash; return the ids that were restored."""
         return list(store.restore_sessions(ids) or ())
 
     def empty(self, store: Any, before: datetime, limit: int = 1_000_000) -> CleanupReport:
@@ -121,12 +121,12 @@ class StoreBase(ABC):
         return report
 
     def has(self, store: Any, hook: str) -> None:
-        """Skip what a store without an optional hook cannot promise."""
+        """Skip the test if the store does not implement this optional hook."""
         if not hasattr(store, hook):
             pytest.skip(f"this store has no {hook}")
 
 
 def _asked(hook: Any, **offered: Any) -> Any:
-    """Call a hook with those of the arguments that it takes, as the core does."""
+    """Call a hook with the arguments that it declares, as the core does."""
     taken = inspect.signature(hook).parameters
     return hook(**{name: value for name, value in offered.items() if name in taken})

@@ -1,4 +1,4 @@
-"""What every store must do, as a class of tests to inherit from.
+"""The tests that every store must pass, as a class to inherit from.
 
 ::
 
@@ -9,13 +9,13 @@
             store.start(FakeRuntime(folder))
             return store
 
-Made again on the same folder, a store must hold what it held.  More is tested if you override more: ``make_guest`` (a
-store beside a running engine), ``damage`` (spoil what is stored of a session), ``make_older`` and ``make_newer`` (data
-of another version), ``small_disk`` (where to fill a disk up) and ``check_rest`` (what must hold after a crash).  What a
-store cannot promise is skipped with the reason.
+A second store made on the same folder must have the sessions of the first.  More is tested if you override more:
+``make_guest`` (a store beside a running engine), ``damage`` (damage the data of a session), ``make_older`` and
+``make_newer`` (data of other versions), ``small_disk`` (a disk to fill up) and ``check_rest`` (what must hold after a
+crash).  Tests of what is not overridden are skipped, with the reason.
 
-``kills`` and ``saves`` say how hard kill -9 is tried.  The class must stand at the top level of its module, which a
-process of its own imports.
+``kills`` and ``saves`` set how often kill -9 is tried.  The class must be at the top level of its module, since another
+process imports it.
 """
 
 # ruff: noqa: D102, S101 - these are tests: their names are their docstrings, and they assert
@@ -97,7 +97,7 @@ class StoreContract(StoreDeleting, StoreDisasters):
                 store.persist_session(good._replace(id=session_id), replace=True)
             except StoreError:
                 continue
-            raise AssertionError(f"the id {session_id!r} was taken")
+            raise AssertionError(f"the store accepted {session_id!r} as an id")
         if hasattr(store, "persist_sessions"):
             bad, fine = store.persist_sessions([good._replace(id="no id"), good], replace=False)
             assert isinstance(bad, StoreError)
@@ -195,7 +195,7 @@ class StoreContract(StoreDeleting, StoreDisasters):
         store = self.make_store(tmp_path)
         start_ns = make_session(1).start_ns
         sessions = self.fill(store, 7)
-        for number in range(8, 14):  # these start in one millisecond
+        for number in range(8, 14):  # these start in the same millisecond
             session = at_stored_precision(make_session(number, start_ns=start_ns + (number % 3) * 1000))
             store.persist_session(session, replace=False)
             sessions.append(session)

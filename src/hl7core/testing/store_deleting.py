@@ -1,7 +1,7 @@
-"""What every store must do when sessions are deleted: the trash, the way back from it, and the end.
+"""Deleting sessions: to the trash, back from it, and permanently.
 
-The law: what was deleted is found by nothing; what lies in the trash comes back as it was; what has left the trash does
-not come back, and its room is free.
+The law: no query finds a deleted session; a session in the trash can be restored unchanged; one that was deleted
+permanently cannot, and its space is freed.
 """
 
 # ruff: noqa: D102, S101 - these are tests: their names are their docstrings, and they assert
@@ -20,7 +20,7 @@ __all__ = ["StoreDeleting"]
 
 
 class StoreDeleting(StoreBase):
-    """The tests of what goes, and of what comes back."""
+    """The tests for deleting and restoring."""
 
     def test_deleted_is_gone_and_a_missing_one_is_no_error(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)

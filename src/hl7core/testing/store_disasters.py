@@ -1,6 +1,6 @@
-"""What every store must live through: kill -9, a full disk, a folder that vanishes, damage, other versions' data.
+"""What every store must survive: kill -9, a full disk, a folder that vanishes, damage, other versions' data.
 
-The law behind them all: what was told as saved is there, and what is not saved is told.
+The law: a session that was reported as saved is there, and one that was not saved is reported as an error.
 """
 
 # ruff: noqa: D102, S101 - these are tests: their names are their docstrings, and they assert
@@ -34,7 +34,7 @@ _TRIES: Final = 20
 
 
 class StoreDisasters(StoreBase):
-    """The tests for the worst days."""
+    """The tests for crashes, full disks and damaged data."""
 
     # kill -9
 
@@ -60,9 +60,9 @@ class StoreDisasters(StoreBase):
                 lines: list[list[str]] = []
                 while {"pid", "saved"} - {words[0] for words in lines}:
                     lines.append(read().split())
-                    assert lines[-1] not in ([], ["end"]), "the process that saves has ended"
+                    assert lines[-1] not in ([], ["end"]), "the saving process ended by itself"
                 child = next(int(words[1]) for words in lines if words[0] == "pid")
-                # Later ones live longer if the disk is too slow for as many saves.
+                # Later processes run longer if the disk is too slow for that many saves.
                 time.sleep(dice.uniform(0.0, 0.1) if kills < self.kills else 1.0)
                 os.kill(child, signal.SIGKILL)
                 lines += iter(lambda: read().split(), ["end"])
@@ -72,7 +72,7 @@ class StoreDisasters(StoreBase):
                     acknowledged += 1
                 kills += 1
             worker.stdin.close()
-        assert acknowledged >= self.saves, "this machine is too slow for so many saves"
+        assert acknowledged >= self.saves, "this machine is too slow for that many saves"
         store = self.make_store(folder)
         found = {session.id: session for session in self.load(store, limit=1_000_000)}
         for number, revision in saved.items():
@@ -119,7 +119,7 @@ class StoreDisasters(StoreBase):
             if all(isinstance(outcome, str) for outcome in self.save(store, later)):
                 break
         else:
-            raise AssertionError("it never saves again")
+            raise AssertionError("the store does not recover: saves keep failing")
         assert [session for session in self.load(store) if session in later] == later
         store.stop()
         assert [session for session in self.load(self.make_store(folder)) if session in later] == later
@@ -139,7 +139,7 @@ class StoreDisasters(StoreBase):
             if isinstance(self.save(store, [late])[0], str):
                 break
         else:
-            raise AssertionError("it never saves again")
+            raise AssertionError("the store does not recover: saves keep failing")
         assert self.load(store) == [*before, late]
         store.stop()
         assert self.load(self.make_store(folder)) == [*before, late]
@@ -173,7 +173,7 @@ class StoreDisasters(StoreBase):
             )
             assert isinstance(refused, StoreError)
             assert isinstance(saved, str)
-            assert isinstance(self.save(store, [first])[0], str)  # it is there already
+            assert isinstance(self.save(store, [first])[0], str)  # already stored
             assert [session.ignored for session in self.load(store)] == [False, True]
             store.stop()
             store = self.make_store(tmp_path)
@@ -196,7 +196,7 @@ class StoreDisasters(StoreBase):
 
 def _needs(folder: Path) -> None:
     if not folder.exists():
-        pytest.skip("this store keeps nothing in its folder")
+        pytest.skip("this store keeps no files in its folder")
 
 
 def _holds(session: object, value: str) -> bool:
@@ -204,7 +204,7 @@ def _holds(session: object, value: str) -> bool:
 
 
 def _fill_up(path: Path) -> None:
-    """Leave no room on the disk that ``path`` lies on."""
+    """Fill the file system of ``path`` completely."""
     with path.open("wb", buffering=0) as file:
         for size in (65536, 4096, 1):
             try:

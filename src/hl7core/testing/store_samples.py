@@ -1,6 +1,6 @@
-"""What stores are tested with: sessions that use every field, that differ in every field, and odd ones; and no ids.
+"""Sample sessions for testing stores: ones that use every field, ones that differ in every field, odd ones; bad ids.
 
-All of it is made up.
+All of it is invented.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hl7core.testing.store_base import NOW
 __all__ = ["NO_IDS", "ODD", "different_sessions", "odd_sessions", "sessions_of_all_kinds"]
 
 NO_IDS: Final = ("../../etc/passwd", "", "x" * 36, "0" * 37, "%", "*", "0" * 35 + "\n", "/" + "0" * 35, "\0" * 36)
-"""What no session is called, and what a careless store would take for a path, a pattern or a part of a statement."""
+"""Strings that are not valid ids, which a careless store would use as a path, a pattern or part of a statement."""
 
 ODD: Final = (
     ("specimen", "S 1"),
@@ -36,7 +36,7 @@ ODD: Final = (
 
 
 def odd_sessions() -> list[Session]:
-    """Return sessions with identifiers that a careless search would trip over, and a few usual ones."""
+    """Return sessions with identifiers that break a careless search, and a few ordinary ones."""
     sessions = [make_session(number) for number in range(1, 5)]
     for number, (field, value) in enumerate(ODD, 5):
         base = make_session(number)
@@ -50,7 +50,7 @@ def odd_sessions() -> list[Session]:
 
 
 def sessions_of_all_kinds() -> list[Session]:
-    """Return sessions that use every field there is."""
+    """Return sessions that together use every field."""
     session = make_session(4)
     odd = bytes(range(256)) * 2
     element = session.elements[0]._replace(
@@ -81,7 +81,7 @@ def sessions_of_all_kinds() -> list[Session]:
 
 
 def different_sessions() -> list[Session]:
-    """Return four sessions that differ in whatever a query can ask for."""
+    """Return four sessions that differ in every field that a query can ask for."""
     first, second, third = (make_session(number) for number in (1, 2, 3))
     fourth = make_session(4, protocol="lis01", ignored=True)
     text = second.messages[0].text + 'NTE|1||"quoted" Größe\r'.encode()

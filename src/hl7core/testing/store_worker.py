@@ -1,9 +1,9 @@
-"""Saves in a process of its own that can be killed: ``python -m hl7core.testing.store_worker FILE CLASS``.
+"""Saves sessions in a separate process that can be killed: ``python -m hl7core.testing.store_worker FILE CLASS``.
 
 ``CLASS`` in ``FILE`` is a StoreContract.  For each line ``FOLDER MODE FIRST`` on standard input it starts a child and
-says ``pid N``; the child makes a store in ``FOLDER`` and saves sessions from number ``FIRST`` on until it is killed.
-``MODE`` is insert, replace (each session, and then once more) or group.  After a save has returned, and not before, the
-child writes a line: the number and the revision of each session that was saved.  Once it has ended: ``end``.
+writes ``pid N``; the child makes a store in ``FOLDER`` and saves sessions from number ``FIRST`` on until it is killed.
+``MODE`` is insert, replace (save each session twice) or group.  Only after a save has returned, the child writes a line
+with the number and the revision of each session that was saved.  When the child has ended, the worker writes ``end``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ GROUP: Final = 16
 
 
 def saved_session(number: int, revision: int = 0) -> Session:
-    """Return the session that the worker saves under this number: the same on both sides of the pipe."""
+    """Return the session that the worker saves under this number, the same in both processes."""
     return at_stored_precision(make_session(number, revision=revision))
 
 
 def main(file: str, name: str) -> None:
-    """Serve until standard input ends."""
+    """Run one child per line of standard input, until it ends."""
     spec = importlib.util.spec_from_file_location("store_under_test", file)
     if spec is None or spec.loader is None:
         raise ImportError(file)

@@ -1,53 +1,14 @@
-"""``hl7core cleanup``, ``sessions delete`` and ``sessions restore``, as a person at a shell meets them."""
+"""``hl7core cleanup``."""
 
 import json
 import time
-from datetime import UTC, datetime, timedelta
 
-import pytest
-
+from cli.data_folder import DAY, expiring, store_in, stored, trashed
 from hl7core import Delivery
-from hl7core.testing import FakeRuntime, make_session
-from hl7core_plugins.json_store import JsonStore
 from shell import engine, hl7core
 
-DAY = timedelta(days=1)
 SUMMARY = {"filesDeleted", "bytesFreed", "filesInTrash", "startTime", "endTime", "dryRun"}
-
-
-def now():
-    return datetime.now(UTC)
-
-
-def session(number, *, left, saved=timedelta(hours=1), **fields):
-    """A session that has ``left`` to live, saved so long ago."""
-    until = now() + left
-    return make_session(
-        number,
-        saved_at=now() - saved,
-        first_saved_at=until - 30 * DAY,
-        persisted_until=until,
-        retention_days=30,
-        **fields,
-    )
-
-
-def store_in(cwd, *sessions):
-    store = JsonStore()
-    store.start(FakeRuntime(cwd / "docs"))
-    assert all(isinstance(place, str) for place in store.persist_sessions(sessions, replace=False))
-    store.stop()
-
-
-def stored(cwd):
-    return sorted(path.stem for path in (cwd / "docs/sessions").glob("*.json"))
-
-
-def trashed(cwd):
-    return sorted(path.stem for path in (cwd / "docs/trash").glob("cleanup-*/*.json"))
-
-
-OLD, YOUNG = [session(number, left=-DAY) for number in (1, 2, 3)], session(9, left=DAY)
+OLD, YOUNG = [expiring(number, left=-DAY) for number in (1, 2, 3)], expiring(9, left=DAY)
 IDS = [one.id for one in OLD]
 
 
@@ -86,42 +47,12 @@ def test_what_it_took_comes_back_by_one_command(tmp_path):
     assert hl7core("sessions", "restore", "--all", cwd=tmp_path).returncode == 3
 
 
-def test_what_has_expired_still_is_told_of_when_it_is_restored(tmp_path):
-    store_in(tmp_path, OLD[0])
-    hl7core("cleanup", cwd=tmp_path)
-    run = hl7core("sessions", "restore", IDS[0], cwd=tmp_path)
-    assert run.returncode == 0
-    assert "past their time" in run.stderr
-    assert "retention_days" in run.stderr
-
-
-def test_deleting_goes_to_the_trash_without_a_question_and_for_good_after_one(tmp_path):
-    store_in(tmp_path, *OLD)
-    run = hl7core("sessions", "delete", IDS[0], cwd=tmp_path)
-    assert (run.returncode, run.stdout) == (0, "1 moved to the trash\n")
-    assert trashed(tmp_path) == IDS[:1]
-    asked = hl7core("sessions", "delete", "--for-good", IDS[1], cwd=tmp_path)
-    assert asked.returncode == 130
-    assert "for good?" in asked.stderr
-    assert stored(tmp_path) == IDS[1:]
-    run = hl7core("sessions", "delete", "--for-good", "--yes", IDS[1], YOUNG.id, cwd=tmp_path)
-    assert (run.returncode, run.stdout) == (4, "1 deleted for good\n")
-    assert YOUNG.id in run.stderr
-    assert stored(tmp_path) == IDS[2:]
-    assert trashed(tmp_path) == IDS[:1]
-
-
-@pytest.mark.parametrize("arguments", [(), ("--last", "--all"), (IDS[0], "--last")])
-def test_restore_wants_to_know_what(tmp_path, arguments):
-    assert hl7core("sessions", "restore", *arguments, cwd=tmp_path).returncode == 2
-
-
 def test_what_is_still_to_be_sent_is_kept_without_an_engine_too_and_nothing_is_sent(tmp_path):
-    waiting = session(1, left=-DAY, deliveries=(Delivery("rest_destination"),))
+    waiting = expiring(1, left=-DAY, deliveries=(Delivery("rest_destination"),))
     store_in(tmp_path, waiting, *OLD[1:])
     endpoint = {"HL7CORE_PLUGINS__REST_DESTINATION__ENDPOINT": "http://127.0.0.1:9/"}
     run = hl7core("cleanup", cwd=tmp_path, **endpoint)
-    assert "1 kept: still to be sent, and within the grace of 30 days" in run.stdout
+    assert "1 kept: still pending, within the grace period of 30 days" in run.stdout
     assert waiting.id in stored(tmp_path)
     assert b'"attempts":0' in (tmp_path / f"docs/sessions/{waiting.id}.json").read_bytes()
     run = hl7core("cleanup", cwd=tmp_path)  # without the endpoint nobody waits for it
@@ -129,7 +60,7 @@ def test_what_is_still_to_be_sent_is_kept_without_an_engine_too_and_nothing_is_s
 
 
 def test_a_clock_in_doubt_is_exit_1_and_yes_settles_it(tmp_path):
-    store_in(tmp_path, session(1, left=-DAY, saved=40 * DAY))
+    store_in(tmp_path, expiring(1, left=-DAY, saved=40 * DAY))
     run = hl7core("cleanup", cwd=tmp_path)
     assert run.returncode == 1
     assert "hl7core cleanup --yes" in run.stderr
@@ -162,4 +93,6 @@ def test_through_a_running_engine_it_is_the_same(tmp_path):
             assert time.monotonic() < until
             run = hl7core("cleanup", cwd=tmp_path)
         assert hl7core("sessions", "restore", "--last", cwd=tmp_path).stdout == "3 restored\n"
-        assert hl7core("sessions", "delete", "--for-good", "-y", IDS[0], cwd=tmp_path).stdout == "1 deleted for good\n"
+        assert (
+            hl7core("sessions", "delete", "--for-good", "-y", IDS[0], cwd=tmp_path).stdout == "1 deleted permanently\n"
+        )

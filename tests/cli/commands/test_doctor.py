@@ -1,7 +1,9 @@
 """``hl7core doctor`` and the destinations: each is asked whether it can be reached, and none is handed a session."""
 
+import os
 import re
 import socket
+import sys
 import time
 
 import pytest
@@ -18,6 +20,7 @@ from hl7core.testing import HttpReceiver
 from hl7core.testing.receiver import hangs, receives, says
 from shell import hl7core
 
+ROOT_ON_LINUX = sys.platform == "linux" and os.geteuid() == 0
 SECRET = "CANARY-SECRET"
 
 
@@ -57,7 +60,7 @@ def test_a_closed_port_is_told_with_the_remedy(receiver, tmp_path):
     assert line.startswith(
         f"✘ destination rest_destination cannot be reached: http://127.0.0.1:{receiver.port}: connection refused"
     )
-    assert "→ look whether it runs, and at [plugins.rest_destination]; until then sessions wait" in line
+    assert "→ check that it is running, and check [plugins.rest_destination]; sessions wait" in line
 
 
 @pytest.mark.parametrize("before_reading", [False, True])
@@ -96,9 +99,9 @@ def test_a_machine_that_does_not_even_refuse_is_told_in_time(tmp_path):
 def test_an_answer_that_may_be_due_to_the_question_is_a_note(receiver, tmp_path, behaviour, text):
     receiver.behaviour = behaviour
     (line,) = say(tmp_path, receiver.url)
-    assert line.startswith("- destination rest_destination answers, asked without a session: ")
+    assert line.startswith("- destination rest_destination answers to a request without a session: ")
     assert text in line
-    assert "→ look at [plugins.rest_destination], unless it takes sessions all the same" in line
+    assert "→ check [plugins.rest_destination], unless it accepts sessions all the same" in line
 
 
 def test_what_is_no_receiver_is_told(receiver, tmp_path):
@@ -117,12 +120,12 @@ def test_settings_that_cannot_be_used_are_told(receiver, tmp_path):
 
 
 def test_without_an_endpoint_it_is_a_note(tmp_path):
-    assert say(tmp_path, "") == ["- destination rest_destination is inactive: its settings do not say where to"]
+    assert say(tmp_path, "") == ["- destination rest_destination is inactive: its settings name no receiver"]
 
 
 def test_without_a_destination_it_is_a_note(tmp_path):
     (line,) = say(tmp_path, "", HL7CORE_PLUGINS__REST_DESTINATION__ENABLED="false")
-    assert line == "- destination none is enabled: sessions are stored and handed on to nobody"
+    assert line == "- destination none is enabled, so sessions are stored and not submitted"
 
 
 # Other people's destinations.
@@ -154,7 +157,7 @@ def asked(tmp_path, monkeypatch, **kinds):
 
 def test_one_that_does_not_say_is_a_note(tmp_path, monkeypatch):
     ((state, found, remedy),) = asked(tmp_path, monkeypatch, mail=destination())
-    assert (state, found) == ("note", "mail cannot be asked without handing a session on")
+    assert (state, found) == ("note", "mail cannot be checked without submitting a session")
     assert remedy == "hl7core submit status"
     assert list(tmp_path.iterdir()) == [], "asking leaves nothing behind"
 
@@ -186,7 +189,7 @@ def test_each_is_asked_whatever_the_others_do(tmp_path, monkeypatch):
     assert time.monotonic() - began < 300, "nobody waits for the one that hangs"
     assert [(state, found.partition(" at test_doctor.py:")[0]) for state, found, _ in answers] == [
         ("ok", "well: the mill·[2J turns"),
-        ("note", "busy answers, asked without a session: HTTP 429"),
+        ("note", "busy answers to a request without a session: HTTP 429"),
         ("bad", "gone cannot be reached: no route"),
         ("bad", "hangs cannot be reached: no answer within 0.2 seconds"),
         ("bad", "broken cannot be asked: ValueError"),
@@ -206,3 +209,10 @@ def test_a_source_that_cannot_list_its_interfaces_is_told_and_the_rest_is_looked
     assert (first.state, first.code) == ("bad", 7)
     assert first.found.startswith("broken cannot list them: PermissionError (Permission denied)")
     assert SECRET not in first.found
+
+
+@pytest.mark.skipif(not ROOT_ON_LINUX, reason="as root all should be well")
+def test_the_doctor_finds_a_healthy_machine_healthy(tmp_path):
+    run = hl7core("doctor", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout
+    assert "plugins" in run.stdout

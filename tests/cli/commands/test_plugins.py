@@ -1,5 +1,6 @@
-"""``plugins list`` and ``info`` as a person sees them."""
+"""``hl7core plugins``: list, info, enable and disable."""
 
+import json
 import os
 import pty
 import select
@@ -10,7 +11,7 @@ from termios import TIOCSWINSZ
 
 import pytest
 
-from shell import ENV, command
+from shell import ENV, command, hl7core
 
 
 def seen(*arguments, cwd, columns):
@@ -52,3 +53,27 @@ def test_info_folds_its_lines_and_never_shows_a_secret(tmp_path):
     assert "    auth_header = (set, a secret)" in lines
     assert "    concurrency = 2" in lines
     assert not any("canary" in line for line in lines)
+
+
+def test_plugins_are_listed_and_toggled_in_the_settings_file(tmp_path):
+    (tmp_path / "settings.toml").write_text("# mine\n[core]\nretention_days = 14\n")
+    listed = hl7core("plugins", "list", "-o", "jsonl", cwd=tmp_path).stdout
+    assert hl7core("plugins", "list", "--json", cwd=tmp_path).stdout == listed
+    rows = [json.loads(line) for line in listed.splitlines()]
+    off = {"sqlite_store"}
+    assert {"file_source", "json_store", "rest_destination", "retention", "scapy_source"} <= {r["name"] for r in rows}
+    assert all(row["state"] == ("disabled" if row["name"] in off else "enabled") for row in rows)
+    assert hl7core("plugins", "disable", "scapy_source", cwd=tmp_path).returncode == 0
+    text = (tmp_path / "settings.toml").read_text()
+    assert text.startswith("# mine\n")
+    assert "[plugins.scapy_source]\nenabled = false" in text
+    assert hl7core("plugins", "disable", "json_store", cwd=tmp_path).returncode == 1  # the store of record
+    unknown = hl7core("plugins", "enable", "jsonstore", cwd=tmp_path)
+    assert unknown.returncode == 1
+    assert "json_store" in unknown.stderr
+
+
+def test_plugin_info_shows_hooks_and_settings(tmp_path):
+    out = hl7core("plugins", "info", "json_store", cwd=tmp_path).stdout
+    assert "persist_sessions" in out
+    assert "[plugins.json_store]" in out

@@ -130,5 +130,5 @@ def test_nothing_that_exists_is_overwritten(tmp_path):
     (tmp_path / "far/away/hl7core-bell/README.md").write_text("mine")
     again = run("hl7core", "plugins", "new", "bell", "--folder", "far/away", cwd=tmp_path)
     assert again.returncode == 1
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     assert (tmp_path / "far/away/hl7core-bell/README.md").read_text() == "mine"

@@ -15,14 +15,11 @@ import pytest
 
 import shell
 from engine.parts import ack, block, oru
-from hl7core.cli.output.formats import Csv, safe_cell
-from hl7core.cli.output.outfile import output
 from hl7core.cli.output.packet_log import PacketLog
-from hl7core.errors import StoreError
 from hl7core.files import CaptureFile
 from hl7core.model.packet import PacketBatch
 from hl7core.model.schema import at_stored_precision, session_to_json
-from hl7core.testing import TcpTalk, make_message, make_session
+from hl7core.testing import TcpTalk, make_session
 from hl7core.wire.decoder import Decoder
 from hl7core.wire.pcap.reader import pcap_header, pcap_record
 
@@ -83,17 +80,6 @@ def test_csv_has_a_row_a_message_and_what_became_of_the_session(desk):
     assert {row["submissionStatus"] for row in rows} == {"pending"}
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])  # noqa: RUF001
-def test_no_cell_can_be_taken_for_a_formula(start):
-    evil = f'{start}HYPERLINK("http://x","y")'
-    message = make_message(1, control_id=evil, message_type=evil, ack_code=evil, reply_to=evil)
-    session = make_session(1, messages=(message,))
-    (row,) = csv.reader(io.StringIO(Csv(saved=True).of(session).decode(), newline=""))
-    assert sum(cell == f"'{evil}" for cell in row) == 4
-    assert not any(cell.startswith(start) for cell in row)
-    assert safe_cell("ORU^R01") == "ORU^R01"
-
-
 def test_filters_and_ids_choose_and_the_name_of_the_file_tells_the_format(desk, tmp_path):
     folder, sessions = desk
     out = tmp_path / "some.csv"
@@ -128,38 +114,6 @@ def test_a_file_is_its_owners_alone_and_nothing_is_left_beside_it(desk, tmp_path
     subprocess.run(["/bin/sh", "-c", command], check=True, cwd=folder, env=ENV, capture_output=True)
     assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_a_file_is_whole_or_as_it_was(tmp_path):
-    path = tmp_path / "out.jsonl"
-    path.write_text("from before")
-
-    def fail():
-        with output(str(path)) as file:
-            file.write(b"half a li")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert path.read_text() == "from before"
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(StoreError, match="is a folder"), output(str(tmp_path)):
-        pass
-    with pytest.raises(StoreError, match="No such file"), output(str(tmp_path / "no/such/out")):
-        pass
-    with output("/dev/null") as file:  # a device is written to as it is
-        file.write(b"x")
-
-
-def test_a_link_is_replaced_and_what_it_led_to_stays(tmp_path):
-    target = tmp_path / "target"
-    target.write_text("somebody else's")
-    link = tmp_path / "out"
-    link.symlink_to(target)
-    with output(str(link)) as file:
-        file.write(b"ours")
-    assert target.read_text() == "somebody else's"
-    assert not link.is_symlink()
 
 
 def test_a_rebuilt_capture_reads_as_the_same_messages_and_says_that_it_is_rebuilt(desk, tmp_path):

@@ -243,5 +243,5 @@ def test_a_capture_whose_sessions_are_in_an_attached_store_is_not_stored_again(p
     place.write('store = "shelf"')
     run = place.run("read", capture, "--store")
     assert "0 sessions saved" in run.stderr
-    assert "1 were stored already" in run.stderr
+    assert "1 were already stored" in run.stderr
     assert not place.shelved()

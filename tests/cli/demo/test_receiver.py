@@ -34,13 +34,13 @@ def test_what_it_acknowledged_it_has_and_counts_once():
     receiver, answers = exchange(post({"sessionId": "a"}), post({"sessionId": "b"}), post({"sessionId": "a"}))
     assert answers.count(b"HTTP/1.1 201 Created") == 3
     assert answers.count(b'{"id": "demo-1"}') == 2
-    assert list(receiver.taken) == ["a", "b"]
+    assert list(receiver.received) == ["a", "b"]
 
 
 def test_what_is_no_session_is_refused():
     receiver, answers = exchange(post(["sessionId"]), post({"sessionId": 7}))
     assert answers.count(b"HTTP/1.1 400 Bad Request") == 2
-    assert not receiver.taken
+    assert not receiver.received
 
 
 def test_what_is_no_request_gets_no_answer_and_breaks_nothing():
@@ -53,7 +53,7 @@ def test_what_is_no_request_gets_no_answer_and_breaks_nothing():
     ):
         receiver, answers = exchange(nonsense)
         assert answers == b""
-        assert not receiver.taken
+        assert not receiver.received
 
 
 def test_a_connection_that_stays_open_does_not_keep_it_from_closing():

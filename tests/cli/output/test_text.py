@@ -34,6 +34,13 @@ def test_eighty_columns_hold_who_what_and_how_it_ended():
     assert "M000001" in click.unstyle(headline(SESSIONS[0], width=80))
 
 
+def test_an_answer_without_its_request_has_no_time_after_which_it_came():
+    answer = make_message(5, ack_code="AA", reply_to="M9", message_type="ACK^R01")
+    line = click.unstyle(headline(make_session(5, messages=(answer,), is_complete=False, ending=Ending.CAPTURE_END)))
+    assert "AA" in line
+    assert " after " not in line
+
+
 def test_without_a_terminal_nothing_is_left_out():
     line = click.unstyle(headline(SESSIONS[0], dated=True))
     for part in ("192.0.2.10:49152", "192.0.2.20:2575", "complete", "AA after 20 ms"):

@@ -103,7 +103,9 @@ def test_a_disk_that_is_taken_away_is_waited_for(disk, tmp_path):
         umount("-l", disk)
         site.feed(3)
         site.waiting(3)
-        with pytest.raises(StoreError, match="is gone; it is waited for"):  # a short list would look like a loss
+        with pytest.raises(
+            StoreError, match="is gone; saving continues when it is back"
+        ):  # a short list would look like a loss
             site.harness.sessions()
         assert list(disk.iterdir()) == []  # nothing was hidden under what will be mounted again
         mount("--bind", tmp_path / "keep", disk)

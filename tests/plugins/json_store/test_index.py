@@ -171,7 +171,7 @@ def test_it_is_made_a_little_at_a_time_and_says_how_far_it_is(run, tmp_path, mon
     assert 5 < looks < 25
     lines = [record.getMessage() for record in caplog.records if record.name == index.__name__]
     assert lines == [
-        "25 of 25 stored sessions are not in the index yet; they are read now",
+        "25 of 25 stored sessions are not in the index yet; reading them now",
         "the index: 10 of 25 sessions read",
         "the index: 20 of 25 sessions read",
         "the index is complete: 25 sessions were read",

@@ -114,7 +114,7 @@ def test_what_cannot_be_thrown_away_is_counted_and_does_not_stop_the_rest(store,
     reports = parts(store, NOW, 5)
     assert sum(report.deleted for report in reports) == 8
     assert reports[-1] == CleanupReport(deleted=reports[-1].deleted, freed=reports[-1].freed, in_trash=12, failed=12)
-    assert "cannot be thrown away" in caplog.text
+    assert "cannot be deleted" in caplog.text
 
 
 def test_what_somebody_else_throws_away_meanwhile_is_not_counted(store, monkeypatch, caplog):

@@ -130,8 +130,8 @@ def test_the_rule_of_drift(wall, monotonic):
 def test_however_the_clock_goes_it_is_believed_only_within_an_hour_of_what_a_person_or_the_start_said(steps):
     wall, seconds, off = NOW, 0.0, timedelta()
     watch = ClockWatch(lambda: seconds)
-    watch.begin(wall)
-    watch.judge(None)
+    watch.start(wall)
+    watch.set_newest(None)
     for what, step in steps:
         if what == "pass":
             wall, seconds = wall + step, seconds + step.total_seconds()

@@ -155,7 +155,7 @@ def test_a_destination_that_is_active_protects_what_it_has_still_to_get(tmp_path
         h.wait_for(lambda: len(h.sessions()) == 1)
         assert h.runtime.core().destinations == ("lab",)
         (report,) = h.call(h.runtime.cleanup())
-        assert report.kept == (("still to be sent, and within the grace of 30 days", 1),)
+        assert report.kept == (("still pending, within the grace period of 30 days", 1),)
         assert [one.id for one in h.sessions()] == [waiting.id]
 
 

@@ -113,7 +113,7 @@ def test_what_an_active_destination_waits_for_is_kept_for_its_grace_and_counted(
     report = d.clean()
     assert d.held == [within.id]
     assert report.deleted == 2
-    assert report.kept == (("still to be sent, and within the grace of 30 days", 1),)
+    assert report.kept == (("still pending, within the grace period of 30 days", 1),)
 
 
 def test_a_destination_that_is_not_active_protects_nothing(desk):
@@ -216,7 +216,7 @@ def test_what_is_still_to_be_sent_is_never_deleted_to_free_disk(desk):
     report = d.clean()
     assert d.held == [one.id for one in waiting]
     assert report.deleted == 1
-    assert dict(report.kept) == {"still to be sent, so not deleted to free disk": 150}
+    assert dict(report.kept) == {"still pending, so not deleted to free disk space": 150}
     ((text, resolved),) = d.notices("retention-disk")
     assert "max_disk" in text
     assert not resolved
@@ -258,7 +258,7 @@ def test_a_store_whose_size_does_not_fall_is_not_emptied_for_it(desk):
     d.hold(*(session(number, status=SUBMITTED) for number in range(1, 2501)))
     report = d.clean()
     assert report.deleted <= 1100
-    assert "freed nothing" in d.notices("retention-disk")[-1][0]
+    assert "freed no disk space" in d.notices("retention-disk")[-1][0]
 
 
 def test_the_more_has_to_go_the_less_often_it_is_measured(desk, monkeypatch):

@@ -354,7 +354,7 @@ class TestRights:
 
     def test_without_rights_the_error_says_what_to_do(self):
         told = self.run_with("-all", "run")
-        assert told.startswith("PermissionMissing no right to capture on lo")
+        assert told.startswith("PermissionMissing no permission to capture on lo")
         assert "setcap cap_net_raw" in told
         assert "'Capture rights'" in told
 

@@ -25,7 +25,7 @@ class TestErrors:
         return LiveSource([interface])
 
     def test_missing_rights_come_with_the_remedy(self, capture_process, machine):
-        with pytest.raises(PermissionMissing, match="no right to capture on eth0") as refused:
+        with pytest.raises(PermissionMissing, match="no permission to capture on eth0") as refused:
             self.failing(capture_process, "permission", "a packet socket may not be opened").run(print)
         for way in ("root", "setcap cap_net_raw", "AmbientCapabilities=CAP_NET_RAW", "'Capture rights'"):
             assert way in refused.value.remedy

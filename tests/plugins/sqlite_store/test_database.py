@@ -28,9 +28,9 @@ def test_a_disk_that_is_unmounted_is_waited_for(tmp_path):
         store.persist_session(session(1), replace=False)
         assert run("umount", "--lazy", str(folder))
         for _ in range(2):
-            with pytest.raises(StoreError, match="is not there"):
+            with pytest.raises(StoreError, match="is not mounted"):
                 store.persist_session(session(2), replace=False)
-        with pytest.raises(StoreError, match="is not there"):
+        with pytest.raises(StoreError, match="is not mounted"):
             loaded(store)
         assert list(folder.iterdir()) == []
         assert run("mount", "--bind", str(disk), str(folder))

@@ -34,7 +34,7 @@ def test_a_database_that_is_open_to_others_is_closed_to_them_and_that_is_said(tm
     path.chmod(0o644)
     store = started(tmp_path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert sum("was open to others" in record.getMessage() for record in caplog.records) == 1
+    assert sum("had mode" in record.getMessage() for record in caplog.records) == 1
     assert store.folder == tmp_path
 
 

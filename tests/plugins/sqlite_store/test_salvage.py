@@ -97,7 +97,7 @@ def test_without_its_header_every_session_is_saved(tmp_path, original, caplog):
     assert damaged_files(tmp_path) == ["sessions.sqlite.damaged-1"]
     assert RecoveryDone("sqlite_store", len(SESSIONS), 0) in runtime.events
     (notice,) = [event for event in runtime.events if isinstance(event, NoticeRaised)]
-    assert f"{len(SESSIONS)} sessions were saved" in notice.text
+    assert f"{len(SESSIONS)} sessions were recovered" in notice.text
     assert str(tmp_path / "sessions.sqlite.damaged-1") in notice.text
     assert notice.text in caplog.text
     assert "TEST^PATIENT" not in caplog.text
@@ -179,7 +179,7 @@ def test_a_session_that_is_only_found_in_part_is_named_and_the_others_are_saved(
     store = started(tmp_path, runtime)
     assert loaded(store) == [one for one in SESSIONS if one.id not in (TRASHED, SESSIONS[3].id)]
     assert f"session {SESSIONS[3].id} is damaged" in caplog.text
-    assert any("1 more were found damaged" in event.text for event in runtime.events if isinstance(event, NoticeRaised))
+    assert any("1 more are damaged" in event.text for event in runtime.events if isinstance(event, NoticeRaised))
 
 
 def test_damage_that_shows_while_it_runs_is_mended_at_once(tmp_path):
@@ -203,7 +203,7 @@ def test_a_guest_mends_nothing(tmp_path, original):
     crashed(tmp_path, b"\0" * 100 + original[100:])
     before = (tmp_path / "sessions.sqlite").read_bytes()
     guest = started(tmp_path, FakeRuntime(tmp_path, owner=False))
-    with pytest.raises(StoreError, match="damaged; its owner"):
+    with pytest.raises(StoreError, match="damaged; the engine, its owner"):
         loaded(guest)
     with pytest.raises(StoreError, match="damaged"):
         guest.persist_session(session(1), replace=False)
@@ -247,7 +247,7 @@ def test_a_salvage_that_is_cut_off_anywhere_is_finished_at_the_next_start(
         assert len(steps) == min(number + 1, renames)
         if 0 < number < renames:
             guest = started(folder, FakeRuntime(folder, owner=False))
-            with pytest.raises(StoreError, match="being mended"):
+            with pytest.raises(StoreError, match="being repaired"):
                 guest.persist_session(session(1), replace=False)
         again = started(folder)
         assert len(loaded(again)) == (9 if log else len(SESSIONS) - 1)

@@ -1,26 +1,23 @@
-"""``hl7core capture``: live, with the source given by flags and a view of the sessions as they end."""
+"""``hl7core capture``: capture live, from interfaces given as options, and show each session as it ends."""
 
 from __future__ import annotations
 
 import re
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from hl7core.cli import exits
-from hl7core.cli.common import load_settings
+from hl7core.cli import exit_codes
+from hl7core.cli.load_settings import load_settings
+from hl7core.cli.output.formats import chosen_format, output_option
 from hl7core.errors import Hl7coreError
-
-if TYPE_CHECKING:
-    from hl7core.contract import State
 
 __all__ = ["command"]
 
 _EPILOG = """\b
 Examples:
   hl7core capture -D                              list the interfaces
-  hl7core capture -i eth0                         a line a session
+  hl7core capture -i eth0                         one line per session
   hl7core capture -i eth0 -i eth1 -f 'port 2575'  two interfaces, one port
   hl7core capture -i eth0 -w line.pcapng -b filesize:100000 -b files:10
   hl7core capture -i eth0 -a duration:60 -o jsonl > sessions.jsonl
@@ -34,26 +31,33 @@ Examples:
     "interfaces",
     multiple=True,
     metavar="IFACE",
-    help="Where to listen; several times for several.",
+    help="Interface to capture on. Repeat for several.",
 )
-@click.option("-f", "--filter", "bpf", default="", metavar="BPF", help="Only packets that this filter takes.")
-@click.option("-w", "--write", "write", metavar="FILE", help="Keep the raw packets too, as pcapng.")
+@click.option(
+    "-f",
+    "--filter",
+    "bpf",
+    default="",
+    metavar="BPF",
+    help="Capture only matching packets (as in tcpdump).",
+)
+@click.option("-w", "--write", "write", metavar="FILE", help="Write the raw packets to FILE too, as pcapng.")
 @click.option(
     "-b",
     "--ring",
     "ring",
     multiple=True,
     metavar="KIND:N",
-    help="Another file each filesize:KIB or duration:S; keep files:N.",
+    help="With -w: start a new file every filesize:KIB or duration:S; keep the last files:N. Repeatable.",
 )
-@click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after so many packets.")
-@click.option("-a", "--autostop", metavar="duration:S", help="Stop after so many seconds.")
+@click.option("-c", "--count", type=click.IntRange(min=1), help="Stop after N packets.", metavar="N")
+@click.option("-a", "--autostop", metavar="duration:S", help="Stop after S seconds.")
 @click.option("-D", "--list-interfaces", "listing", is_flag=True, help="List the interfaces and exit.")
 @click.option(
     "-p", "--no-promiscuous", "quiet_card", is_flag=True, help="Do not put the interface into promiscuous mode."
 )
-@click.option("--no-store", is_flag=True, help="Save nothing.")
-@click.option("-o", "--output", type=click.Choice(("text", "jsonl")), help="Default: text on a terminal, else jsonl.")
+@click.option("--no-store", is_flag=True, help="Save no sessions.")
+@output_option("capture")
 @click.pass_obj
 def command(
     settings_path: str | None,
@@ -68,11 +72,12 @@ def command(
     no_store: bool,
     output: str | None,
 ) -> int:
-    """Capture live on one or several interfaces and show each session as it ends; sessions are saved.
+    """Capture live on one or several interfaces, show each session as it ends, and save it.
 
-    Without -i: as the settings say.  Capturing needs rights: see README, Capture rights.
+    Without -i, the settings name the interfaces.  Capturing needs privileges: see "Capture rights" in the README.
     """
-    from hl7core.cli.live import Limit, operate
+    from hl7core.cli.output.capture_summary import capture_summary
+    from hl7core.cli.run_engine import Limit, run_engine
     from hl7core.contract import SourceRequest
     from hl7core.engine.engine import Engine
 
@@ -92,24 +97,24 @@ def command(
         configured=False,
     )
     engine = Engine(settings, request=request, overrides=overrides)
-    shown = output or ("text" if sys.stdout.isatty() else "jsonl")
     if not no_store:
         click.echo(f"sessions go to {settings.output_folder / 'sessions'}", err=True)
     limit = Limit(packets=count or 0, seconds=_duration(autostop))
+    form = chosen_format(output)
     if write is None:
         if ring:
-            raise click.UsageError("-b needs -w")
-        code = operate(engine, output=shown, limit=limit)
-        click.echo(_summary(engine.state()), err=True)
+            raise click.UsageError("-b needs -w: it divides the file that -w writes")
+        code = run_engine(engine, output=form, limit=limit)
+        click.echo(capture_summary(engine.state()), err=True)
         return code
     from hl7core.cli.output.packet_log import PacketLog
 
     with PacketLog(write, **_ring(ring), noted=None if no_store else settings.output_folder) as log:
         engine.sources.tap = log.put
-        code = operate(engine, output=shown, limit=limit)
-    click.echo(_summary(engine.state()), err=True)
+        code = run_engine(engine, output=form, limit=limit)
+    click.echo(capture_summary(engine.state()), err=True)
     click.echo(log.summary(), err=True)
-    return code if code != exits.OK or not log.failed else exits.PARTIAL
+    return code if code != exit_codes.OK or not log.failed else exit_codes.PARTIAL
 
 
 def _list(settings_path: str | None) -> int:
@@ -130,14 +135,7 @@ def _list(settings_path: str | None) -> int:
     for interface in found:
         state = "up" if interface.is_up else "down"
         click.echo(f"{interface.name:<16} {state:<5} {', '.join(interface.addresses)}")
-    return exits.OK if found else exits.NOTHING
-
-
-def _summary(state: State) -> str:
-    """Say in one line what came, and what did not."""
-    lost = state.dropped_kernel + state.dropped_intake
-    detail = f" ({state.dropped_kernel} by the kernel, {state.dropped_intake} before decoding)" if lost else ""
-    return f"{state.packets} packets decoded, {lost} lost{detail}; {state.sessions} sessions"
+    return exit_codes.OK if found else exit_codes.NOTHING
 
 
 def _duration(text: str | None) -> float:
@@ -157,5 +155,5 @@ def _ring(options: tuple[str, ...]) -> dict[str, int]:
             raise click.UsageError("-b takes filesize:KIB, duration:SECONDS or files:N")
         out[found[1]] = int(found[2])
     if "files" in out and len(out) == 1:
-        raise click.UsageError("-b files:N needs -b filesize:KIB or -b duration:SECONDS beside it")
+        raise click.UsageError("-b files:N also needs -b filesize:KIB or -b duration:SECONDS")
     return out

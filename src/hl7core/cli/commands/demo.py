@@ -1,10 +1,9 @@
-"""``hl7core demo``: simulated analyzers and a LIS converse; hl7core records, stores and hands on what they say."""
+"""``hl7core demo``: a simulated lab talks; hl7core captures, stores and submits the conversations."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import socket
 import sys
 import threading
@@ -17,49 +16,47 @@ from pathlib import Path
 
 import click
 
-from hl7core.cli import exits
+from hl7core.cli import exit_codes
 from hl7core.cli.demo.receiver import DemoReceiver
 from hl7core.cli.demo.simulators import Heard, Script, converse, scripts
+from hl7core.cli.demo.source import DemoSource
 from hl7core.cli.output.text import colourful, columns, headline
-from hl7core.contract import PacketSource, PluginSettings, SourceRequest, SourceStats
+from hl7core.contract import SourceRequest
 from hl7core.engine.engine import Engine
 from hl7core.errors import SourceError
-from hl7core.hookspecs import hookimpl
 from hl7core.model.events import SubmissionResult
-from hl7core.model.packet import Interface, PacketBatch
 from hl7core.model.session import ElementType, Session
 from hl7core.settings.model import CoreSettings
 from hl7core.settings.reading import Settings
-from hl7core.wire.pcap.synthetic_tcp import TcpTalk
 
-__all__ = ["DemoSource", "command"]
+__all__ = ["command"]
 
 _EPILOG = """\b
 Examples:
-  hl7core demo                       20 seconds
+  hl7core demo                       run for 20 seconds
   hl7core demo --seconds 5
-  hl7core demo --keep                until Ctrl-C
-  hl7core demo --folder /tmp/demo    sessions go there
+  hl7core demo --keep                run until Ctrl-C
+  hl7core demo --folder /tmp/demo    save the sessions there
 """
 _ROUND_PAUSE = 1.5
 _PACE = 0.04
 
 
 @click.command("demo", epilog=_EPILOG)
-@click.option("--seconds", type=click.FloatRange(min=1), default=20.0, show_default=True, help="How long.")
-@click.option("--keep", is_flag=True, help="Go on until Ctrl-C.")
-@click.option("--folder", default="hl7core-demo", show_default=True, metavar="FOLDER", help="Where the sessions go.")
-@click.option("--no-live", is_flag=True, help="Do not capture: decode the packets from a stream, as without rights.")
+@click.option("--seconds", type=click.FloatRange(min=1), default=20.0, show_default=True, help="How long to run.")
+@click.option("--keep", is_flag=True, help="Run until Ctrl-C.")
+@click.option("--folder", default="hl7core-demo", show_default=True, metavar="FOLDER", help="Where to save sessions.")
+@click.option("--no-live", is_flag=True, help="Do not capture; decode simulated packets, as without privileges.")
 def command(seconds: float, keep: bool, folder: str, no_live: bool) -> int:
-    """Show hl7core at work, without root, server or network.
+    """Show hl7core at work, without root, a server or a network.
 
-    Simulated analyzers and a LIS talk over the loopback interface: LIS01 with a refused and repeated frame, the plain
-    variant, and MLLP with a message that nobody answers.  Where this process may capture, their packets are captured;
-    elsewhere the same bytes are decoded from a stream of packets.  Each session is stored, and handed on to a receiver
-    of the demo's own.  Your own sessions and settings are not touched.
+    Simulated analyzers and a LIS talk over the loopback interface: LIS01 with a frame that is refused and repeated, the
+    plain variant, and MLLP with a message that is never answered.  If this process may capture, their packets are
+    captured; if not, the same bytes are decoded from simulated packets.  Each session is stored and submitted to the
+    demo's own receiver.  Your sessions and settings are not touched.
     """
     if logging.getLogger().level >= logging.WARNING:
-        logging.getLogger("hl7core").setLevel(logging.CRITICAL)  # the demo tells what matters itself
+        logging.getLogger("hl7core").setLevel(logging.CRITICAL)  # the demo itself reports what matters
     return asyncio.run(_Demo(Path(folder).absolute(), seconds, keep=keep).run(live=not no_live))
 
 
@@ -89,17 +86,18 @@ class _Demo:
         if engine is None:
             engine = self._engine(SourceRequest(configured=False), stream=True)
             await engine.start()
-        how = "captured live on the loopback interface" if captured else "from a stream (this process may not capture)"
+        why = "this process may not capture" if live else "--no-live"
+        how = "captured live on the loopback interface" if captured else f"simulated ({why})"
         _say(f"packets   {how}")
         _say(f"sessions  {self.folder / 'sessions'}")
-        _say(f"receiver  {self.receiver.url} (the demo's own; yours is plugins.rest_destination.endpoint)\n")
+        _say(f"receiver  {self.receiver.url} (the demo's own; set yours in plugins.rest_destination.endpoint)\n")
         begun, interrupted = time.monotonic(), False
         view = asyncio.create_task(self._view(engine))
         try:
             await asyncio.to_thread(self._converse, _unheard if captured else DemoSource.hear)
-            await self._settled(engine)
+            await self._wait_until_submitted(engine)
         except asyncio.CancelledError:
-            interrupted = not self.keep  # with --keep it is how a demo ends
+            interrupted = not self.keep  # with --keep this is the normal end
         finally:
             self.stop.set()
             await engine.stop()
@@ -107,7 +105,7 @@ class _Demo:
             for listener in self.listeners:
                 listener.close()
         code = self._summary(time.monotonic() - begun)
-        return exits.INTERRUPTED if interrupted else code
+        return exit_codes.INTERRUPTED if interrupted else code
 
     def _engine(self, request: SourceRequest, *, stream: bool) -> Engine:
         settings = Settings(
@@ -119,7 +117,7 @@ class _Demo:
             },
             root=Path.cwd(),
         )
-        own = EntryPoint("demo_source", "hl7core.cli.commands.demo:DemoSource", "hl7core")
+        own = EntryPoint("demo_source", "hl7core.cli.demo.source:DemoSource", "hl7core")
         found = (*entry_points(group="hl7core"), *entry_points(group="hl7core.off"), own)
         return Engine(settings, request=request, entry_points=found)
 
@@ -177,7 +175,7 @@ class _Demo:
             elif isinstance(item, SubmissionResult):
                 self.early.append(item)
             for result in [result for result in self.early if result.session_id in self.seen]:
-                self.early.remove(result)  # news of it may come ahead of the session itself
+                self.early.remove(result)  # its event may come before the session itself
                 self._submitted(result)
 
     def _submitted(self, result: SubmissionResult) -> None:
@@ -187,10 +185,10 @@ class _Demo:
             self.submitted.add(result.session_id)
             _say(f"{click.style('→', fg='cyan')} {when}  submitted    session {result.session_id}")
         else:
-            _say(f"{click.style('✘', fg='red')} {when}  not taken    session {result.session_id}: {result.error}")
+            _say(f"{click.style('✘', fg='red')} {when}  rejected     session {result.session_id}: {result.error}")
 
-    async def _settled(self, engine: Engine) -> None:
-        """Wait until all that was said was seen, saved and handed on, a few seconds at most."""
+    async def _wait_until_submitted(self, engine: Engine) -> None:
+        """Wait until every conversation was seen, saved and submitted, a few seconds at most."""
         until = time.monotonic() + 6
         while time.monotonic() < until:
             if len(self.seen) >= sum(self.said.values()) and self.seen.keys() <= self.submitted:
@@ -211,91 +209,26 @@ class _Demo:
             f" submitted {submitted} of {len(sessions)}"
         )
         _say("  " + ", ".join(f"{count} {name}" for name, count in sorted(protocols.items())))
-        _say(f"  {refused} frames refused and repeated, {unanswered} messages that nobody answered")
+        _say(f"  {refused} frames refused and repeated, {unanswered} messages never answered")
         problem = self.failure
         if not problem and not said:
-            problem = "nothing was said"
+            problem = "no conversation took place"
         if not problem and (len(sessions) != said or stored != said):
             problem = "not every conversation was recorded and stored"
-        if not problem and (submitted != said or not self.seen.keys() <= self.receiver.taken.keys()):
+        if not problem and (submitted != said or not self.seen.keys() <= self.receiver.received.keys()):
             problem = "not every session was submitted to the receiver"
         if problem:
             click.echo(f"hl7core: {problem}", err=True)
-            return exits.ERROR
+            return exit_codes.ERROR
         show = next((session for session in sessions if session.protocol == "lis01"), sessions[0])
         _say("\nLook at one:")
         _say(f"  HL7CORE_CORE__OUTPUT_FOLDER={self.folder} hl7core sessions show {show.id}")
-        _say("Then capture your own:  hl7core doctor")
-        return exits.OK
-
-
-class _Stream:
-    """Packets as they would have been captured, made from what was said on the simulated connections."""
-
-    name = "demo"
-
-    def __init__(self, said: queue.SimpleQueue[Heard | None]) -> None:
-        self._said = said
-        self._packets = 0
-
-    def run(self, emit: Callable[[PacketBatch], None]) -> None:
-        """Make packets of what is said, until ``stop``."""
-        talks: dict[tuple[str, int], TcpTalk] = {}
-        for heard in iter(self._said.get, None):
-            talk = talks.setdefault(
-                heard.opener, TcpTalk(heard.opener, heard.acceptor, interface=Interface("demo"), step_ns=20_000)
-            )
-            talk.time_ns = time.time_ns()
-            if heard.closing:
-                talk.close()
-                del talks[heard.opener]
-            elif heard.speaker is None:
-                talk.open()
-            elif heard.speaker == 0:
-                talk.opener(heard.data)
-            else:
-                talk.acceptor(heard.data)
-            batch = talk.batch()
-            talk.packets.clear()
-            self._packets += batch.count
-            emit(batch)
-
-    def stop(self) -> None:
-        """End ``run``."""
-        self._said.put(None)
-
-    def stats(self) -> SourceStats:
-        """Say how many packets were made."""
-        return SourceStats(received=self._packets)
-
-    def interfaces(self) -> Sequence[Interface]:
-        """Name the interface that the packets claim."""
-        return (Interface("demo"),)
-
-
-class DemoSource:
-    """The plugin that stands in for live capture in the demo, through the same door as any source."""
-
-    said: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()
-
-    @classmethod
-    def hear(cls, heard: Heard) -> None:
-        """Take what was said."""
-        cls.said.put(heard)
-
-    @hookimpl
-    def register_settings(self) -> type[PluginSettings]:
-        """Return the model of the table."""
-        return PluginSettings
-
-    @hookimpl
-    def open_source(self, request: SourceRequest) -> PacketSource | None:
-        """Return the stream of packets."""
-        return None if request.files else _Stream(self.said)
+        _say("Before you capture your own:  hl7core doctor")
+        return exit_codes.OK
 
 
 def _unheard(_heard: Heard) -> None:
-    """Live: the packets themselves tell what was said."""
+    """Live: the packets themselves show what was said."""
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""``hl7core doctor``: can it capture, filter, store, submit?  Each "no" with its remedy."""
+"""``hl7core doctor``: checks whether hl7core can capture, filter, store and submit here, with a remedy for each no."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 import click
 
 from hl7core import __version__
-from hl7core.cli import exits
+from hl7core.cli import exit_codes
 from hl7core.cli.commands.version import is_compiled
-from hl7core.cli.common import engine_client, load_settings
+from hl7core.cli.load_settings import load_settings
 from hl7core.cli.output.text import colourful, size
+from hl7core.cli.session_access import engine_client
 from hl7core.engine.control.client import ControlClient
 from hl7core.errors import Hl7coreError, SettingsError
 from hl7core.guard import describe
@@ -32,23 +33,23 @@ _LOW_SPACE: Final = 200 << 20
 
 
 class _Check(NamedTuple):
-    """``state`` is ok, note or bad; ``code`` the exit code that a bad one asks for."""
+    """``state`` is ok, note or bad; ``code`` is the exit code if it is bad."""
 
     state: str
     what: str
     found: str
     remedy: str = ""
-    code: int = exits.ERROR
+    code: int = exit_codes.ERROR
 
 
 @click.command("doctor", epilog="\b\nExamples:\n  hl7core doctor\n  sudo hl7core doctor")
 @click.pass_obj
 def command(settings_path: str | None) -> int:
-    """Say whether hl7core can capture, filter, store and submit here, and what to do if not.
+    """Check whether hl7core can capture, filter, store and submit here, and say what to do if it cannot.
 
-    Each destination is asked whether it can be reached; no session is handed on.
+    Each destination is asked whether it can be reached; no session is submitted.
 
-    Exit code 0: all is well, notes aside; else the code of the first thing that is wrong.
+    Exit code 0 if nothing is wrong (notes do not count), else the code of the first thing that is.
     """
     checks = list(_checks(settings_path))
     marks = {
@@ -60,7 +61,7 @@ def command(settings_path: str | None) -> int:
         click.echo(f"{marks[check.state]} {check.what:<12} {check.found}", color=colourful(sys.stdout))
         if check.remedy:
             click.echo(f"  {'':<12} → {check.remedy}")
-    return next((check.code for check in checks if check.state == "bad"), exits.OK)
+    return next((check.code for check in checks if check.state == "bad"), exit_codes.OK)
 
 
 def _checks(settings_path: str | None) -> Iterator[_Check]:
@@ -73,10 +74,10 @@ def _checks(settings_path: str | None) -> Iterator[_Check]:
         problems = registry.problems()
     except SettingsError as error:
         for problem in error.problems:
-            yield _Check("bad", "settings", problem, "mend it, then: hl7core settings check", exits.SETTINGS)
+            yield _Check("bad", "settings", problem, "correct it, then: hl7core settings check", exit_codes.SETTINGS)
         return
     for problem in problems:
-        yield _Check("bad", "settings", problem, "hl7core settings check", exits.SETTINGS)
+        yield _Check("bad", "settings", problem, "hl7core settings check", exit_codes.SETTINGS)
     if not problems:
         yield _Check("ok", "settings", str(settings.path) if settings.path else "none; the defaults are in force")
     for notice in settings.notices:
@@ -91,14 +92,14 @@ def _checks(settings_path: str | None) -> Iterator[_Check]:
 
 
 def _privileges() -> _Check:
-    remedy = "run as root, or give CAP_NET_RAW: README, Capture rights. Reading files needs no rights"
+    remedy = "run as root, or grant CAP_NET_RAW (README, Capture rights). Reading files needs no privileges"
     status = Path("/proc/self/status")
-    if not status.exists():  # no Linux: the right shows only when a socket is opened
-        return _Check("note", "privileges", "shown when a capture starts")
+    if not status.exists():  # not Linux: only opening a socket would show it
+        return _Check("note", "privileges", "not known until a capture starts")
     effective = next(int(line.split()[1], 16) for line in status.read_text().splitlines() if line.startswith("CapEff"))
     if effective >> _CAP_NET_RAW & 1:
         return _Check("ok", "privileges", "may capture (CAP_NET_RAW)")
-    return _Check("bad", "privileges", "may not capture: CAP_NET_RAW is missing", remedy, exits.PERMISSION)
+    return _Check("bad", "privileges", "may not capture: CAP_NET_RAW is missing", remedy, exit_codes.PERMISSION)
 
 
 def _libpcap() -> _Check:
@@ -108,7 +109,7 @@ def _libpcap() -> _Check:
     return _Check(
         "note",
         "libpcap",
-        "missing: no filters (-f, or addresses in the settings)",
+        "not found: filters do not work (-f, or addresses in the settings)",
         "install libpcap0.8 (Debian) or libpcap",
     )
 
@@ -121,25 +122,25 @@ def _interfaces(registry: Registry) -> Iterator[_Check]:
         try:
             plugin = registry.load(name)
         except Hl7coreError:
-            continue  # told with the plugins
+            continue  # reported with the plugins
         listing = getattr(plugin, "list_interfaces", None)
         if listing is None:
             continue
         try:
             found += listing()
-        except Exception as error:  # noqa: BLE001 - a plugin's failure is the plugin's
-            yield _Check("bad", "interfaces", f"{name} cannot list them: {describe(error)}", code=exits.INTERFACE)
+        except Exception as error:  # noqa: BLE001 - a plugin's failure affects no other plugin
+            yield _Check("bad", "interfaces", f"{name} cannot list them: {describe(error)}", code=exit_codes.INTERFACE)
     up = [f"{i.name} ({', '.join(i.addresses) or 'no address'})" for i in found if i.is_up]
     if up:
         yield _Check("ok", "interfaces", ", ".join(up))
     else:
-        yield _Check("bad", "interfaces", "none is up", "ip link set NAME up", exits.INTERFACE)
+        yield _Check("bad", "interfaces", "none is up", "ip link set NAME up", exit_codes.INTERFACE)
 
 
 def _folder(settings: Settings) -> Iterator[_Check]:
     folder = settings.output_folder
     if not settings.core.enable_persistence:
-        yield _Check("note", "store", "enable_persistence is false: nothing is saved")
+        yield _Check("note", "store", "core.enable_persistence is false, so nothing is saved")
     base = folder
     while not base.exists():
         base = base.parent
@@ -148,14 +149,17 @@ def _folder(settings: Settings) -> Iterator[_Check]:
             "bad",
             "folder",
             f"{base} is not writable",
-            f"chown it, or set [core] output_folder (now {folder})",
-            exits.PERMISSION,
+            f"change its owner, or set core.output_folder (now {folder})",
+            exit_codes.PERMISSION,
         )
         return
     free = shutil.disk_usage(base).free
     if free < _LOW_SPACE:
         yield _Check(
-            "note", "disk", f"only {size(free)} free for {folder}", "make room: a full disk keeps sessions in memory"
+            "note",
+            "disk",
+            f"only {size(free)} free for {folder}",
+            "free some space: a full disk keeps sessions in memory",
         )
     else:
         yield _Check("ok", "folder", f"{folder}, {size(free)} free")
@@ -174,7 +178,7 @@ def _plugins(registry: Registry) -> Iterator[_Check]:
             registry.load(name)
             good.append(name)
         except Hl7coreError as error:
-            yield _Check("bad", "plugin", f"{name}: {error}", f"mend it, or: hl7core plugins disable {name}")
+            yield _Check("bad", "plugin", f"{name}: {error}", f"correct it, or: hl7core plugins disable {name}")
     if good:
         yield _Check("ok", "plugins", ", ".join(good))
 
@@ -186,9 +190,9 @@ def _destinations(settings: Settings, registry: Registry) -> Iterator[_Check]:
         if registry.wanted(name) and (info := registry.info(name)).state != "failed" and "submit_session" in info.hooks
     ]
     if not names:
-        yield _Check("note", "destination", "none is enabled: sessions are stored and handed on to nobody")
+        yield _Check("note", "destination", "none is enabled, so sessions are stored and not submitted")
         return
-    from hl7core.cli.commands.doctor_destinations import ask_destinations  # brings in the whole engine
+    from hl7core.cli.commands.doctor_destinations import ask_destinations  # imports the whole engine
 
     for state, found, remedy in ask_destinations(settings, names):
         yield _Check(state, "destination", found, remedy)
@@ -201,27 +205,27 @@ def _engine(settings: Settings) -> Iterator[_Check]:
         yield _Check("note", "engine", str(error))
         return
     if client is None:
-        yield _Check("note", "engine", "none runs on this folder")
+        yield _Check("note", "engine", "none is running on this data folder")
         return
     with client:
         state = client.call("state")
         yield _stored(client)
-    yield _Check("ok", "engine", f"runs: {state.get('packets', 0)} packets, {state.get('sessions', 0)} sessions")
+    yield _Check("ok", "engine", f"running: {state.get('packets', 0)} packets, {state.get('sessions', 0)} sessions")
     drops = state.get("dropped_kernel", 0) + state.get("dropped_intake", 0)
     if drops:
         yield _Check(
-            "note", "drops", f"{drops} packets lost", "narrow the filter, or raise net.core.rmem_max and buffer_mib"
+            "note", "drops", f"{drops} packets lost", "use a narrower filter, or raise net.core.rmem_max and buffer_mib"
         )
     encrypted = state.get("counters", {}).get("tls", 0)
     if encrypted:
         yield _Check(
             "note",
             "encrypted",
-            f"{encrypted} connections are TLS and cannot be read live",
-            "capture -w keeps the packets; hl7core read FILE --keylog KEYS reads them if a peer logs its keys",
+            f"{encrypted} connections use TLS and cannot be decoded live",
+            "keep the packets with capture -w; hl7core read FILE --keylog KEYS decodes them with a peer's keys",
         )
     if state.get("unsaved"):
-        yield _Check("bad", "unsaved", f"{state['unsaved']} sessions wait to be saved", "look at the folder above")
+        yield _Check("bad", "unsaved", f"{state['unsaved']} sessions are not saved yet", "check the folder above")
     for _, text in state.get("notices", ()):
         yield _Check("note", "notice", text)
 

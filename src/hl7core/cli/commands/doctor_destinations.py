@@ -1,7 +1,7 @@
-"""Whether the destinations can be reached: each is asked, all at once, and none is handed a session.
+"""Checks whether the destinations can be reached: all are asked at once, and no session is submitted.
 
-The law: it takes at most ten seconds and a little, whatever a destination does, and says nothing but what a
-destination's own words are (errors of others by their kind alone).
+The law: it takes little more than ten seconds, whatever a destination does.  A destination's own message is quoted; of
+any other error only the kind is named, because its text may hold patient data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECONDS: Final = 10.0
 
 
 class Reached(NamedTuple):
-    """How asking one destination went: ``state`` is ok, note or bad."""
+    """The answer of one destination: ``state`` is ok, note or bad."""
 
     state: str
     found: str
@@ -31,8 +31,8 @@ class Reached(NamedTuple):
 
 
 def ask_destinations(settings: Settings, names: Sequence[str]) -> list[Reached]:
-    """Ask the destinations ``names``, whose plugins can be loaded; return an entry each."""
-    engine = Engine(settings, only=names)  # not started: it is the runtime of the plugins
+    """Ask the destinations ``names``, whose plugins can be loaded; return one answer for each."""
+    engine = Engine(settings, only=names)  # never started: it is the runtime of the plugins
     with asyncio.Runner() as runner:
         return runner.run(_ask(engine, names))
 
@@ -49,20 +49,20 @@ async def _ask(engine: Engine, names: Sequence[str]) -> list[Reached]:
 async def _reached(engine: Engine, name: str) -> Reached:
     if name not in engine.registry.running():
         text = f"{name} does not start: {engine.registry.info(name).error}"
-        return Reached("bad", clean(text), "mend its settings: hl7core settings check")
+        return Reached("bad", clean(text), "correct its settings: hl7core settings check")
     settings = engine.registry.settings_of(name)
     if isinstance(settings, DestinationSettings) and not settings.active:
-        return Reached("note", f"{name} is inactive: its settings do not say where to")
+        return Reached("note", f"{name} is inactive: its settings name no receiver")
     try:
         answer = await engine.dispatch.reach(name, SECONDS)
     except DestinationUnreachable as error:
-        remedy = f"look whether it runs, and at [plugins.{name}]; until then sessions wait and are sent later"
+        remedy = f"check that it is running, and check [plugins.{name}]; sessions wait and are sent later"
         return Reached("bad", clean(f"{name} cannot be reached: {error}"), remedy)
     except SubmitError as error:
-        found = clean(f"{name} answers, asked without a session: {error}")
-        return Reached("note", found, f"look at [plugins.{name}], unless it takes sessions all the same")
-    except Exception as error:  # noqa: BLE001 - a plugin's failure is the plugin's
-        return Reached("bad", clean(f"{name} cannot be asked: {describe(error)}"), "tell who made the plugin")
+        found = clean(f"{name} answers to a request without a session: {error}")
+        return Reached("note", found, f"check [plugins.{name}], unless it accepts sessions all the same")
+    except Exception as error:  # noqa: BLE001 - a plugin's failure affects no other plugin
+        return Reached("bad", clean(f"{name} cannot be asked: {describe(error)}"), "report it to the plugin's author")
     if answer is None:
-        return Reached("note", f"{name} cannot be asked without handing a session on", "hl7core submit status")
+        return Reached("note", f"{name} cannot be checked without submitting a session", "hl7core submit status")
     return Reached("ok", clean(f"{name}: {answer}"))

@@ -1,4 +1,4 @@
-"""``hl7core plugins``: what is installed, what runs, and the switch."""
+"""``hl7core plugins``: lists, shows, enables and disables plugins."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
-from hl7core.cli import exits
+from hl7core.cli import exit_codes
 from hl7core.cli.commands import plugins_new as new
-from hl7core.cli.common import engine_client, load_settings
+from hl7core.cli.load_settings import load_settings
 from hl7core.cli.output.text import colourful, columns
+from hl7core.cli.session_access import engine_client
 from hl7core.errors import Hl7coreError, PluginError
 from hl7core.plugin_host.registry import PluginInfo, PluginState, Registry
 from hl7core.settings.file import change
@@ -23,7 +24,7 @@ from hl7core.settings.file import change
 __all__ = ["command"]
 
 _WIDE = 130
-"""From so many columns on there is room for the hooks."""
+"""The hooks are shown if the terminal has at least so many columns."""
 
 
 @click.group(
@@ -31,23 +32,31 @@ _WIDE = 130
     epilog="\b\nExamples:\n  hl7core plugins list\n  hl7core plugins new ward_bell\n  hl7core plugins enable journal",
 )
 def command() -> None:
-    """List, inspect, enable and disable plugins, and begin a new one."""
+    """List, inspect, enable and disable plugins, or start a new one."""
 
 
 @command.command(
     "list",
-    short_help="List the plugins that are installed.",
-    epilog="\b\nExamples:\n  hl7core plugins list\n  hl7core plugins list --json",
+    short_help="List the installed plugins.",
+    epilog="\b\nExamples:\n  hl7core plugins list\n  hl7core plugins list -o jsonl",
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("text", "jsonl")),
+    default="text",
+    show_default=True,
+    help="jsonl: one JSON object per plugin, each on a line.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as -o jsonl.")
 @click.pass_obj
-def list_(settings_path: str | None, as_json: bool) -> None:
-    """List the plugins that are installed: state, version, where each is from, and its last error.
+def list_(settings_path: str | None, output: str, as_json: bool) -> None:
+    """List the installed plugins: state, version, origin, what each does, and its last error.
 
-    The states are those of a running engine; without one, those that an engine would begin with.
+    The states are those of the running engine.  If none runs, they are those that an engine would start with.
     """
     rows = _rows(settings_path)
-    if as_json:
+    if as_json or output == "jsonl":
         for row in rows:
             click.echo(json.dumps(row))
         return
@@ -71,7 +80,7 @@ _LIFE = ("register_", "configure", "start", "stop")
 
 
 def _table(rows: list[dict[str, Any]], record: str) -> None:
-    """Print the plugins, a line each: what they do, and where there is room for it by which hooks."""
+    """Print one line per plugin: what it does and, if the terminal is wide enough, by which hooks."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -105,14 +114,16 @@ def _table(rows: list[dict[str, Any]], record: str) -> None:
         table.add_row(*cells, Text(row["error"]))
     console.print(table)
     if any(row["state"] == "disabled" and not row["hooks"] for row in rows) and sys.stdout.isatty():
-        console.print(Text("? it is not imported while it is disabled; `hl7core plugins info NAME` looks", style="dim"))
+        console.print(
+            Text("? not imported while disabled; `hl7core plugins info NAME` shows what it does", style="dim")
+        )
 
 
 @command.command("info", epilog="\b\nExamples:\n  hl7core plugins info json_store")
 @click.argument("name")
 @click.pass_obj
 def info(settings_path: str | None, name: str) -> int:
-    """Show one plugin: its hooks, its settings and how it stands.  The plugin is imported."""
+    """Show one plugin: what it does, its state, hooks and settings.  The plugin is imported."""
     registry = Registry(load_settings(settings_path))
     registry.info(name)
     problem, plugin = "", None
@@ -135,7 +146,7 @@ def info(settings_path: str | None, name: str) -> int:
         for line in wrap(text, width=width, initial_indent=f"  {heading:<9} ", subsequent_indent=" " * 12):
             say(line)
     if problem:
-        return exits.ERROR
+        return exit_codes.ERROR
     model = registry.model(name)
     values = registry.settings_of(name)
     say(f"  settings  [plugins.{name}]")
@@ -143,17 +154,17 @@ def info(settings_path: str | None, name: str) -> int:
         say(f"    {key} = {_shown(getattr(values, key, field.default))}")
         for line in wrap(field.description or "", width=width, initial_indent=" " * 8, subsequent_indent=" " * 8):
             say(click.style(line, dim=True))
-    return exits.OK
+    return exit_codes.OK
 
 
 def _purpose(plugin: object) -> str:
-    """Return the first paragraph of what the plugin's module says of itself."""
+    """Return the first paragraph of the docstring of the plugin's module."""
     text = (sys.modules[type(plugin).__module__].__doc__ or "").strip()
     return " ".join(text.split("\n\n")[0].split())
 
 
 def _shown(value: Any) -> str:
-    """Return a value as the settings file has it; of a secret only whether it is set."""
+    """Return a value as it stands in the settings file; for a secret, only whether it is set."""
     if isinstance(value, SecretStr):
         return "(set, a secret)" if value.get_secret_value() else '""'
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False, default=str)
@@ -164,25 +175,25 @@ command.add_command(new.command)
 
 @command.command(
     "enable",
-    short_help="Switch a plugin on, in settings.toml.",
+    short_help="Enable a plugin in settings.toml.",
     epilog="\b\nExamples:\n  hl7core plugins enable journal",
 )
 @click.argument("name")
 @click.pass_obj
 def enable(settings_path: str | None, name: str) -> None:
-    """Switch a plugin on, in settings.toml; a running engine follows within a second."""
+    """Enable a plugin in settings.toml; a running engine follows within a second."""
     _switch(settings_path, name, on=True)
 
 
 @command.command(
     "disable",
-    short_help="Switch a plugin off, in settings.toml.",
+    short_help="Disable a plugin in settings.toml.",
     epilog="\b\nExamples:\n  hl7core plugins disable journal",
 )
 @click.argument("name")
 @click.pass_obj
 def disable(settings_path: str | None, name: str) -> None:
-    """Switch a plugin off, in settings.toml; a running engine follows within a second."""
+    """Disable a plugin in settings.toml; a running engine follows within a second."""
     _switch(settings_path, name, on=False)
 
 
@@ -191,9 +202,9 @@ def _switch(settings_path: str | None, name: str, *, on: bool) -> None:
     registry = Registry(settings)
     registry.info(name)
     if on:
-        registry.load(name)  # better refused here than in the engine
+        registry.load(name)  # so that an error is reported here, not in the engine
     elif settings.core.store == name:
-        raise PluginError(f"{name} is the store of record: name another in [core] store first")
+        raise PluginError(f"{name} is the store of record; set core.store to another store first")
     path = settings.path or Path.cwd() / "settings.toml"
     change(path, {f"plugins.{name}.enabled": on})
     click.echo(f"{name} {'enabled' if on else 'disabled'} in {path}")

@@ -1,6 +1,6 @@
-"""``hl7core plugins new``: a plugin project that works and is tested from its first minute.
+"""``hl7core plugins new``: makes a plugin project that works and has tests.
 
-What it writes stands in ``templates/``, a file each, and uses the public door alone.
+The files it writes are in ``templates/``; they import only ``hl7core`` itself.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class _Kind(NamedTuple):
 
 
 KINDS: Final = {
-    "observer": _Kind("it hears of each session that ends.", "every = 100\n", ""),
-    "destination": _Kind("it hands sessions on.", 'url = "https://lab.example/sessions"\n', ""),
+    "observer": _Kind("it is called for each session that ends.", "every = 100\n", ""),
+    "destination": _Kind("it sends sessions to another system.", 'url = "https://lab.example/sessions"\n', ""),
     "store": _Kind(
-        "it remembers sessions.",
+        "it stores sessions.",
         "",
-        "\nNew sessions go to it once it is the store of record:\n\n"
+        "\nNew sessions go to it when it is the store of record:\n\n"
         '```toml\n[core]\nstore = "$name"\n```\n\n'
-        "    hl7core sessions import --from json_store     # and the earlier ones\n",
+        "    hl7core sessions import --from json_store     # earlier sessions too\n",
     ),
-    "dialect": _Kind("a framing of its own.", "", ""),
-    "source": _Kind("a source of packets.", 'folder = "/var/captures"\n', ""),
+    "dialect": _Kind("it decodes another framing.", "", ""),
+    "source": _Kind("it is a source of packets.", 'folder = "/var/captures"\n', ""),
 }  # fmt: skip
 _EPILOG: Final = """\b
 Examples:
@@ -48,35 +48,33 @@ Examples:
 """
 
 
-@click.command("new", short_help="Make a plugin project that works.", epilog=_EPILOG)
+@click.command("new", short_help="Start a plugin project.", epilog=_EPILOG)
 @click.argument("name")
-@click.option("--kind", type=click.Choice(tuple(KINDS)), default="observer", help="What it does; default: observer.")
-@click.option("--folder", default=".", metavar="DIR", help="Where the project's folder is made; default: here.")
+@click.option("--kind", type=click.Choice(tuple(KINDS)), default="observer", help="Default: observer.")
+@click.option("--folder", default=".", metavar="DIR", help="Where to make the project's folder; default: here.")
 def command(name: str, kind: str, folder: str) -> None:
-    """Make a plugin project: code that works, its tests, pyproject.toml and README.
+    """Make a plugin project with working code, tests, pyproject.toml and README.
 
-    NAME is the plugin's name everywhere: in `hl7core plugins list` and as the table [plugins.NAME].
+    NAME is the plugin's name in `hl7core plugins list` and in the settings, as the table [plugins.NAME].
     """
     from importlib.metadata import entry_points  # a scan of all that is installed
 
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
-        raise click.UsageError(
-            f"{name!r} is no plugin name: small letters, digits and underscores, beginning with a letter"
-        )
+        raise click.UsageError(f"{name!r} is not a valid plugin name: use a-z, 0-9 and _, starting with a letter")
     if name in entry_points(group="hl7core").names:
-        raise PluginError(f"there is a plugin {name} already; take another name")
+        raise PluginError(f"a plugin {name} is already installed; choose another name")
     project = Path(folder).expanduser() / f"hl7core-{name.replace('_', '-')}"
     try:
         _write(project, _files(name, kind))
     except OSError as error:
         raise PluginError(f"{project} cannot be written: {error.strerror}") from error
-    click.echo(f"{project}: a {kind} plugin with its tests. Now:")
+    click.echo(f"{project}: a {kind} plugin with tests. Next:")
     for line in (f"cd {project}", "pip install -e '.[test]'", "pytest", f"hl7core plugins enable {name}"):
         click.echo(f"  {line}")
 
 
 def _files(name: str, kind: str) -> dict[str, str]:
-    """Return what is in a project of that ``kind``, by path."""
+    """Return the files of a project, content by path."""
     package = f"hl7core_{name}"
     values = {
         "name": name,
@@ -101,11 +99,11 @@ def _files(name: str, kind: str) -> dict[str, str]:
 
 
 def _write(project: Path, files: dict[str, str]) -> None:
-    """Write a project.  Raises PluginError if its folder exists, OSError."""
+    """Write the files of a project.  Raises PluginError if its folder exists, and OSError."""
     try:
         project.mkdir(parents=True)
     except FileExistsError:
-        raise PluginError(f"{project} exists already; remove it, or choose another --folder") from None
+        raise PluginError(f"{project} already exists; remove it, or choose another --folder") from None
     for path, text in files.items():
         place = project / path
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import click
 
-from hl7core.cli import exits
-from hl7core.cli.output.writers import FORMATS, Writer, writer_for
-from hl7core.cli.tune_gc import settle
+from hl7core.cli import exit_codes
+from hl7core.cli.output.formats import Writer, chosen_format, output_option, writer_for, writes_messages
+from hl7core.cli.output.progress import progress_of_capture
+from hl7core.cli.tune_gc import tune_gc
 from hl7core.errors import CaptureFileError, SettingsError
 from hl7core.files import CaptureFile
 from hl7core.model.packet import PacketBatch
@@ -32,39 +33,46 @@ __all__ = ["command"]
 _PCAPNG = b"\n\r\r\n"
 _EPILOG = """\b
 Examples:
-  hl7core read day.pcap                          a line a session
-  hl7core read day.pcapng.gz -o jsonl            a JSON object a session
-  hl7core read day.pcap -f 'tcp port 2575'       only these packets
+  hl7core read day.pcap                          one line per session
+  hl7core read day.pcapng.gz -o jsonl            one JSON object per session
+  hl7core read day.pcap -f 'tcp port 2575'       only the packets of a port
   tcpdump -w - port 2575 | hl7core read - -o messages
-  hl7core read part1.pcap part2.pcap --store     save them, once
-  hl7core read day.pcap --keylog keys.log        TLS too, with a peer's keys
+  hl7core read part1.pcap part2.pcap --store     save the sessions
+  hl7core read day.pcap --keylog keys.log        decrypt TLS as well
 """
 
 
 @click.command("read", epilog=_EPILOG)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("-f", "--filter", "bpf", metavar="BPF", default="", help="Decode only packets that this filter takes.")
-@click.option("-o", "--output", type=click.Choice(FORMATS), help="Default: text on a terminal, else jsonl.")
+@click.option(
+    "-f",
+    "--filter",
+    "bpf",
+    metavar="BPF",
+    default="",
+    help="Decode only matching packets (as in tcpdump).",
+)
+@output_option("read")
 @click.option(
     "--store",
     "save",
     is_flag=True,
-    help="Save the sessions through the enabled store; stored ones are left as they are.",
+    help="Save the sessions to the store; those already stored stay unchanged.",
 )
 @click.option(
     "-j",
     "--jobs",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Decode with N processes (-o jsonl of files); default: one a processor for large files.",
+    help="Decode with N processes (only for -o jsonl); default: one per processor for large files.",
 )
 @click.option(
     "--keylog",
     "keylog",
     metavar="KEYS",
-    help="Decrypt TLS with this key log (SSLKEYLOGFILE), or a pcapng FILE that has one; needs hl7core[tls].",
+    help="Decrypt TLS with this key log (SSLKEYLOGFILE), or with the one in a pcapng file. Needs hl7core[tls].",
 )
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.option("--no-progress", is_flag=True, help="Show no progress bar.")
 @click.pass_obj
 def command(
     settings_path: str | None,
@@ -77,69 +85,68 @@ def command(
     keylog: str | None,
     no_progress: bool,
 ) -> int:
-    """Decode capture files (pcap, pcapng, gzip, a pipe); "-" is standard input.
+    """Decode capture files: pcap or pcapng, gzipped or not, or a pipe.  "-" is standard input.
 
-    Several files are read as one capture, in the order given: a conversation may go on from one to the next.
+    Several files are read as one capture, in the order given, so a conversation may continue in the next file.
     """
-    settle()
+    tune_gc()
     options, dialects = _options(settings_path)
     keys = _keys(keylog)
-    name = output or ("text" if sys.stdout.isatty() else "jsonl")
-    progress = sys.stderr.isatty() and not no_progress
+    name = chosen_format(output)
     decoding = _Decoding(options, dialects, keys)
-    with _saver(settings_path, save) as saver, _output(name, decoding, files, bpf, saver, jobs) as taker:
-        damage = _read(files, bpf, taker.take, keys, progress=progress)
-        taker.end()
+    with _saver(settings_path, save) as saver, _open_output(name, decoding, files, bpf, saver, jobs) as out:
+        damage = _read(files, bpf, out.decode, keys, progress=not no_progress)
+        out.finish()
     for problem in damage:
         click.echo(f"hl7core: {problem}", err=True)
-    counters = taker.counters
-    secret = taker.encrypted.sentence(0 if keys is not None else counters["tls"])
+    counters = out.counters
+    secret = out.encrypted.sentence(0 if keys is not None else counters["tls"])
     if secret:
         click.echo(f"hl7core: {secret}", err=True)
     if saver is not None:
         click.echo(saver.summary(), err=True)
         if saver.failed:
-            return exits.PARTIAL
+            return exit_codes.PARTIAL
     if damage:
-        return exits.PARTIAL if counters["packets"] else exits.ERROR
+        return exit_codes.PARTIAL if counters["packets"] else exit_codes.ERROR
     if not counters["sessions"]:
         click.echo(
             f"hl7core: no HL7 or LIS01 conversation in {counters['packets']} packets"
             f" ({counters['connections']} connections with data)",
             err=True,
         )
-        return exits.NOTHING
-    return exits.OK
+        return exit_codes.NOTHING
+    return exit_codes.OK
 
 
 class _Decoding(NamedTuple):
-    """How to decode; with dialects or keys one process does it."""
+    """How to decode.  With dialects or keys, one process decodes everything."""
 
     options: DecoderOptions
     dialects: tuple[Dialect, ...] = ()
     keys: KeyLog | None = None
 
 
-class _Taker(Protocol):
-    """What becomes of the packets."""
+class _Output(Protocol):
+    """Decodes packets and writes what they give."""
 
     @property
     def encrypted(self) -> Encrypted:
-        """What nobody could read."""
+        """The encrypted connections."""
 
     @property
     def counters(self) -> dict[str, int]:
-        """What was seen, and what was let go."""
+        """What was seen, and what was given up."""
 
-    def take(self, batch: PacketBatch) -> None:
-        """Decode packets and say what ended."""
+    def decode(self, batch: PacketBatch) -> None:
+        """Decode ``batch`` and write the sessions that end in it."""
 
-    def end(self) -> None:
-        """Say what was open, and what ends the output."""
+    def finish(self) -> None:
+        """End and write the open sessions, and end the output."""
 
 
 class _Sessions:
-    """Decodes to sessions, for a writer and a store."""
+    """Decodes to sessions, and gives them to a writer and, if there is one, a store."""
 
     def __init__(self, decoder: Decoder, writer: Writer, saver: Saver | None) -> None:
         self._decoder = decoder
@@ -154,15 +161,15 @@ class _Sessions:
     def encrypted(self) -> Encrypted:
         return self._decoder.encrypted
 
-    def take(self, batch: PacketBatch) -> None:
-        self._say(self._decoder.feed(batch))
+    def decode(self, batch: PacketBatch) -> None:
+        self._write(self._decoder.feed(batch))
 
-    def end(self) -> None:
+    def finish(self) -> None:
         for sessions in self._decoder.ending():
-            self._say(sessions)
+            self._write(sessions)
         self._writer.close()
 
-    def _say(self, sessions: list[Session]) -> None:
+    def _write(self, sessions: list[Session]) -> None:
         messages = self._decoder.messages
         if sessions:
             self._writer.sessions(sessions)
@@ -174,56 +181,56 @@ class _Sessions:
 
 
 @contextmanager
-def _output(
+def _open_output(
     name: str, decoding: _Decoding, files: tuple[str, ...], bpf: str, saver: Saver | None, jobs: int | None
-) -> Iterator[_Taker]:
-    """Yield what decodes, with several processes where that is worth it."""
+) -> Iterator[_Output]:
+    """Yield what decodes and writes, with several processes where they make it faster."""
     out = sys.stdout.buffer
     options, dialects, keys = decoding
     if name != "jsonl" or saver is not None or dialects or keys is not None:
-        decoder = Decoder(options._replace(watch_messages=name == "messages"), dialects, keys=keys)
+        decoder = Decoder(options._replace(watch_messages=writes_messages(name)), dialects, keys=keys)
         yield _Sessions(decoder, writer_for(name, out), saver)
         return
-    from hl7core.cli.parallel import Lines, Shares, jobs_for
+    from hl7core.cli.parallel import MultiProcess, SingleProcess, process_count
 
-    count = jobs_for(files, jobs)
+    count = process_count(files, jobs)
     if count == 1:
-        yield Lines(options, out)
+        yield SingleProcess(options, out)
         return
-    shares = Shares(options, out, count, lambda take: _read(files, bpf, take, None, progress=False))
+    processes = MultiProcess(options, out, count, lambda decode: _read(files, bpf, decode, None, progress=False))
     try:
-        yield shares
+        yield processes
     finally:
-        shares.close()
+        processes.close()
 
 
 def _read(
-    files: tuple[str, ...], bpf: str, take: Callable[[PacketBatch], None], keys: KeyLog | None, *, progress: bool
+    files: tuple[str, ...], bpf: str, decode: Callable[[PacketBatch], None], keys: KeyLog | None, *, progress: bool
 ) -> list[CaptureFileError]:
-    """Hand the packets of ``files`` on; return what is wrong with the files."""
+    """Read ``files`` and call ``decode`` with each batch; return what is wrong with the files."""
     damage = []
-    taken = 0
+    packets = 0
     for number, name in enumerate(files):
         unknown: Counter[int] = Counter()
         try:
-            with CaptureFile(name) as capture, _progress(capture, name, shown=progress) as step:
+            with CaptureFile(name) as capture, progress_of_capture(capture, name, shown=progress) as step:
                 for batch in _filtered(capture, bpf):
                     if keys is not None:
                         keys.add(capture.take_secrets())
-                    taken += len(batch.starts)
+                    packets += len(batch.starts)
                     if batch.interface.link_type not in LINK_TYPES:
                         unknown[batch.interface.link_type] += len(batch.starts)
-                    take(batch)
+                    decode(batch)
                     step()
             if capture.damage is not None:
                 damage.append(capture.damage)
         except CaptureFileError as error:
-            if len(files) == 1 or number == 0 == taken:
+            if len(files) == 1 or number == 0 == packets:
                 raise
             damage.append(error)
         for link_type, count in sorted(unknown.items()):
             what = f"{name}: {count} packets are of link type {link_type}, which cannot be read"
-            damage.append(CaptureFileError(f"{what}: capture on an interface that gives Ethernet or IP packets"))
+            damage.append(CaptureFileError(f"{what}: capture on an interface that has Ethernet or IP packets"))
     return damage
 
 
@@ -244,13 +251,13 @@ def _filtered(capture: CaptureFile, bpf: str) -> Iterator[PacketBatch]:
 
 
 def _options(settings_path: str | None) -> tuple[DecoderOptions, tuple[Dialect, ...]]:
-    """Return what the settings say of decoding; without any, nothing that reads settings is imported."""
-    from hl7core.cli.common import has_settings
+    """Return the settings for decoding and the plugins' dialects.  If nothing is set, no settings code is imported."""
+    from hl7core.cli.load_settings import has_settings
 
     if not has_settings(settings_path):
         return DecoderOptions(), ()
-    from hl7core.cli.common import load_settings
     from hl7core.cli.dialects import enabled_dialects, pin_problems
+    from hl7core.cli.load_settings import load_settings
 
     settings = load_settings(settings_path)
     dialects = enabled_dialects(settings, lambda text: click.echo(f"hl7core: {text}", err=True))
@@ -261,23 +268,23 @@ def _options(settings_path: str | None) -> tuple[DecoderOptions, tuple[Dialect, 
 
 
 def _keys(path: str | None) -> KeyLog | None:
-    """Return the key log that the user names.  Raises click.UsageError, before anything is read."""
+    """Return the key log in the file ``path``.  Raises click.UsageError, before any capture is read."""
     if path is None:
         return None
     try:
-        import cryptography  # noqa: F401 - whether it is there is all that is asked here
+        import cryptography  # noqa: F401 - only to see whether it is installed
     except ImportError:
         raise click.UsageError("--keylog needs the package cryptography: pip install 'hl7core[tls]'") from None
     try:
         with Path(path).open("rb") as file:
             text = file.read(4)
-            if text == _PCAPNG:  # it carries its keys itself: they come as it is read
+            if text == _PCAPNG:  # its keys are in the capture itself, and are added as it is read
                 return KeyLog()
             keys = KeyLog(text + file.read())
     except OSError as error:
         raise click.UsageError(f"the key log {path} cannot be read: {error.strerror or error}") from None
     if not keys:
-        raise click.UsageError(f"{path} is no key log: no line of it is LABEL CLIENT_RANDOM SECRET (SSLKEYLOGFILE)")
+        raise click.UsageError(f"{path} is not a key log: it has no line of LABEL CLIENT_RANDOM SECRET (SSLKEYLOGFILE)")
     return keys
 
 
@@ -290,17 +297,3 @@ def _saver(settings_path: str | None, wanted: bool) -> Iterator[Saver | None]:
 
     with open_saver(settings_path) as saver:
         yield saver
-
-
-@contextmanager
-def _progress(capture: CaptureFile, name: str, *, shown: bool) -> Iterator[Callable[[], None]]:
-    if not shown:
-        yield lambda: None
-        return
-    from rich.console import Console  # only on a terminal
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=capture.size or None)
-        yield lambda: bar.update(task, completed=capture.position)

@@ -1,4 +1,4 @@
-"""``hl7core sessions``: what is stored, through the running engine if there is one."""
+"""``hl7core sessions``: stored sessions, through the running engine if there is one."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from itertools import islice
 
 import click
 
-from hl7core.cli import exits
+from hl7core.cli import exit_codes
 from hl7core.cli.commands import sessions_export as export
 from hl7core.cli.commands import sessions_import as importing
 from hl7core.cli.commands import sessions_trash as trash
-from hl7core.cli.filters import filtered
-from hl7core.cli.output.text import colourful, columns, headline, ladder, message_head
-from hl7core.cli.prefix import MANY, begins_with
-from hl7core.cli.session_access import all_sessions, open_desk
+from hl7core.cli.filters import with_filters
+from hl7core.cli.id_prefix import MANY, find_by_prefix
+from hl7core.cli.output.formats import chosen_format, output_option, writer_for
+from hl7core.cli.output.text import colourful, headline, ladder, message_head
+from hl7core.cli.session_access import all_sessions, open_sessions
 from hl7core.model.delivery import DeliveryStatus
-from hl7core.model.schema import session_to_json
 from hl7core.model.session import Session, SessionQuery
 
 __all__ = ["command"]
 
-_TOGETHER = 500  # lines written, or sessions changed, at once
+_TOGETHER = 500  # lines or sessions written, or sessions changed, at once
 
 
 @click.group(
     "sessions", epilog="\b\nExamples:\n  hl7core sessions list --since 2026-11-01\n  hl7core sessions show 0197"
 )
 def command() -> None:
-    """List, show, export, import, delete and restore stored sessions."""
+    """List, show, export, import, delete, restore, retry and ignore stored sessions."""
 
 
 @command.command(
@@ -39,9 +39,9 @@ def command() -> None:
     epilog="\b\nExamples:\n  hl7core sessions list\n  hl7core sessions list --device 10.0.0.5 --since 2026-11-20\n"
     "  hl7core sessions list --control-id MSG00042",
 )
-@filtered
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
-@click.option("-o", "--output", type=click.Choice(("text", "jsonl")), help="Default: text on a terminal, else jsonl.")
+@with_filters
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="List only the newest N.", metavar="N")
+@output_option("list")
 @click.pass_obj
 def list_(
     settings_path: str | None,
@@ -50,55 +50,52 @@ def list_(
     limit: int | None,
     output: str | None,
 ) -> int:
-    """List sessions, oldest first; all filters that are given must fit."""
-    shown = output or ("text" if sys.stdout.isatty() else "jsonl")
-    count, room = 0, max(0, columns(sys.stdout) - 14)
-    with open_desk(settings_path) as desk:
-        for session in all_sessions(desk, query, limit):
-            count += 1
-            if shown == "text":
-                click.echo(
-                    f"{click.style(session.id[:13], dim=True)} {headline(session, dated=True, width=room)}",
-                    color=colourful(sys.stdout),
-                )
-            else:
-                sys.stdout.buffer.write(session_to_json(session) + b"\n")
-    sys.stdout.buffer.flush()
+    """List stored sessions, oldest first.  A session must match all filters that are given."""
+    writer = writer_for(chosen_format(output), sys.stdout.buffer, saved=True)
+    count = 0
+    with open_sessions(settings_path) as access:
+        found = all_sessions(access, query, limit)
+        while part := list(islice(found, _TOGETHER)):
+            count += len(part)
+            writer.sessions(part)
+    writer.close()
     if not count:
-        click.echo("no session fits", err=True)
-        return exits.NOTHING
-    return exits.OK
+        click.echo("no matching sessions", err=True)
+        return exit_codes.NOTHING
+    return exit_codes.OK
 
 
 @command.command(
     "show",
-    short_help="Show one session: its ladder and its messages.",
+    short_help="Show one session and its messages.",
     epilog="\b\nExamples:\n  hl7core sessions show 01978a3c-5b1e\n  hl7core sessions show 01978a3c -o jsonl\n"
     "  hl7core sessions show 01978a3c | grep -E 'OBX-(3|5)'",
 )
 @click.argument("session_id", metavar="ID")
-@click.option("--raw", is_flag=True, help="The messages line by line as they came, not taken apart.")
-@click.option("-o", "--output", type=click.Choice(("text", "jsonl")), default="text", help="jsonl: all that is stored.")
+@click.option("--raw", is_flag=True, help="Print the messages line by line as captured, not as trees.")
+@output_option("show", default="text", text="jsonl: the session as it is stored.")
 @click.pass_obj
 def show(settings_path: str | None, session_id: str, raw: bool, output: str) -> int:
-    """Show one session: the conversation as a ladder, then each of its messages as a tree.
+    """Show one session: the conversation as a ladder, then each message as a tree of named fields.
 
-    The first letters of its id are enough.
+    The first letters of the ID are enough.
     """
-    if raw and output == "jsonl":
-        raise click.UsageError("--raw is for text; -o jsonl has the messages as they came")
-    with open_desk(settings_path) as desk:
-        found = begins_with(desk, session_id)
+    if raw and output != "text":
+        raise click.UsageError("--raw is for -o text; the other formats have the messages as they came")
+    with open_sessions(settings_path) as access:
+        found = find_by_prefix(access, session_id)
     if len(found) != 1:
         _ambiguous(session_id, found)
-        return exits.NOTHING if not found else exits.ERROR
-    if output == "jsonl":
-        sys.stdout.buffer.write(session_to_json(found[0]) + b"\n")
-        return exits.OK
+        return exit_codes.NOTHING if not found else exit_codes.ERROR
+    if output != "text":
+        writer = writer_for(output, sys.stdout.buffer, saved=True)
+        writer.sessions(found)
+        writer.close()
+        return exit_codes.OK
     lines = _drawn(found[0], raw=raw)
     while part := list(islice(lines, _TOGETHER)):
         click.echo("\n".join(part), color=colourful(sys.stdout))
-    return exits.OK
+    return exit_codes.OK
 
 
 def _drawn(session: Session, *, raw: bool) -> Iterator[str]:
@@ -120,7 +117,7 @@ def _changing(name: str, help_: str, done: str, *, of: DeliveryStatus) -> None:
 
     @command.command(
         name,
-        help=f"{help_}  Name them by their ids, or all of a status.",
+        help=f"{help_}  Choose them by their full ids, or by --status.",
         epilog=f"\b\nExamples:\n  {example} 01978a3c-5b1e-7c3d-9a4f-0123456789ab\n  {example} --status {of}",
     )
     @click.argument("ids", nargs=-1, metavar="[ID...]")
@@ -128,35 +125,35 @@ def _changing(name: str, help_: str, done: str, *, of: DeliveryStatus) -> None:
         "--status",
         type=click.Choice([str(status) for status in DeliveryStatus]),
         multiple=True,
-        help="All sessions that stand so.",
+        help="All sessions with this status. Repeat for several.",
     )
     @click.pass_obj
     def change(settings_path: str | None, ids: tuple[str, ...], status: tuple[str, ...]) -> int:
         if bool(ids) == bool(status):
-            raise click.UsageError("give either the ids of sessions or a --status")
-        with open_desk(settings_path) as desk:
+            raise click.UsageError("give the ids of sessions, or --status, and not both")
+        with open_sessions(settings_path) as access:
             if status:
                 wanted = SessionQuery(status=tuple(DeliveryStatus(one) for one in status))
-                ids = tuple(session.id for session in all_sessions(desk, wanted))
+                ids = tuple(session.id for session in all_sessions(access, wanted))
             found: set[str] = set()
             for at in range(0, len(ids), _TOGETHER):
-                found.update(desk.change(name, list(ids[at : at + _TOGETHER])))
+                found.update(access.change(name, list(ids[at : at + _TOGETHER])))
         click.echo(f"{len(found)} {done}")
         missing = [one for one in ids if one not in found]
         for one in missing:
             click.echo(f"no session {one}", err=True)
         if not found:
-            return exits.NOTHING
-        return exits.PARTIAL if missing else exits.OK
+            return exit_codes.NOTHING
+        return exit_codes.PARTIAL if missing else exit_codes.OK
 
 
 command.add_command(export.command)
 command.add_command(importing.command)
 command.add_command(trash.delete)
 command.add_command(trash.restore)
-_changing("retry", "Make sessions pending again, with no attempts.", "pending again", of=DeliveryStatus.FAILED)
-_changing("ignore", "Mark sessions as never to be sent.", "ignored", of=DeliveryStatus.FAILED)
-_changing("unignore", "Undo ignore.", "no longer ignored", of=DeliveryStatus.IGNORED)
+_changing("retry", "Submit sessions again: set them to pending.", "pending again", of=DeliveryStatus.FAILED)
+_changing("ignore", "Never submit these sessions.", "ignored", of=DeliveryStatus.FAILED)
+_changing("unignore", "Undo `ignore`.", "no longer ignored", of=DeliveryStatus.IGNORED)
 
 
 def _ambiguous(prefix: str, found: list[Session]) -> None:

@@ -1,4 +1,4 @@
-"""``hl7core sessions export``: stored sessions for other programs, one after the other, so that memory stays flat."""
+"""``hl7core sessions export``: writes stored sessions for other programs, one at a time, so that memory stays flat."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import click
 
 from hl7core import __version__
-from hl7core.cli import exits
-from hl7core.cli.common import load_settings
-from hl7core.cli.filters import filtered
-from hl7core.cli.output.formats import FORMATS
-from hl7core.cli.output.outfile import output as open_output
-from hl7core.cli.output.progress import over_time
-from hl7core.cli.prefix import MANY, begins_with
-from hl7core.cli.session_access import Desk, all_sessions, open_desk
+from hl7core.cli import exit_codes
+from hl7core.cli.filters import with_filters
+from hl7core.cli.id_prefix import MANY, find_by_prefix
+from hl7core.cli.load_settings import load_settings
+from hl7core.cli.output.formats import FORMATS, format_of_file, output_option
+from hl7core.cli.output.outfile import open_output
+from hl7core.cli.output.progress import progress_over_time
+from hl7core.cli.session_access import SessionAccess, all_sessions, open_sessions
 from hl7core.model.packet import Interface
 from hl7core.model.session import Session, SessionQuery
 from hl7core.wire.pcap.reader import PcapngWriter
 
 if TYPE_CHECKING:
-    from hl7core.cli.original_packets import Kept
+    from hl7core.cli.original_packets import OriginalPackets
 
 __all__ = ["command"]
 
@@ -35,36 +35,29 @@ Examples:
   hl7core sessions export 01978a3c-5b1e -w one.pcapng
   hl7core sessions export --packets line_00001.pcapng -w line.pcapng
 """
-_SUFFIXES: Final = {".hl7": "hl7", ".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".pcapng": "pcapng"}
 _REBUILT: Final = (
-    "Rebuilt by hl7core from stored sessions, their packets not being kept. As captured: addresses, ports, times, every"
-    " byte said. Made up: handshakes, sequence numbers (so a decoder gives these sessions other ids), bare"
-    " acknowledgements, MAC addresses."
+    "Rebuilt by hl7core from stored sessions whose original packets are not available. As captured: addresses, ports,"
+    " times, every byte of data. Made up: handshakes, sequence numbers (so a decoder gives these sessions other ids),"
+    " bare acknowledgements, MAC addresses."
 )
 _ORIGINAL: Final = "Original packets of stored sessions, as hl7core captured them."
 
 
 @click.command("export", short_help="Write sessions as hl7, json, jsonl, csv or pcapng.", epilog=_EPILOG)
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@filtered
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
-@click.option(
-    "-o",
-    "--output",
-    "name",
-    type=click.Choice((*FORMATS, "pcapng")),
-    help="Default: as the file's name ends, or jsonl.",
-)
-@click.option("-w", "--output-file", "file", metavar="FILE", help="Where to write, mode 0600; default standard output.")
+@with_filters
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="Only the newest N sessions.", metavar="N")
+@output_option("export", text="Default: as the file's name ends, else jsonl.")
+@click.option("-w", "--output-file", "file", metavar="FILE", help="Write to FILE, mode 0600; default: standard output.")
 @click.option(
     "--packets",
     multiple=True,
     metavar="CAPTURE",
-    help="For pcapng: a kept capture that holds the original packets; several times for several. Default: what"
-    " `capture -w` has written on this data folder.",
+    help="For pcapng: a capture file that holds original packets. Repeat for several files. Default: the files that"
+    " `capture -w` wrote with this data folder.",
 )
-@click.option("--rebuild", is_flag=True, help="For pcapng: do not look for original packets.")
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.option("--rebuild", is_flag=True, help="For pcapng: do not search for original packets.")
+@click.option("--no-progress", is_flag=True, help="Show no progress bar.")
 @click.pass_obj
 def command(
     settings_path: str | None,
@@ -72,35 +65,36 @@ def command(
     ids: tuple[str, ...],
     query: SessionQuery,
     limit: int | None,
-    name: str | None,
+    output: str | None,
     file: str | None,
     packets: tuple[str, ...],
     rebuild: bool,
     no_progress: bool,
 ) -> int:
-    """Write stored sessions as hl7, json, jsonl, csv or pcapng; all filters that are given must fit.
+    """Write stored sessions as hl7, json, jsonl, csv or pcapng.
 
-    The first letters of an ID are enough.  pcapng has the original packets where they were kept, else packets rebuilt
-    from the session; it says which.
+    Choose sessions by ID (the first letters are enough), by filters, or both; a session must match all of them.  pcapng
+    contains the original packets of a session where they are available, else packets rebuilt from it, and says which.
     """
-    chosen = name or _SUFFIXES.get(Path(file or "").suffix.lower(), "jsonl")
+    chosen = output or format_of_file(Path(file or "").suffix)
     if chosen == "pcapng" and (file is None or file == "-") and sys.stdout.isatty():
-        raise click.UsageError("pcapng is nothing to read on a terminal: name a file with -w, or pipe it on")
+        raise click.UsageError("pcapng cannot be shown on a terminal: name a file with -w, or pipe the output")
     if chosen != "pcapng" and (packets or rebuild):
         raise click.UsageError("--packets and --rebuild are for -o pcapng")
-    with open_desk(settings_path) as desk:
-        found, missing = _named(desk, ids)
+    with open_sessions(settings_path) as access:
+        found, missing = _named(access, ids)
         if ids and not found:
             return _nothing(missing)
         asked = query._replace(ids=tuple(found))
-        source = _Source(desk, asked, limit, progress=not no_progress and file not in (None, "-"))
+        source = _Source(access, asked, limit, progress=not no_progress and file not in (None, "-"))
         if not source.any():
             return _nothing(missing)
         with open_output(file) as out:
-            if chosen == "pcapng":
+            make = FORMATS[chosen].make
+            if make is None:
                 _pcapng(settings_path, source, out, packets, rebuild=rebuild)
             else:
-                form = FORMATS[chosen](saved=True)
+                form = make(saved=True)
                 out.write(form.start())
                 for session in source():
                     out.write(form.of(session))
@@ -109,14 +103,14 @@ def command(
         click.echo(f"{source.count:,} sessions written to {file}", err=True)
     for one in missing:
         click.echo(f"no session {one}", err=True)
-    return exits.PARTIAL if missing else exits.OK
+    return exit_codes.PARTIAL if missing else exit_codes.OK
 
 
 class _Source:
-    """The sessions asked for; each call asks anew, so that none has to be kept."""
+    """The chosen sessions; each call reads them from the store again, so that none has to stay in memory."""
 
-    def __init__(self, desk: Desk, query: SessionQuery, limit: int | None, *, progress: bool) -> None:
-        self._desk = desk
+    def __init__(self, access: SessionAccess, query: SessionQuery, limit: int | None, *, progress: bool) -> None:
+        self._access = access
         self._query = query
         self._limit = limit
         self._progress = progress
@@ -124,9 +118,9 @@ class _Source:
         self.first = self.last = 0.0
 
     def any(self) -> bool:
-        """Look for the first and the last; say whether there are any."""
+        """Return whether there are any, and note when the first and the last begin."""
         ends = [
-            list(self._desk.sessions(self._query._replace(limit=1, newest_first=newest))) for newest in (False, True)
+            list(self._access.sessions(self._query._replace(limit=1, newest_first=newest))) for newest in (False, True)
         ]
         if not ends[0] or not ends[1]:
             return False
@@ -135,23 +129,23 @@ class _Source:
 
     def __call__(self, doing: str = "writing") -> Iterator[Session]:
         self.count = 0
-        with over_time(doing, shown=self._progress) as step:
-            for session in all_sessions(self._desk, self._query, self._limit):
+        with progress_over_time(doing, shown=self._progress) as step:
+            for session in all_sessions(self._access, self._query, self._limit):
                 self.count += 1
                 if self.count % 50 == 1:
                     step(self.count, self.first, session.start_ns / 1e9, self.last)
                 yield session
 
 
-def _named(desk: Desk, ids: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Return the full ids that were meant, and what names none.  Raises click.UsageError if one is ambiguous."""
+def _named(access: SessionAccess, ids: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return the full ids, and the arguments that match none.  Raises click.UsageError if one matches several."""
     found: dict[str, None] = {}
     missing: list[str] = []
     for one in ids:
-        matches = [session.id for session in begins_with(desk, one)]
+        matches = [session.id for session in find_by_prefix(access, one)]
         if len(matches) > 1:
             many = len(matches) if len(matches) <= MANY else f"more than {MANY}"
-            raise click.UsageError(f"{many} sessions begin with {one}; give more of the id")
+            raise click.UsageError(f"{many} sessions begin with {one}; give more letters of the id")
         if matches:
             found[matches[0]] = None
         else:
@@ -160,53 +154,53 @@ def _named(desk: Desk, ids: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 
 def _nothing(missing: list[str]) -> int:
-    click.echo(f"no session {', '.join(missing)}" if missing else "no session fits", err=True)
-    return exits.NOTHING
+    click.echo(f"no session {', '.join(missing)}" if missing else "no matching sessions", err=True)
+    return exit_codes.NOTHING
 
 
 def _pcapng(
     settings_path: str | None, source: _Source, out: BinaryIO, packets: tuple[str, ...], *, rebuild: bool
 ) -> None:
-    """Write original packets of the sessions that were kept as a section of their own, then the others, rebuilt."""
-    kept = None if rebuild else _kept(settings_path, source, packets)
+    """Write a section of original packets for the sessions that have them, then rebuilt packets for the others."""
+    originals = None if rebuild else _originals(settings_path, source, packets)
     writer = PcapngWriter()
-    if kept is not None and kept.ids:
-        out.write(writer.header(f"hl7core {__version__}", kept.interfaces, _ORIGINAL))
-        out.writelines(writer.batch(batch, kept.interfaces.index(batch.interface)) for batch in kept.batches())
-    rebuilt = _rebuilt(source, out.write, writer, kept.ids if kept is not None else frozenset())
-    originals = source.count - rebuilt
-    for problem in kept.problems if kept is not None else ():
+    if originals is not None and originals.ids:
+        places = originals.interfaces
+        out.write(writer.header(f"hl7core {__version__}", places, _ORIGINAL))
+        out.writelines(writer.batch(batch, places.index(batch.interface)) for batch in originals.batches())
+    rebuilt = _rebuild(source, out.write, writer, originals.ids if originals is not None else frozenset())
+    for problem in originals.problems if originals is not None else ():
         click.echo(f"hl7core: {problem}", err=True)
-    if originals:
-        click.echo(f"{originals:,} sessions as original packets", err=True)
+    if source.count > rebuilt:
+        click.echo(f"{source.count - rebuilt:,} sessions as original packets", err=True)
     if rebuilt:
-        why = "" if rebuild else ", their packets not being kept whole"
+        why = "" if rebuild else " because their original packets are not all available"
         click.echo(
-            f"{rebuilt:,} sessions rebuilt{why}: same bytes and times, but made-up sequence numbers, so that a decoder"
-            " gives them other ids",
+            f"{rebuilt:,} sessions rebuilt{why}: bytes and times are as captured, sequence numbers are made up, so a"
+            " decoder gives these sessions other ids",
             err=True,
         )
 
 
-def _kept(settings_path: str | None, source: _Source, packets: tuple[str, ...]) -> Kept | None:
-    from hl7core.cli.captures import kept_captures
-    from hl7core.cli.original_packets import Kept
+def _originals(settings_path: str | None, source: _Source, packets: tuple[str, ...]) -> OriginalPackets | None:
+    from hl7core.cli.captures import captures_between
+    from hl7core.cli.original_packets import OriginalPackets
 
     settings = load_settings(settings_path)
-    files = list(packets) or kept_captures(settings.output_folder, source.first, source.last)
+    files = list(packets) or captures_between(settings.output_folder, source.first, source.last)
     if not files:
         return None
-    kept = Kept(files, settings.core.decoder_options())
+    originals = OriginalPackets(files, settings.core.decoder_options())
     for session in source("looking for packets"):
-        kept.add(session)
-    kept.look()
-    return kept
+        originals.add(session)
+    originals.search()
+    return originals
 
 
-def _rebuilt(
+def _rebuild(
     source: _Source, write: Callable[[bytes], object], writer: PcapngWriter, without: set[str] | frozenset[str]
 ) -> int:
-    """Write the sessions that are not in ``without``; return how many those were."""
+    """Write rebuilt packets of the sessions that are not in ``without``; return how many sessions those are."""
     from hl7core.wire.pcap.rebuild import Rebuilder
 
     rebuilder, count = Rebuilder(), 0

@@ -1,4 +1,4 @@
-"""``hl7core sessions delete`` and ``restore``: into the trash and back, or away for good."""
+"""``hl7core sessions delete`` and ``restore``: into the trash and back, or deleted permanently."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final
 
 import click
 
-from hl7core.cli import exits
-from hl7core.cli.session_access import Desk, open_desk
+from hl7core.cli import exit_codes
+from hl7core.cli.session_access import SessionAccess, open_sessions
 from hl7core.engine.control.protocol import millis_of
 from hl7core.model.session import SessionQuery
 
@@ -27,72 +27,72 @@ _PART: Final = 500
     "  hl7core sessions delete --for-good 01978a3c-5b1e-7c3d-9a4f-0123456789ab",
 )
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@click.option("--for-good", is_flag=True, help="Not to the trash: nothing brings them back.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--for-good", is_flag=True, help="Delete permanently, without the trash: they cannot be restored.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def delete(settings_path: str | None, ids: tuple[str, ...], for_good: bool, yes: bool) -> int:
-    """Move sessions to the trash, from where `restore` brings them back; with --for-good throw them away."""
+    """Move sessions to the trash, from which `restore` brings them back, or delete them permanently."""
     if for_good and not yes:
-        click.confirm(f"Delete {len(ids)} sessions for good?", abort=True, err=True)
-    with open_desk(settings_path) as desk:
-        found = _by_parts(desk, "delete", ids, to_trash=not for_good)
-    return _told(ids, found, "deleted for good" if for_good else "moved to the trash", "no session {}")
+        click.confirm(f"Delete {len(ids)} sessions permanently?", abort=True, err=True)
+    with open_sessions(settings_path) as access:
+        found = _change_in_parts(access, "delete", ids, to_trash=not for_good)
+    return _report(ids, found, "deleted permanently" if for_good else "moved to the trash", "no session {}")
 
 
 @click.command(
     "restore",
     short_help="Bring sessions back from the trash.",
     epilog="\b\nExamples:\n  hl7core sessions restore 01978a3c-5b1e-7c3d-9a4f-0123456789ab\n"
-    "  hl7core sessions restore --list\n  hl7core sessions restore --last     what the last cleanup took",
+    "  hl7core sessions restore --list\n  hl7core sessions restore --last     undo the last cleanup",
 )
 @click.argument("ids", nargs=-1, metavar="[ID...]")
-@click.option("--last", is_flag=True, help="All that went to the trash last, in one go.")
-@click.option("--all", "everything", is_flag=True, help="All that is in the trash.")
-@click.option("--list", "listing", is_flag=True, help="Only list what is in the trash.")
+@click.option("--last", is_flag=True, help="Restore what was moved to the trash last, at one time.")
+@click.option("--all", "everything", is_flag=True, help="Restore everything in the trash.")
+@click.option("--list", "listing", is_flag=True, help="Only list what is in the trash; restore nothing.")
 @click.pass_obj
 def restore(settings_path: str | None, ids: tuple[str, ...], last: bool, everything: bool, listing: bool) -> int:
-    """Bring sessions back from the trash; a session that is stored again meanwhile is left as it is.
+    """Restore sessions from the trash.  A session that has been stored again since stays as it is.
 
-    How long they stay is counted anew: from their first save, by the retention_days that are set now.
+    Their expiry is computed anew, from their first save and the current retention_days.
     """
     if bool(ids) + last + everything + listing != 1:
-        raise click.UsageError("name sessions, or give one of --last, --all and --list")
-    with open_desk(settings_path) as desk:
-        entries = [] if ids else desk.trash()
+        raise click.UsageError("give ids, or one of --last, --all and --list")
+    with open_sessions(settings_path) as access:
+        entries = [] if ids else access.trash()
         if listing:
-            return _listed(entries)
+            return _list_trash(entries)
         latest = entries[-1][1] if entries else None
         wanted = ids or tuple(dict.fromkeys(i for i, when in entries if everything or when == latest))
         if not wanted:
             click.echo("the trash is empty", err=True)
-            return exits.NOTHING
-        found = _by_parts(desk, "restore", wanted)
-        expired = _expired(desk, found)
+            return exit_codes.NOTHING
+        found = _change_in_parts(access, "restore", wanted)
+        expired = _expired(access, found)
     if expired:
         click.echo(
-            f"{expired} of them are past their time: the next cleanup moves them to the trash again. To keep them, "
-            "raise core.retention_days, delete and restore them again",
+            f"{expired} of them have expired: the next cleanup moves them to the trash again. To keep them, raise"
+            " core.retention_days, then delete and restore them",
             err=True,
         )
-    return _told(wanted, found, "restored", "not restored: {} is not in the trash, or is stored already")
+    return _report(wanted, found, "restored", "not restored: {} is not in the trash, or it is stored already")
 
 
-def _by_parts(desk: Desk, do: str, ids: Sequence[str], **more: bool) -> list[str]:
+def _change_in_parts(access: SessionAccess, do: str, ids: Sequence[str], **more: bool) -> list[str]:
     found: list[str] = []
     for at in range(0, len(ids), _PART):
-        found += desk.change(do, list(ids[at : at + _PART]), **more)
+        found += access.change(do, list(ids[at : at + _PART]), **more)
     return found
 
 
-def _expired(desk: Desk, ids: Sequence[str]) -> int:
+def _expired(access: SessionAccess, ids: Sequence[str]) -> int:
     now = datetime.now(UTC)
     return sum(
-        len(list(desk.sessions(SessionQuery(ids=tuple(ids[at : at + _PART]), expired_at=now, limit=_PART))))
+        len(list(access.sessions(SessionQuery(ids=tuple(ids[at : at + _PART]), expired_at=now, limit=_PART))))
         for at in range(0, len(ids), _PART)
     )
 
 
-def _told(ids: Sequence[str], found: Sequence[str], done: str, missing: str) -> int:
+def _report(ids: Sequence[str], found: Sequence[str], done: str, missing: str) -> int:
     click.echo(f"{len(found)} {done}")
     known = set(found)
     left = [one for one in ids if one not in known]
@@ -101,11 +101,11 @@ def _told(ids: Sequence[str], found: Sequence[str], done: str, missing: str) -> 
     if len(left) > 20:
         click.echo(f"and {len(left) - 20} more", err=True)
     if not found:
-        return exits.NOTHING
-    return exits.PARTIAL if left else exits.OK
+        return exit_codes.NOTHING
+    return exit_codes.PARTIAL if left else exit_codes.OK
 
 
-def _listed(entries: Sequence[tuple[str, datetime]]) -> int:
+def _list_trash(entries: Sequence[tuple[str, datetime]]) -> int:
     for session_id, when in entries:
         if sys.stdout.isatty():
             click.echo(f"{session_id}  deleted {when.astimezone():%Y-%m-%d %H:%M:%S}")
@@ -113,5 +113,5 @@ def _listed(entries: Sequence[tuple[str, datetime]]) -> int:
             click.echo(json.dumps({"sessionId": session_id, "deletedAt": millis_of(when)}))
     if not entries:
         click.echo("the trash is empty", err=True)
-        return exits.NOTHING
-    return exits.OK
+        return exit_codes.NOTHING
+    return exit_codes.OK

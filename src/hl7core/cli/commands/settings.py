@@ -1,4 +1,4 @@
-"""``hl7core settings``: what is in force, where it came from, and whether it is right."""
+"""``hl7core settings``: shows, checks, finds and creates the settings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import click
 from pydantic import BaseModel, SecretStr
 
-from hl7core.cli import exits
-from hl7core.cli.common import load_settings
+from hl7core.cli import exit_codes
+from hl7core.cli.load_settings import load_settings
 from hl7core.errors import Hl7coreError, SettingsError
 from hl7core.plugin_host.registry import Registry
 from hl7core.settings import reading
@@ -28,20 +28,20 @@ def command() -> None:
 @command.command("path", epilog="\b\nExamples:\n  hl7core settings path")
 @click.pass_obj
 def path(settings_path: str | None) -> int:
-    """Print the settings file in force."""
+    """Print the path of the settings file in use."""
     found = reading.find(settings_path)
     if found is None:
-        click.echo("no settings file: the defaults are in force", err=True)
-        return exits.NOTHING
+        click.echo("no settings file found; the defaults are used", err=True)
+        return exit_codes.NOTHING
     click.echo(str(found))
-    return exits.OK
+    return exit_codes.OK
 
 
 @command.command("show", epilog="\b\nExamples:\n  hl7core settings show\n  hl7core settings show --origin")
-@click.option("--origin", is_flag=True, help="Say where each value came from.")
+@click.option("--origin", is_flag=True, help="Show where each value comes from.")
 @click.pass_obj
 def show(settings_path: str | None, origin: bool) -> int:
-    """Print every setting in force; secrets are masked."""
+    """Print every setting with its value in force.  Secrets are masked."""
     settings = load_settings(settings_path)
     registry = Registry(settings)
     tables: list[tuple[str, BaseModel]] = [("core", settings.core)]
@@ -65,7 +65,7 @@ def show(settings_path: str | None, origin: bool) -> int:
         click.echo()
     for problem in problems:
         click.echo(f"hl7core: {problem}", err=True)
-    return exits.SETTINGS if problems else exits.OK
+    return exit_codes.SETTINGS if problems else exit_codes.OK
 
 
 @command.command(
@@ -73,7 +73,7 @@ def show(settings_path: str | None, origin: bool) -> int:
 )
 @click.pass_obj
 def check(settings_path: str | None) -> int:
-    """Say whether the settings are right, and which value is wrong."""
+    """Check the settings, and name each value that is not valid."""
     found = reading.find(settings_path)
     problems: list[str] = []
     try:
@@ -94,15 +94,15 @@ def check(settings_path: str | None) -> int:
         if settings.core.protocols:
             from hl7core.cli.dialects import enabled_dialects, pin_problems
 
-            problems += pin_problems(settings, enabled_dialects(settings, lambda _text: None))  # told above
+            problems += pin_problems(settings, enabled_dialects(settings, lambda _text: None))  # reported above
         for notice in settings.notices:
             click.echo(f"note: {notice}", err=True)
     for problem in dict.fromkeys(problems):
         click.echo(problem, err=True)
     if problems:
-        return exits.SETTINGS
-    click.echo(f"{found or 'no settings file, the defaults'}: right")
-    return exits.OK
+        return exit_codes.SETTINGS
+    click.echo(f"{found or 'no settings file, the defaults'}: valid")
+    return exit_codes.OK
 
 
 @command.command(
@@ -110,15 +110,15 @@ def check(settings_path: str | None) -> int:
     short_help="Write a commented settings file and a data folder.",
     epilog="\b\nExamples:\n  hl7core settings init\n  hl7core settings init --data-folder /var/lib/hl7core",
 )
-@click.option("--file", "file", metavar="FILE", help="Where; default: settings.toml in the user's config folder.")
-@click.option("--data-folder", metavar="FOLDER", help="Where sessions go; default: the user's data folder.")
+@click.option("--file", "file", metavar="FILE", help="Write to FILE; default: settings.toml in your config folder.")
+@click.option("--data-folder", metavar="FOLDER", help="Store sessions in FOLDER; default: your data folder.")
 def init(file: str | None, data_folder: str | None) -> None:
-    """Write a commented settings file and make a private data folder, outside any project."""
+    """Write a commented settings file and create a private data folder, outside any project."""
     from platformdirs import user_config_dir, user_data_dir
 
     target = Path(file) if file else Path(user_config_dir("hl7core")) / "settings.toml"
     if target.exists():
-        raise SettingsError(f"{target} exists already; it is left as it is")
+        raise SettingsError(f"{target} already exists and was not changed; give another --file")
     folder = Path(data_folder) if data_folder else Path(user_data_dir("hl7core"))
     target.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def init(file: str | None, data_folder: str | None) -> None:
 
 
 def shipped() -> str:
-    """Return the commented settings file with every installed plugin of ours at its defaults."""
+    """Return the commented settings file, with every bundled plugin at its defaults."""
     registry = Registry(reading.Settings(core=CoreSettings()))
     return template({name: registry.model(name) for name in registry.names() if registry.info(name).bundled})
 
@@ -143,5 +143,5 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
-if __name__ == "__main__":  # python -m hl7core.cli.commands.settings > settings.toml: how the shipped file is made
+if __name__ == "__main__":  # python -m hl7core.cli.commands.settings > settings.toml: writes the shipped file
     sys.stdout.write(shipped())

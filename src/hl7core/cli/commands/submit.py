@@ -1,21 +1,21 @@
-"""``hl7core submit``: hand on what is pending, through the running engine or one of our own for the moment."""
+"""``hl7core submit``: submits pending sessions, through the running engine or an engine of the command's own."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
-from hl7core.cli import exits
-from hl7core.cli.common import engine_client, load_settings
-from hl7core.cli.session_access import all_sessions, open_desk, own_engine, plugins_with, stores_of
+from hl7core.cli import exit_codes
+from hl7core.cli.load_settings import load_settings
+from hl7core.cli.output.progress import progress_of_sending
+from hl7core.cli.session_access import all_sessions, engine_client, open_sessions, own_engine, plugins_with, stores_of
 from hl7core.engine.outbox.status import DestinationStatus
 from hl7core.model.delivery import DeliveryStatus
 from hl7core.model.session import SessionQuery
@@ -28,18 +28,21 @@ __all__ = ["command"]
 
 _GLANCE: Final = 0.2
 _COUNTED: Final = 10_000
-"""So many sessions of a status are counted in the store, which reads them one by one; then it is "6,000+"."""
+"""At most so many sessions of a status are counted, because the store reads each; beyond, a "+" is shown."""
 _TOUCHES: Final = {
     DeliveryStatus.PENDING: (DeliveryStatus.PENDING,),
-    DeliveryStatus.FAILED: (DeliveryStatus.FAILED, DeliveryStatus.PENDING),  # failed here, it may be pending there
+    DeliveryStatus.FAILED: (
+        DeliveryStatus.FAILED,
+        DeliveryStatus.PENDING,
+    ),  # it may be pending elsewhere
     DeliveryStatus.IGNORED: (DeliveryStatus.IGNORED,),
 }
-"""By a session's status, what its deliveries may be, so far as they are counted."""
+"""For each status of a session, the statuses that its counted deliveries may have."""
 
 
 @click.group("submit", epilog="\b\nExamples:\n  hl7core submit now\n  hl7core submit status -o json")
 def command() -> None:
-    """Hand on what is pending, and say how the destinations stand."""
+    """Submit pending sessions, and show the state of the destinations."""
 
 
 # Now.
@@ -47,21 +50,21 @@ def command() -> None:
 
 @command.command(
     "now",
-    short_help="Try all that is pending, at once.",
+    short_help="Submit all pending sessions now.",
     epilog="\b\nExamples:\n  hl7core submit now\n  hl7core sessions retry --status failed && hl7core submit now",
 )
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.option("--no-progress", is_flag=True, help="Show no progress bar.")
 @click.pass_obj
 def now(settings_path: str | None, no_progress: bool) -> int:
-    """Try all that is pending at once, whatever it waits for, and wait until it is sent or nothing more can be done.
+    """Submit all pending sessions now, without waiting for their next attempt, until all are sent or cannot be.
 
-    The running engine does it if there is one; to stop waiting does not stop the engine.  Exit code 0 if all was sent,
-    3 if there was nothing to send, 4 if some sessions failed or are still pending.
+    The running engine does it if there is one; Ctrl-C stops the waiting, not the engine.  Exit code 0 if all were sent,
+    3 if there was nothing to send, 4 if some failed or are still pending.
     """
     with _sender(settings_path) as sender:
         before = {one.name: one for one in sender.before}
-        queued = sender.begin()
-        with _progress(shown=sys.stderr.isatty() and not no_progress) as step:
+        queued = sender.start()
+        with progress_of_sending(shown=not no_progress) as step:
             while True:
                 standing = [one for one in sender.statuses() if one.state != "inactive"]
                 sent = sum(one.submitted - _of(before, one).submitted for one in standing)
@@ -74,30 +77,16 @@ def now(settings_path: str | None, no_progress: bool) -> int:
     more = " or more" if any(one.more for one in standing) else ""
     if not (sent or failed or left or more):
         click.echo("nothing to send")
-        return exits.NOTHING
+        return exit_codes.NOTHING
     click.echo(f"{sent} sent, {failed} failed, {left}{more} still pending")
     for one in standing:
         if one.queue and one.state != "idle":
             click.echo(f"{one.name}: {_state(one)}{_error(one)}", err=True)
-    return exits.PARTIAL if failed or left or more else exits.OK
+    return exit_codes.PARTIAL if failed or left or more else exit_codes.OK
 
 
 def _of(before: dict[str, DestinationStatus], one: DestinationStatus) -> DestinationStatus:
     return before.get(one.name, DestinationStatus(one.name, "inactive"))
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    if not shown:
-        yield lambda _done, _total: None
-        return
-    from rich.console import Console  # only on a terminal
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sending", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 # Status.
@@ -105,17 +94,16 @@ def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
 
 @command.command(
     "status",
-    short_help="Say how each destination stands.",
+    short_help="Show the state of each destination.",
     epilog="\b\nExamples:\n  hl7core submit status\n  hl7core submit status -o json",
 )
-@click.option("-o", "--output", type=click.Choice(("text", "json")), default="text")
+@click.option("-o", "--output", type=click.Choice(("text", "json")), default="text", help="Default: text.")
 @click.pass_obj
 def status(settings_path: str | None, output: str) -> int:
-    """Say of each destination how it stands, what waits for it, what failed, and what went wrong last.
+    """Show for each destination its state, how many sessions are pending, failed and ignored, and its last error.
 
-    "submitted" and "failed since the start" are the running engine's; pending, failed and ignored are counted in the
-    store, 10,000 sessions of a status at most: "6,000+" says that there may be more.  In JSON, "atLeast" names the
-    counts of which that is so.
+    The counts "since the engine's start" are the running engine's.  The others are counted in the store, up to 10,000
+    sessions of each status; "6,000+" means that there may be more.  In JSON, "atLeast" names such counts.
     """
     settings = load_settings(settings_path)
     client = engine_client(settings)
@@ -126,12 +114,12 @@ def status(settings_path: str | None, output: str) -> int:
         names = plugins_with(settings, "submit_session")
         standing = [DestinationStatus(name, "no engine runs") for name in names]
     if not standing:
-        click.echo("no destination is enabled", err=True)
-        return exits.NOTHING
+        click.echo("no destination is enabled; see hl7core plugins list", err=True)
+        return exit_codes.NOTHING
     counts, more = _counts(settings_path, [one.name for one in standing])
     if output == "json":
         click.echo(json.dumps([_json(one, counts[one.name], more) for one in standing]))
-        return exits.OK
+        return exit_codes.OK
     for one in standing:
         found = counts[one.name]
         click.echo(f"{one.name}: {_state(one)}{_error(one)}")
@@ -141,18 +129,18 @@ def status(settings_path: str | None, output: str) -> int:
         )
         if client is not None:
             click.echo(f"  since the engine's start: {one.submitted} submitted, {one.failed} failed")
-    return exits.OK
+    return exit_codes.OK
 
 
 def _counts(
     settings_path: str | None, names: list[str]
 ) -> tuple[dict[str, Counter[DeliveryStatus]], set[DeliveryStatus]]:
-    """Count the deliveries in the store that are not done; return also the statuses of which there may be more."""
+    """Count the stored deliveries that are not submitted; also return the statuses of which there may be more."""
     counts: dict[str, Counter[DeliveryStatus]] = {name: Counter() for name in names}
     more: set[DeliveryStatus] = set()
-    with open_desk(settings_path) as desk:
+    with open_sessions(settings_path) as access:
         for wanted, touched in _TOUCHES.items():
-            for number, session in enumerate(all_sessions(desk, SessionQuery(status=(wanted,)))):
+            for number, session in enumerate(all_sessions(access, SessionQuery(status=(wanted,)))):
                 if number == _COUNTED:
                     more.update(touched)
                     break
@@ -166,10 +154,10 @@ def _counts(
 def _state(one: DestinationStatus) -> str:
     until = one.until.astimezone().strftime("%H:%M:%S") if one.until is not None else ""
     texts = {
-        "paused": f"paused, tried again at {until}",
-        "waiting": f"left alone until {until}, as it asked",
-        "unsaved": "nothing is sent while sessions are not saved",
-        "inactive": "inactive: its settings do not say where to",
+        "paused": f"paused, next attempt at {until}",
+        "waiting": f"waiting until {until}, as it asked",
+        "unsaved": "nothing is sent until sessions can be saved again",
+        "inactive": "inactive: its settings name no receiver",
     }
     return texts.get(one.state, one.state)
 
@@ -195,20 +183,20 @@ def _json(one: DestinationStatus, found: Counter[DeliveryStatus], more: set[Deli
     }
 
 
-# Who sends.
+# The engine that submits.
 
 
 class _Sender(Protocol):
     before: list[DestinationStatus]
 
-    def begin(self) -> int:
-        """Try all at once; return how many sessions are known to be pending."""
+    def start(self) -> int:
+        """Start submitting everything; return how many sessions are known to be pending."""
 
     def statuses(self) -> list[DestinationStatus]:
-        """Return how the destinations stand."""
+        """Return the state of each destination."""
 
     def wait(self, seconds: float) -> None:
-        """Let it work."""
+        """Let the submitting go on for ``seconds``."""
 
 
 class _Remote:
@@ -216,7 +204,7 @@ class _Remote:
         self._client = client
         self.before = client.submission()
 
-    def begin(self) -> int:
+    def start(self) -> int:
         return self._client.submit_now()
 
     def statuses(self) -> list[DestinationStatus]:
@@ -232,7 +220,7 @@ class _Own:
         self._engine = engine
         self.before: list[DestinationStatus] = []
 
-    def begin(self) -> int:
+    def start(self) -> int:
         return self._runner.run(self._engine.runtime.submit_now())
 
     def statuses(self) -> list[DestinationStatus]:

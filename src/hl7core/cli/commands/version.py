@@ -1,4 +1,4 @@
-"""``hl7core version``."""
+"""``hl7core version``: the version of hl7core, and of the libraries it runs on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["command", "is_compiled"]
 
 
 def is_compiled() -> bool:
-    """Say whether the decoder's short way is machine code here (docs/performance.md)."""
+    """Return whether the decoder uses the C extension here (docs/performance.md)."""
     from hl7core.wire import native  # only here
 
     return native.SlowPathPackets is not None
 
 
 @click.command("version", epilog="\b\nExamples:\n  hl7core version\n  hl7core version --json")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with the versions of what it runs on.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the versions of Python and the libraries too.")
 def command(as_json: bool) -> None:
-    """Print the version."""
+    """Print the version of hl7core."""
     if not as_json:
         click.echo(f"hl7core {__version__}{' (compiled)' if is_compiled() else ''}")
         return

@@ -1,6 +1,6 @@
-"""The demo's receiver: a little HTTP server on the loopback interface that takes sessions, as yours would.
+"""The demo's receiver: a small HTTP server on the loopback interface that accepts sessions, as yours would.
 
-The law: what it has answered 201 to, it has; a session that comes again is answered the same and counted once.
+The law: it has every session that it answered with 201, and a session sent again gets the same answer and counts once.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _LARGEST: Final = 64 * 1024 * 1024
 
 
 class DemoReceiver:
-    """An async context manager: it listens while it is entered.  ``taken`` are the ids of the sessions it has."""
+    """An async context manager that listens while it is entered.  ``received`` has the ids of its sessions."""
 
     def __init__(self) -> None:
-        self.taken: dict[str, int] = {}
+        self.received: dict[str, int] = {}
         self._server: asyncio.Server
         self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
-        """Where to POST to."""
+        """The URL to POST to."""
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"http://{host}:{port}/sessions"
 
@@ -42,29 +42,29 @@ class DemoReceiver:
         self._writers.add(writer)
         try:
             while body := await _request(reader):
-                status, answer = self._taken(body)
+                status, answer = self._accept(body)
                 data = json.dumps(answer).encode()
                 head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
                 writer.write(head.encode() + data)
                 await writer.drain()
         except (OSError, ValueError, EOFError, asyncio.LimitOverrunError):
-            pass  # the other end went away, or spoke no HTTP: then there is nobody to answer
+            pass  # the client has gone, or does not speak HTTP: nobody to answer
         finally:
             self._writers.discard(writer)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    def _taken(self, body: bytes) -> tuple[str, dict[str, str]]:
+    def _accept(self, body: bytes) -> tuple[str, dict[str, str]]:
         session = json.loads(body)
         if not isinstance(session, dict) or not isinstance(session.get("sessionId"), str):
             return "400 Bad Request", {}
-        number = self.taken.setdefault(session["sessionId"], len(self.taken) + 1)
+        number = self.received.setdefault(session["sessionId"], len(self.received) + 1)
         return "201 Created", {"id": f"demo-{number}"}
 
 
 async def _request(reader: asyncio.StreamReader) -> bytes:
-    """Return the body of the next request, b"" when the connection ends.  Raises ValueError for what is no request."""
+    """Return the body of the next request, b"" at the end of the connection.  Raises ValueError if it is not valid."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -75,5 +75,5 @@ async def _request(reader: asyncio.StreamReader) -> bytes:
         if name.strip().lower() == b"content-length":
             length = int(value)
     if not 0 < length <= _LARGEST:
-        raise ValueError("a body of that length is not taken")
+        raise ValueError("a body of that length is not accepted")
     return await reader.readexactly(length)

@@ -1,7 +1,7 @@
-"""Simulated analyzers and a LIS, who talk over real sockets on the loopback interface.
+"""The simulated lab: analyzers and a LIS that talk over real sockets on the loopback interface.
 
-A conversation is a script: who says what, in turn.  Both ends follow it over a TCP connection of their own.  All
-patients in it are made up.
+A conversation is a script of who says what.  Both ends follow it, over a TCP connection of its own.  All patients are
+made up.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ ENQ, ACK, NAK, EOT = b"\x05", b"\x06", b"\x15", b"\x04"
 
 
 class Script(NamedTuple):
-    """A conversation: ``steps`` are who speaks and what they say."""
+    """A conversation: each of ``steps`` is who speaks and what they say."""
 
     title: str
     steps: tuple[tuple[int, bytes], ...]
 
 
 class Heard(NamedTuple):
-    """What was said on a connection: ``speaker`` None marks its opening (``data`` empty) and its end."""
+    """What was said on a connection.  ``speaker`` is None at its opening and, with ``closing``, at its end."""
 
     speaker: int | None
     data: bytes
@@ -45,7 +45,7 @@ def lis01_frame(number: int, text: bytes, *, last: bool = True, wrong_checksum: 
 
 
 def scripts(round_number: int) -> Iterator[Script]:
-    """Return the conversations of one round, with specimens of their own."""
+    """Yield the conversations of one round, with a specimen of its own."""
     stamp = datetime.now(UTC).strftime("%Y%m%d%H%M%S").encode()
     specimen = b"S-%04d" % (1000 + round_number)
     yield _lis01(stamp, specimen)
@@ -62,9 +62,9 @@ def converse(
     pace: float,
     stopped: threading.Event,
 ) -> None:
-    """Play ``script`` over a connection to ``listener``, ``pace`` seconds between two steps, until ``stopped``.
+    """Play ``script`` over a connection to ``listener``, with ``pace`` seconds between steps, until ``stopped``.
 
-    ``hear`` is told each step right after it was sent.  Raises OSError if the connection breaks.
+    ``hear`` is called with each step right after it was sent.  Raises OSError if the connection breaks.
     """
     opener = socket.create_connection(listener.getsockname()[:2], timeout=10)
     acceptor, _ = listener.accept()
@@ -91,7 +91,7 @@ def _receive(end: socket.socket, count: int) -> None:
 
 
 def _lis01(stamp: bytes, specimen: bytes) -> Script:
-    """A chemistry analyzer sends results; one frame arrives damaged, is refused and sent again."""
+    """A chemistry analyzer sends results.  One frame arrives damaged, is refused, and is sent again."""
     records = (
         b"H|\\^&|||CHEM-1^SIM|||||LIS||P|LIS2-A2|" + stamp + b"\r",
         b"P|1||SIM-0042||EXAMPLE^PATIENT||19700101|U\r",
@@ -109,7 +109,7 @@ def _lis01(stamp: bytes, specimen: bytes) -> Script:
 
 
 def _mllp(stamp: bytes, specimen: bytes, control_id: bytes, *, answered: bool) -> Script:
-    """A haematology analyzer sends an ORU; the LIS acknowledges it, or says nothing."""
+    """A haematology analyzer sends an ORU.  The LIS acknowledges it, or does not answer."""
     message = b"\r".join(
         (
             b"MSH|^~\\&|HAEM-1|LAB|LIS|LAB|" + stamp + b"||ORU^R01|" + control_id + b"|P|2.5",
@@ -133,12 +133,12 @@ def _mllp(stamp: bytes, specimen: bytes, control_id: bytes, *, answered: bool) -
         )
         steps.append((LIS, b"\x0b" + reply + b"\x1c\r"))
     return Script(
-        "MLLP: a result and its acknowledgement" if answered else "MLLP: a result nobody answers", tuple(steps)
+        "MLLP: a result and its acknowledgement" if answered else "MLLP: a result without an answer", tuple(steps)
     )
 
 
 def _plain(stamp: bytes, specimen: bytes, control_id: bytes) -> Script:
-    """An immunology analyzer sends an ORU the plain way: no frame number, no checksum."""
+    """An immunology analyzer sends an ORU in the plain variant: no frame number, no checksum."""
     message = b"\r".join(
         (
             b"MSH|^~\\&|IMMU-1|LAB|LIS|LAB|" + stamp + b"||ORU^R01|" + control_id + b"|P|2.3",

@@ -1,6 +1,6 @@
-"""Raw packets kept beside the sessions (``-w``): pcapng, written on a thread of its own, so no disk delays decoding.
+"""Writing the raw packets of a capture to a file (``-w``): pcapng, on a thread of its own, so no disk delays decoding.
 
-What does not fit into its queue is counted and told, as is a disk that refuses: capturing and saving sessions go on.
+Packets that do not fit into the queue, or that the disk refuses, are counted and reported; capturing goes on.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _MAX_QUEUED: Final = 1024
 
 
 class PacketLog:
-    """Writes batches to ``path``; with ``filesize`` (KiB) or ``duration`` (seconds) to one numbered file after another.
+    """Writes batches to ``path``; with ``filesize`` (KiB) or ``duration`` (seconds) to a series of numbered files.
 
-    ``files`` is how many of them are kept (0: all).  Each file is noted in the data folder ``noted``, where an export
-    finds it.  A context manager: leaving it writes what is queued.
+    ``files`` is how many files are kept (0: all).  Each is added to the list of captures in the data folder ``noted``,
+    where an export finds it.  A context manager: leaving it writes what is queued.  Entering it raises OSError.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class PacketLog:
         return bool(self.dropped or self.error)
 
     def put(self, batch: PacketBatch) -> None:
-        """Queue a batch; never waits, called from any thread."""
+        """Queue a batch.  Never blocks; may be called from any thread."""
         try:
             self._queue.put_nowait(batch)
         except queue.Full:
             self.dropped += batch.count
 
     def summary(self) -> str:
-        """Say in one line what was written."""
+        """Return in one line what was written."""
         text = f"{self.packets} packets written to {self._path}"
         if self._number > 1:
             text += f" ({len(self._kept)} of {self._number} files kept)"
         if self.dropped:
-            text += f"; {self.dropped} packets are missing: {self.error or 'the disk did not keep up'}"
+            text += f"; {self.dropped} packets are missing: {self.error or 'the disk was too slow'}"
         return text
 
     def __enter__(self) -> Self:
@@ -98,7 +98,7 @@ class PacketLog:
             interfaces = [*self._interfaces, *([] if batch.interface in self._interfaces else [batch.interface])]
             if full or old or self._file is None or not self._interfaces:
                 self._open(interfaces)
-            else:  # another interface: pcapng allows a new section in the same file
+            else:  # another interface: a new section in the same file, as pcapng allows
                 self._begin(interfaces)
         data = self._writer.batch(batch, self._interfaces.index(batch.interface))
         file = self._file
@@ -132,7 +132,7 @@ class PacketLog:
         try:
             note_capture(self._noted, path, time.time(), prune=self._number <= 1)
         except OSError as error:  # the capture itself goes on
-            logger.warning("%s is not noted for exports: %s", path, error.strerror)
+            logger.warning("%s is not in the list of captures, so exports will not find it: %s", path, error.strerror)
 
     def _begin(self, interfaces: list[Interface]) -> None:
         self._interfaces = interfaces

@@ -1,4 +1,4 @@
-"""A progress bar over sessions.  How many will come is not known beforehand; the time that they span is."""
+"""Progress bars on stderr, if it is a terminal.  Each yields the function that moves it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,32 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["over_time"]
+from hl7core.files import CaptureFile
+
+__all__ = ["progress_of_capture", "progress_of_cleanup", "progress_of_sending", "progress_over_time"]
 
 
 @contextmanager
-def over_time(doing: str, *, shown: bool) -> Iterator[Callable[[int, float, float, float], None]]:
-    """Show a bar on a terminal; yields what takes the count so far, and the first, present and last unix seconds."""
+def progress_of_capture(capture: CaptureFile, name: str, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """Show how much of a capture file has been read.  Call the function after each part."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda: None
+        return
+    from rich.console import Console  # only on a terminal
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=capture.size or None)
+        yield lambda: bar.update(task, completed=capture.position)
+
+
+@contextmanager
+def progress_over_time(doing: str, *, shown: bool) -> Iterator[Callable[[int, float, float, float], None]]:
+    """Show progress over sessions: their number is not known in advance, but the time that they span is.
+
+    Call the function with the count so far, and the first, current and last time in unix seconds.
+    """
     if not (shown and sys.stderr.isatty()):
         yield lambda _count, _first, _at, _last: None
         return
@@ -28,3 +48,34 @@ def over_time(doing: str, *, shown: bool) -> Iterator[Callable[[int, float, floa
             bar.update(task, total=span, completed=done, count=f"{count:,} sessions")
 
         yield step
+
+
+@contextmanager
+def progress_of_sending(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show how many sessions were sent.  Call the function with those done and the total."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console  # only on a terminal
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sending", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def progress_of_cleanup(*, dry_run: bool) -> Iterator[Callable[[int], None]]:
+    """Show how many sessions were deleted, or would be.  Call the function with that count."""
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    from rich.console import Console  # only on a terminal
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    what = "would be deleted" if dry_run else "deleted"
+    columns = (SpinnerColumn(), TextColumn("{task.completed} sessions {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda count: bar.update(task, completed=count)

@@ -1,4 +1,7 @@
-"""Sessions in words and lines, for people at a terminal.  Nothing that a device sent reaches the terminal raw."""
+"""Sessions as text, for people at a terminal.
+
+No character of a message reaches the terminal raw: one that could control it is replaced.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +14,26 @@ from typing import IO, Any, Final
 
 import click
 
-from hl7core.model.session import Direction, Element, ElementType, Ending, Message, Session, moment
+from hl7core.cli.output.endings import ending_text
+from hl7core.model.session import Direction, Element, ElementType, Message, Session, moment
 
 __all__ = ["clean", "colourful", "columns", "duration", "headline", "ladder", "message_head", "size"]
 
-_ENDINGS: Final = {
-    Ending.COMPLETE: "complete",
-    Ending.SILENT: "no answer came",
-    Ending.CLOSED: "connection closed",
-    Ending.RESET: "connection reset",
-    Ending.GAPPED: "bytes missing from the capture",
-    Ending.CAPTURE_END: "capture ended",
-    Ending.STOPPED: "stopped",
-    Ending.EVICTED: "let go for want of room",
-}
 _PROTOCOLS: Final = {"mllp": "MLLP", "lis01": "LIS01", "plain": "plain"}
 _WIDE: Final = 124
 _WIDE_DATED: Final = 136
 _PORTS: Final = 96
-"""From so many columns on a headline is said in full (without and with the date), and briefly but with ports."""
+"""The columns a headline needs to be full (without and with the date), and to be brief but have ports."""
 _CONTROL: Final = {0x05: "ENQ", 0x06: "ACK", 0x15: "NAK", 0x04: "EOT"}
 
 
 def colourful(stream: IO[Any]) -> bool:
-    """Say whether ``stream`` is a terminal on which colour is wanted (https://no-color.org)."""
+    """Return whether ``stream`` is a terminal that should have colour (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def clean(text: str) -> str:
-    """Return ``text`` with every character replaced that could command a terminal."""
+    """Return ``text`` with every character replaced that could control a terminal."""
     return "".join(c if c.isprintable() else "·" for c in text)
 
 
@@ -69,9 +63,10 @@ def columns(stream: IO[Any]) -> int:
 
 
 def headline(session: Session, *, dated: bool = False, width: int = 0) -> str:
-    """Return a session in one line: when, who, what, how it ended.
+    """Return a session in one line: when, who, what, and how it ended.
 
-    With a ``width`` (columns; 0: as wide as it likes) too small for all of it, it is said more briefly, and cut.
+    ``width`` is the terminal's (columns; 0: no limit).  If it is too small for the full line, a briefer one is returned
+    and cut to it.
     """
     refused = sum(element.type is ElementType.NAK for element in session.elements)
     if not width or width >= (_WIDE_DATED if dated else _WIDE):
@@ -88,13 +83,13 @@ def _headed(session: Session, refused: int, *, dated: bool) -> Iterator[_Part]:
     yield f" {local:{'%Y-%m-%d %H:%M:%S' if dated else '%H:%M:%S'}}.{local.microsecond // 1000:03d}  ", {"dim": True}
     yield f"{_PROTOCOLS.get(session.protocol, session.protocol):<5}  ", {}
     yield f"{session.device!s:>21} {_arrow(session)} {session.lis!s:<21}  {_what(session):<34}  ", {}
-    yield _ending(session), {"fg": None if session.is_complete else "red"}
+    yield ending_text(session), {"fg": None if session.is_complete else "red"}
     notes = _notes(session, refused)
     yield f"  {notes}" if notes else "", {"fg": "yellow"}
 
 
 def _headed_briefly(session: Session, refused: int, *, dated: bool, ports: bool) -> Iterator[_Part]:
-    """Leave out what is seldom asked for: milliseconds, year, that a complete session is complete, even ports."""
+    """Leave out milliseconds, the year, the word "complete", and without ``ports`` those too."""
     device, lis = (str(end) if ports else end.address for end in (session.device, session.lis))
     wide = 18 if ports else 12
     yield _mark(session, refused)
@@ -102,13 +97,13 @@ def _headed_briefly(session: Session, refused: int, *, dated: bool, ports: bool)
     yield f"{_PROTOCOLS.get(session.protocol, session.protocol):<5} ", {}
     yield f"{device:>{wide}} {_arrow(session)} {lis:<{wide}} {_what(session)}", {}
     if not session.is_complete:
-        yield f"  {_ending(session)}", {"fg": "red"}
+        yield f"  {ending_text(session)}", {"fg": "red"}
     notes = _notes(session, refused)
     yield f"  {notes}" if notes else "", {"fg": "yellow"}
 
 
 def _line(parts: Iterable[_Part], width: int) -> str:
-    """Join styled parts; what goes beyond ``width`` is cut."""
+    """Join styled parts, cut at ``width``."""
     left, out = width or sys.maxsize, []
     for text, style in parts:
         if len(text) >= left:
@@ -129,16 +124,11 @@ def _arrow(session: Session) -> str:
     return "→" if not session.elements or session.elements[0].direction is Direction.FROM_DEVICE else "←"
 
 
-def _ending(session: Session) -> str:
-    if session.ending is Ending.COMPLETE and not session.is_complete:
-        return "incomplete"
-    return _ENDINGS[session.ending]
-
-
 def ladder(session: Session) -> Iterator[str]:
-    """Draw a session's conversation, a line an element: the analyzer on the left, the LIS on the right."""
+    """Yield a session's conversation, one line per element: the analyzer on the left, the LIS on the right."""
     protocol = _PROTOCOLS.get(session.protocol, session.protocol)
-    yield f"{click.style(session.id, bold=True)}  {protocol}  {_ENDINGS[session.ending]}"
+    ending = click.style(ending_text(session), fg=None if session.is_complete else "red")
+    yield f"{click.style(session.id, bold=True)}  {protocol}  {ending}"
     yield f"{'':13}{'analyzer ' + str(session.device):<31}{'LIS ' + str(session.lis):>30}"
     previous = session.start_ns
     for element in session.elements:
@@ -158,7 +148,7 @@ def ladder(session: Session) -> Iterator[str]:
 
 
 def message_head(session: Session, index: int) -> Iterator[str]:
-    """Say which of a session's messages comes (``index`` from 0), who sent it, how long it is, and how it was read."""
+    """Yield the heading of message ``index`` (from 0): its type, sender, length, encoding and checksum."""
     message = session.messages[index]
     state = "" if message.complete else click.style("  incomplete", fg="red")
     yield click.style(f"message {index + 1} of {len(session.messages)}: {_named(message)}", bold=True) + state
@@ -194,7 +184,9 @@ def _notes(session: Session, refused: int) -> str:
     replies = [message for message in session.messages if message.reply_to is not None]
     if session.protocol == "mllp" and replies and session.ended_at:
         codes = "/".join(clean(reply.ack_code) for reply in replies)
-        notes.append(f"{codes} after {duration(replies[-1].time_ns - session.messages[0].time_ns)}")
+        asked = session.messages[0]
+        after = f" after {duration(replies[-1].time_ns - asked.time_ns)}" if asked.reply_to is None else ""
+        notes.append(f"{codes}{after}")
     if refused and session.protocol != "mllp":
         notes.append(f"{refused} NAK")
     faults = sorted({fault.code for element in session.elements for fault in element.faults})
@@ -214,9 +206,3 @@ def _label(session: Session, element: Element) -> str:
     if element.message is not None and session.protocol == "mllp":
         name = _named(session.messages[element.message])
     return f"{name or element.type} ({size(len(raw))})"
-
-
-def write_lines(lines: Iterator[str]) -> None:
-    """Print lines, in colour where the terminal wants it."""
-    for line in lines:
-        click.echo(line, color=colourful(sys.stdout))

@@ -1,7 +1,7 @@
-"""A message as a tree for people: segment, field, name and value, repetitions and components beneath.
+"""A message as a tree: each segment, its fields with name and value, and their repetitions and components.
 
-Nothing of a message commands the terminal: what is not printable is shown as its escape.  Empty fields are left out;
-their numbers tell.  Long values are folded at the terminal's width and, on a terminal, cut after some lines.
+No character of a message reaches the terminal raw: one that is not printable is shown as a visible sign.  Empty fields
+are left out.  On a terminal, long values are folded at its width and cut after some lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAMES: Final = 20
 _VALUES: Final = 54
 """The column in which the values begin."""
 _ROOM: Final = 16
-"""So many columns for the values, or the terminal does the folding."""
+"""With fewer columns than this for the values, the terminal does the folding."""
 _MOST_LINES: Final = 8
 
 
@@ -33,7 +33,7 @@ class _Row(NamedTuple):
 
 
 def draw(tree: MessageTree, names: MessageNames, *, width: int = 0) -> Iterator[str]:
-    """Draw a message, a line after the other, with ANSI colours; ``width`` is that of the terminal, 0 if it is none."""
+    """Yield the lines of a message, with ANSI colours; ``width`` is the terminal's, 0 if there is none."""
     for line in tree:
         if line.form is Form.NEITHER:
             if line.text:
@@ -48,7 +48,7 @@ def draw(tree: MessageTree, names: MessageNames, *, width: int = 0) -> Iterator[
 
 
 def draw_raw(tree: MessageTree) -> Iterator[str]:
-    """Draw a message as its lines, not taken apart and not folded."""
+    """Yield the lines of a message as they are, neither taken apart nor folded."""
     for line in tree:
         if line.text:
             yield "  " + _shown(line.text)
@@ -57,7 +57,7 @@ def draw_raw(tree: MessageTree) -> Iterator[str]:
 def _rows(line: MessageLine, names: MessageNames) -> Iterator[_Row]:
     kind = ""
     for field in line.fields():
-        if not field.text or (line.form is Form.LIS02 and field.number == 1):  # the heading has the record's letter
+        if not field.text or (line.form is Form.LIS02 and field.number == 1):  # the heading shows the record's letter
             continue
         label = f"{line.name}-{field.number}"
         name = names.field(line, field.number)
@@ -113,7 +113,7 @@ def _drawn(row: _Row, width: int) -> Iterator[str]:
 
 
 def _folded(head: str, value: str, width: int, column: int) -> Iterator[str]:
-    """Yield ``value`` behind ``head``, which ends at ``column``, folded where the terminal ends."""
+    """Yield ``value`` after ``head``, which ends at ``column``, folded at ``width``."""
     room = width - column
     if not width or room < _ROOM:
         yield head + _shown(value)
@@ -130,7 +130,7 @@ def _folded(head: str, value: str, width: int, column: int) -> Iterator[str]:
 
 
 def _shown(text: str) -> str:
-    """Return ``text`` with a visible sign for each character that is none (control characters, marks of direction)."""
+    """Return ``text`` with a visible sign for each unprintable character (control characters, marks of direction)."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _sign(char) for char in text)

@@ -1,4 +1,4 @@
-"""``hl7core sessions show``: a stored session, its conversation and its messages."""
+"""``hl7core sessions``: show, retry, ignore and unignore."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import os
 import pty
 import subprocess
 import sys
+import time
 
 import pytest
 
+from cli.data_folder import store_statuses, submission_statuses
+from hl7core import DeliveryStatus
 from hl7core.model.schema import session_to_json
 from hl7core.testing import make_message, make_session
+from shell import engine, hl7core
 
+PENDING, SUBMITTED, FAILED, IGNORED = DeliveryStatus
 HL7 = make_session(1)
 LIS01 = make_session(2, protocol="lis01")
 ODD = make_session(3)._replace(
@@ -103,3 +108,34 @@ def test_a_terminal_gets_colours_and_folded_lines_unless_it_wants_none(store):
 
     assert b"\x1b[36m\x1b[1mPID\x1b[0m" in on_a_terminal()
     assert b"\x1b" not in on_a_terminal(NO_COLOR="1")
+
+
+def test_a_whole_status_is_retried_at_once(receiver, tmp_path):
+    ids = store_statuses(tmp_path, FAILED, FAILED, SUBMITTED)
+    assert hl7core("sessions", "retry", "--status", "failed", cwd=tmp_path).stdout == "2 pending again\n"
+    assert receiver.processed == []  # no engine runs
+    with engine(tmp_path):
+        until = time.monotonic() + 30
+        while len(receiver.processed) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        receiver.processed.clear()
+        assert hl7core("sessions", "retry", ids[2], cwd=tmp_path).returncode == 0
+        while not receiver.processed:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    assert receiver.processed == [ids[2]]
+
+
+def test_a_whole_status_is_ignored_and_that_undone(receiver, tmp_path):
+    store_statuses(tmp_path, FAILED, FAILED, SUBMITTED)
+    assert hl7core("sessions", "ignore", "--status", "failed", cwd=tmp_path).stdout == "2 ignored\n"
+    assert sorted(submission_statuses(tmp_path).values()) == ["ignored", "ignored", "submitted"]
+    assert hl7core("sessions", "unignore", "--status", "ignored", cwd=tmp_path).stdout == "2 no longer ignored\n"
+    assert sorted(submission_statuses(tmp_path).values()) == ["failed", "failed", "submitted"]
+    assert hl7core("sessions", "unignore", "--status", "ignored", cwd=tmp_path).returncode == 3
+
+
+@pytest.mark.parametrize("arguments", [(), ("0" * 36, "--status", "failed")])
+def test_ids_or_a_status_must_be_given_and_not_both(tmp_path, arguments):
+    assert hl7core("sessions", "retry", *arguments, cwd=tmp_path).returncode == 2

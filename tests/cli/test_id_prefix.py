@@ -4,13 +4,13 @@ from datetime import timedelta
 
 import pytest
 
-from hl7core.cli.prefix import MANY, begins_with, span_of
+from hl7core.cli.id_prefix import MANY, find_by_prefix, span_of
 from hl7core.hl7.query import matches, sort_key
 from hl7core.testing import make_session
 
 
 class Stored:
-    """A desk over a few sessions; it notes what it was asked."""
+    """Stored sessions, over a few sessions; it notes what it was asked."""
 
     def __init__(self, sessions):
         self.held = sorted(sessions, key=sort_key)
@@ -27,17 +27,17 @@ SESSIONS = [make_session(number) for number in range(1, 6)]
 @pytest.mark.parametrize("length", [36, 22, 14, 13, 12, 11])
 def test_a_session_is_found_by_its_id_or_its_first_letters(length):
     for session in SESSIONS:
-        desk = Stored(SESSIONS)
-        assert begins_with(desk, session.id[:length]) == [session]
-        assert begins_with(desk, f" {session.id[:length].upper()} ") == [session]
+        access = Stored(SESSIONS)
+        assert find_by_prefix(access, session.id[:length]) == [session]
+        assert find_by_prefix(access, f" {session.id[:length].upper()} ") == [session]
 
 
 @pytest.mark.parametrize("length", [1, 4, 8, 9, 12, 13, 20])
 def test_only_the_time_that_the_letters_name_is_read(length):
     session = SESSIONS[2]
-    desk = Stored(SESSIONS)
-    assert session in begins_with(desk, session.id[:length])
-    (query, *more) = desk.asked
+    access = Stored(SESSIONS)
+    assert session in find_by_prefix(access, session.id[:length])
+    (query, *more) = access.asked
     assert not more
     assert query.since <= session.started_at < query.until
     assert query.until - query.since == timedelta(
@@ -46,17 +46,23 @@ def test_only_the_time_that_the_letters_name_is_read(length):
 
 
 def test_what_is_no_part_of_an_id_is_looked_for_nowhere():
-    desk = Stored(SESSIONS)
-    assert begins_with(desk, "zz") == begins_with(desk, "") == begins_with(desk, "../../etc") == desk.asked == []
+    access = Stored(SESSIONS)
+    assert (
+        find_by_prefix(access, "zz")
+        == find_by_prefix(access, "")
+        == find_by_prefix(access, "../../etc")
+        == access.asked
+        == []
+    )
 
 
 def test_an_id_that_names_another_time_is_found_too():
     odd = make_session(9, id="ffffffff-0000-4000-8000-000000000000")
-    assert begins_with(Stored([*SESSIONS, odd]), "ffff") == [odd]
+    assert find_by_prefix(Stored([*SESSIONS, odd]), "ffff") == [odd]
 
 
 def test_of_many_only_so_many_are_looked_for_as_are_named():
-    assert len(begins_with(Stored([make_session(number) for number in range(30)]), "0")) == MANY + 1
+    assert len(find_by_prefix(Stored([make_session(number) for number in range(30)]), "0")) == MANY + 1
 
 
 def test_the_end_of_the_calendar_is_no_bound():

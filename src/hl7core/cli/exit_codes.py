@@ -1,4 +1,4 @@
-"""Exit codes, and which error means which."""
+"""The exit codes, and which error gives which."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USAGE: Final = 2
 NOTHING: Final = 3
 """Nothing matched."""
 PARTIAL: Final = 4
-"""A part of it failed: a damaged file, some sessions."""
+"""Part of the work failed: a damaged file, some of the sessions."""
 SETTINGS: Final = 5
 PERMISSION: Final = 6
 INTERFACE: Final = 7

@@ -1,4 +1,4 @@
-"""What several commands share: the settings in force, and the store behind a running engine or without one."""
+"""The settings that a command works with."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hl7core.engine.control.client import ControlClient
     from hl7core.settings.reading import Settings
 
-__all__ = ["engine_client", "has_settings", "load_settings"]
+__all__ = ["has_settings", "load_settings"]
 
 
 def has_settings(explicit: str | None) -> bool:
-    """Say whether anything at all is set, without importing what reads it."""
+    """Return whether anything is set at all, by file or environment, without importing what reads settings."""
     if explicit or os.environ.get("HL7CORE_SETTINGS"):
         return True
     if any(name.startswith(("HL7CORE_CORE__", "HL7CORE_PLUGINS__")) for name in os.environ):
@@ -27,14 +26,7 @@ def has_settings(explicit: str | None) -> bool:
 
 
 def load_settings(explicit: str | None) -> Settings:
-    """Return the settings in force.  Raises SettingsError."""
+    """Return the settings in force; ``explicit`` is the file that ``--settings`` names.  Raises SettingsError."""
     from hl7core.settings import reading
 
     return reading.read(reading.find(explicit))
-
-
-def engine_client(settings: Settings) -> ControlClient | None:
-    """Return a connection to the engine that runs on the data folder, or None if there is none."""
-    from hl7core.engine.control.client import ControlClient
-
-    return ControlClient(settings.output_folder).connect()

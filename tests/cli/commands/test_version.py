@@ -1,0 +1,11 @@
+"""``hl7core version``."""
+
+import json
+
+from shell import hl7core
+
+
+def test_version_as_json_names_what_it_runs_on(tmp_path):
+    answer = json.loads(hl7core("version", "--json", cwd=tmp_path).stdout)
+    assert answer["hl7core"]
+    assert "scapy" in answer["libraries"]
