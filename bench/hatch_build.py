@@ -1,10 +1,10 @@
-"""The build hook that makes machine code of what is done most often: each ``_native.pyx`` below ``src/hl7core``.
+"""Hatchling's build hook (pyproject.toml names it): compiles the C extensions, each ``_native.pyx`` in src/hl7core.
 
-A build hook of hatchling (pyproject.toml names it).  The law: it never costs anybody an installation.  Where a C
-compiler and Python's headers are at hand it compiles, and where not, or where that fails, the build is pure Python,
-says so, and answers the same.  ``HL7CORE_COMPILE=1`` insists: it compiles or the build fails.  ``HL7CORE_COMPILE=0``
-leaves it, and makes a wheel for any platform.  An editable install has its machine code beside the source, so a changed
-source wants another ``pip install -e .``; a test says so.
+The extensions are optional, so a failed compilation never fails an installation.  With a C compiler and Python's
+headers the hook compiles; without them, or if the compiler fails, the build is pure Python, says so, and gives the same
+answers more slowly.  ``HL7CORE_COMPILE=1`` requires the extensions: they compile or the build fails.
+``HL7CORE_COMPILE=0`` builds a pure wheel for any platform.  An editable install keeps its extensions beside the source;
+after a change of that source, run ``pip install -e .`` again (a test fails until then).
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ VARIABLE = "HL7CORE_COMPILE"
 REQUIRES = ("cython>=3.1", "setuptools>=70")
 SOURCES = tuple(f"src/hl7core/{room}/_native.pyx" for room in ("hl7", "model", "wire"))
 REMEDY = (
-    "Machine code needs a C compiler and Python's headers (Debian: apt install gcc python3-dev; macOS: "
+    "The C extensions need a C compiler and Python's headers (Debian: apt install gcc python3-dev; macOS: "
     "xcode-select --install)."
 )
-_TOLD = 4000
+_QUOTED = 4000
 
 
-def asked() -> bool | None:
-    """Say whether the environment asks for machine code; None if it says nothing.  Raises ValueError for nonsense."""
+def required() -> bool | None:
+    """Return whether HL7CORE_COMPILE requires or forbids compiling; None if it is not set.  Raises ValueError."""
     value = os.environ.get(VARIABLE, "")
     if value not in ("", "0", "1"):
-        raise ValueError(f"{VARIABLE} is 1 (compile or fail) or 0 (do not), not {value!r}")
+        raise ValueError(f"{VARIABLE} must be 1 (compile or fail) or 0 (pure Python), not {value!r}")
     return None if not value else value == "1"
 
 
-def at_hand() -> bool:
-    """Say whether a C compiler and Python's headers are there."""
+def has_compiler() -> bool:
+    """Return whether a C compiler and Python's headers are installed."""
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "")
     return bool(compiler and shutil.which(compiler[0])) and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 def parts_of(source: Path) -> list[Path]:
-    """Return what is compiled: ``source``, then what modules include, wherever below ``src/hl7core`` it stands."""
+    """Return ``source`` and every .pxi file in ``src/hl7core`` that it may include."""
     return [source, *sorted(source.parents[1].glob("*/*.pxi"))]
 
 
@@ -58,8 +58,8 @@ def _beside(source: Path) -> Path:
 
 class CompiledBuild(BuildHookInterface[Any]):
     def wanted(self) -> bool:
-        ask = asked()
-        return at_hand() if ask is None else ask
+        ask = required()
+        return has_compiler() if ask is None else ask
 
     def dependencies(self) -> list[str]:
         return [*REQUIRES] if self.wanted() else []
@@ -68,7 +68,7 @@ class CompiledBuild(BuildHookInterface[Any]):
         sources = [Path(self.root, source) for source in SOURCES]
         if version == "editable":
             for source in sources:
-                _beside(source).unlink(missing_ok=True)  # never an old one
+                _beside(source).unlink(missing_ok=True)  # a stale extension would be imported
         if not self.wanted():
             return
         self._folder = TemporaryDirectory(prefix="hl7core-compiled-")
@@ -78,17 +78,17 @@ class CompiledBuild(BuildHookInterface[Any]):
                 made = list(pool.map(self.compile, sources, folders))
         except subprocess.CalledProcessError as error:
             self._folder.cleanup()
-            said = f"{error.stdout.decode(errors='replace')[-_TOLD:]}\n{REMEDY}"
-            if asked():
-                self.app.abort(f"{said}  Without {VARIABLE}=1 the build is pure Python where that fails.")
-            self.app.display_warning(f"{said}  This build of hl7core is pure Python: slower, and otherwise the same.")
+            said = f"{error.stdout.decode(errors='replace')[-_QUOTED:]}\n{REMEDY}"
+            if required():
+                self.app.abort(f"{said}  Unset {VARIABLE} to build pure Python instead.")
+            self.app.display_warning(f"{said}  This build of hl7core is pure Python: slower, with the same answers.")
             return
-        for source, machine_code in zip(sources, made, strict=True):
+        for source, compiled in zip(sources, made, strict=True):
             if version == "editable":
-                shutil.copy(machine_code, _beside(source))
+                shutil.copy(compiled, _beside(source))
             else:
-                place = f"hl7core/{source.parent.name}/{machine_code.name}"
-                build_data["force_include"][str(machine_code)] = place
+                place = f"hl7core/{source.parent.name}/{compiled.name}"
+                build_data["force_include"][str(compiled)] = place
         if version != "editable":
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
@@ -98,7 +98,7 @@ class CompiledBuild(BuildHookInterface[Any]):
             self._folder.cleanup()
 
     def compile(self, source: Path, folder: Path) -> Path:
-        """Compile ``source`` in ``folder``; return what was made.  Raises CalledProcessError with what was said."""
+        """Compile ``source`` in ``folder``; return the extension.  Raises CalledProcessError with the output."""
         module = f"hl7core.{source.parent.name}.{source.stem}"
         digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts_of(source))).hexdigest()
         folder.mkdir()

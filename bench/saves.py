@@ -1,16 +1,16 @@
 """Measures how long a durable save takes in each bundled store, beside the raw cost of the same bytes on the same disk.
 
-    python bench/saves.py                     some seconds; in a folder of its own on the disk of the working folder
+    python bench/saves.py                     takes some seconds, in a temporary folder in the working folder
     python bench/saves.py --folder /var/lib/hl7core --count 5000 --runs 5 --check
 
-A save counts when a power cut can no longer undo it: each figure includes reaching the disk.  "one by one" waits for
-the disk after each session, "groups" after each 64, as the engine does.  "raw" appends the sessions' JSON to one file
-and syncs it as often, and does nothing else: what the disk itself takes.  Each figure is the least of ``--runs`` runs,
-in new folders; the contenders take turns, so that what else the machine does meets them all.  Compare ratios, not
-microseconds: those are the disk's.
+A save is done when a power cut can no longer undo it, so every figure includes reaching the disk.  "one by one" waits
+for the disk after each session, "groups" after every 64, as the engine does.  "raw" appends the sessions' JSON to one
+file and syncs it equally often, to show what the disk alone takes.  Each figure is the least of ``--runs`` runs in new
+folders; contenders take turns, so that other load on the machine affects all of them.  Compare ratios, not
+microseconds, which depend on the disk.
 
-Nothing is deleted until all is measured, and nothing else should be for some minutes before: ext4 without a journal
-does not give a deleted file's inode away again at once, and to pass over thousands of them takes a millisecond a file.
+Do not delete many files on that disk in the minutes before: ext4 without a journal does not reuse the inode of a
+deleted file at once, and skipping thousands of them takes a millisecond per file.  The script deletes its files last.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GROUP = 64
 
 
 class Contender(NamedTuple):
-    """``save`` saves sessions to an empty folder, so many at a time, and returns the seconds that it took."""
+    """``save`` saves sessions to an empty folder, ``size`` at a time, and returns the seconds it took."""
 
     name: str
     size: int
@@ -48,7 +48,7 @@ def _in_store(make: Callable[[], tuple[Any, Any]]) -> Callable[[Path, Sequence[S
         store, settings = make()
         store.configure(settings)
         store.start(FakeRuntime(folder))
-        store.persist_session(make_session(0), replace=False)  # what is made once
+        store.persist_session(make_session(0), replace=False)  # create what is created only once
         began = time.perf_counter()
         for at in range(0, len(sessions), size):
             group = sessions[at : at + size]
@@ -86,10 +86,10 @@ CONTENDERS = (
 
 
 def race(folder: Path, count: int, runs: int) -> dict[str, float]:
-    """Return the least seconds a save by the contender's name; one by one a tenth of ``count`` sessions is enough."""
+    """Return the least seconds per save, by contender; one by one, a tenth of ``count`` sessions is enough."""
     sessions = [make_session(number) for number in range(1, count + 1)]
     costs: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(dir=folder) as top:  # all of it goes at the end: see above
+    with tempfile.TemporaryDirectory(dir=folder) as top:  # deleted at the end: see above
         for run in range(runs):
             for contender in CONTENDERS:
                 some = sessions if contender.size > 1 else sessions[: max(10, count // 10)]
@@ -101,7 +101,7 @@ def race(folder: Path, count: int, runs: int) -> dict[str, float]:
 
 
 def goals(costs: dict[str, float]) -> Iterator[Goal]:
-    """Yield what durable saves are held to."""
+    """Yield the goals of durable saves."""
     yield Goal(
         "JSON in groups, against one by one", costs["JSON, one by one"] / costs["JSON, groups"], 2, "x", at_least=True
     )
@@ -115,7 +115,7 @@ def goals(costs: dict[str, float]) -> Iterator[Goal]:
 
 
 def report(costs: dict[str, float]) -> bool:
-    """Print the tables; return whether every floor is met."""
+    """Print the tables; return whether every goal is met."""
     print(f"\n   {'':20} {'us a save':>10} {'saves/s':>9} {'of raw':>8}")
     for contender in CONTENDERS:
         cost = costs[contender.name]
@@ -135,12 +135,14 @@ def report(costs: dict[str, float]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2048, metavar="N", help="sessions saved in groups (default 2048)")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="runs of each, the least counts (default 5)")
-    parser.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="on the disk that is asked about")
+    parser.add_argument(
+        "--runs", type=int, default=5, metavar="N", help="runs of each, of which the least counts (default 5)"
+    )
+    parser.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="a folder on the disk to measure")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a floor is missed")
     options = parser.parse_args()
     if options.runs < 1 or options.count < GROUP:
-        parser.error(f"--runs is at least 1, and --count {GROUP}")
+        parser.error(f"--runs must be at least 1 and --count at least {GROUP}")
     options.folder.mkdir(parents=True, exist_ok=True)
     machine = f"Python {platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs"
     print(f"{machine}; least of {options.runs} runs")

@@ -1,4 +1,4 @@
-"""The C extension and the Python code find the same search keys, whatever they are given."""
+"""The C extension and Python find the same search keys, whatever they are given."""
 
 import pytest
 from hypothesis import given, settings
@@ -8,11 +8,11 @@ from hl7core.hl7 import native
 from hl7core.hl7.keys import SearchKeys, _all_keys
 from hl7core.testing import make_message, make_session
 
-pytestmark = pytest.mark.skipif(native.usual_keys is None, reason="this installation has no C extension")
+pytestmark = pytest.mark.skipif(native.usual_keys is None, reason="the C extensions are not installed")
 
 
 def both(*texts, charset=""):
-    """What the C extension finds in messages, None for what it leaves to Python; what it finds is what Python finds."""
+    """What the C extension finds in messages, which is what Python finds; None if it leaves them to Python."""
     messages = tuple(make_message(1, text=text, charset=charset) for text in texts)
     fast = native.usual_keys(messages)
     assert fast in (_all_keys(make_session(1)._replace(messages=messages)), None)

@@ -1,4 +1,4 @@
-"""The JSON of a session as machine code and the same in Python answer alike, whatever they are given."""
+"""The C extension and the Python writer give the same JSON, whatever they are given."""
 
 from unittest.mock import patch
 
@@ -15,11 +15,11 @@ from hl7core.model.session import Element, Message, Session
 from hl7core.testing import make_session
 from model.values import sessions
 
-pytestmark = pytest.mark.skipif(native.SessionLine is None, reason="this installation has no machine code")
+pytestmark = pytest.mark.skipif(native.SessionLine is None, reason="the C extensions are not installed")
 
 
 def both(session, *, saved):
-    """What Python writes and what machine code writes: the line, the error, or None for what it leaves to Python."""
+    """What Python writes and what the C extension writes: the line, the error, or None if it leaves it to Python."""
 
     def of(work):
         try:

@@ -1,4 +1,4 @@
-"""Lines of JSON straight from packets are what a decoder and the writer of JSON give."""
+"""Lines of JSON straight from packets equal those written of a decoder's sessions."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -23,11 +23,11 @@ def part(number, count):
     return range(cuts[number], cuts[number + 1])
 
 
-def together_of(shares, batches):
-    """What the shares say, each step's in order of their places."""
+def merged(shards, batches):
+    """The lines of all shards, merged by their places after each step."""
     lines = []
-    steps = [[share.placed(batch) for share in shares] for batch in batches]
-    for said in [*steps, *zip(*(share.last_placed() for share in shares), strict=True)]:
+    steps = [[shard.placed(batch) for shard in shards] for batch in batches]
+    for said in [*steps, *zip(*(shard.last_placed() for shard in shards), strict=True)]:
         found = [entry for places, its in said for entry in zip(places, its, strict=True)]
         lines += [line for _, line in sorted(found, key=lambda entry: entry[0])]
     return lines
@@ -50,19 +50,19 @@ STRAY_AT_THE_END = ([EXCHANGE, EXCHANGE, ("lose", True), ("stray", b"\r\n", True
 @example(_batches(([QUIET, QUIET, STRAY_AT_THE_END], 5)), 2)  # it joins the session before it, whoever ended first
 @given(captures, st.integers(2, 5))
 @settings(max_examples=150, deadline=None)
-def test_the_shares_put_in_order_by_their_places_are_the_whole(batches, count):
+def test_the_lines_of_all_shards_are_those_of_one_decoder(batches, count):
     expected, counters = plain(batches)
-    shares = [ShardDecoder(None, part(number, count)) for number in range(count)]
-    lines = together_of(shares, batches)
-    assert sorted(lines) == sorted(expected)  # what one sweep ends may come in another order between connections
-    together = {name: sum(share.counters[name] for share in shares) for name in counters}
-    together |= {name: shares[0].counters[name] for name in ("packets", "skipped")}
+    shards = [ShardDecoder(None, part(number, count)) for number in range(count)]
+    lines = merged(shards, batches)
+    assert sorted(lines) == sorted(expected)  # sessions ended by one sweep may come in another order
+    together = {name: sum(shard.counters[name] for shard in shards) for name in counters}
+    together |= {name: shards[0].counters[name] for name in ("packets", "skipped")}
     assert together == counters
 
 
 @example("")
 @given(st.text(max_size=8))
-def test_the_sensor_and_text_that_needs_an_escape_are_written_alike(sensor):
+def test_the_sensor_and_text_that_needs_an_escape_are_written_the_same(sensor):
     talk = TcpTalk()
     talk.open()
     for kind in (0, 1, 2):
@@ -78,7 +78,7 @@ def test_the_sensor_and_text_that_needs_an_escape_are_written_alike(sensor):
 
 
 @pytest.mark.parametrize("size", [1, 7, 50])
-def test_the_shares_of_usual_traffic_are_in_the_order_of_the_whole(size):
+def test_the_lines_of_the_fast_path_are_merged_in_the_order_of_one_decoder(size):
     talks = [TcpTalk((f"10.0.0.{number}", 50_000 + number), time_ns=10**18 + number) for number in range(9)]
     for talk in talks:
         talk.open()
@@ -89,10 +89,10 @@ def test_the_shares_of_usual_traffic_are_in_the_order_of_the_whole(size):
     packets = sorted((p for talk in talks for p in talk.packets), key=lambda packet: packet.time_ns)
     batches = [PacketBatch.of(packets[at : at + size]) for at in range(0, len(packets), size)]
     expected, _ = plain(batches)
-    assert together_of([ShardDecoder(None, part(number, 3)) for number in range(3)], batches) == expected
+    assert merged([ShardDecoder(None, part(number, 3)) for number in range(3)], batches) == expected
 
 
-def test_what_is_open_at_the_end_comes_some_at_a_time():
+def test_sessions_open_at_the_end_come_in_batches():
     talks = [TcpTalk((f"10.0.{number >> 8}.{number & 255}", 50_000)) for number in range(1200)]
     for talk in talks:
         talk.open()
@@ -106,7 +106,7 @@ def test_what_is_open_at_the_end_comes_some_at_a_time():
 
 
 @pytest.mark.parametrize("ends", [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")])
-def test_a_connection_that_is_encrypted_counts_once_whoever_looks_at_it(ends):
+def test_an_encrypted_connection_is_counted_by_one_shard(ends):
     device, lis = ends
     talk = TcpTalk((device, 50_000), (lis, 443))
     talk.open()
@@ -114,9 +114,9 @@ def test_a_connection_that_is_encrypted_counts_once_whoever_looks_at_it(ends):
     for _ in range(5):
         talk.acceptor(b"\x17\x03\x03\x00\x64" + bytes(100))
         talk.opener(b"\x17\x03\x03\x00\x64" + bytes(100))
-    whole, *shares = Decoder(), *(ShardDecoder(None, part(number, 2)) for number in range(2))
+    whole, *shards = Decoder(), *(ShardDecoder(None, part(number, 2)) for number in range(2))
     whole.feed(talk.batch())
-    for share in shares:
-        share.placed(talk.batch())
+    for shard in shards:
+        shard.placed(talk.batch())
     for name in ("tls", "connections"):
-        assert whole.counters[name] == sum(share.counters[name] for share in shares) == 1
+        assert whole.counters[name] == sum(shard.counters[name] for shard in shards) == 1

@@ -1,5 +1,5 @@
-"""Reading messages: what they hold and what its parts are called.  Off the stream, for who looks and for who searches.
+"""HL7 v2 and LIS02 messages: taken apart, named and searched.  Nothing here runs while packets are decoded.
 
-The law: nothing here raises over what it reads, whatever the bytes are; costs grow with a message's size and no faster;
-and no message content leaves through a log line or an error.  Only ``names`` imports hl7apy.
+Whatever the bytes are, nothing here raises.  Time grows linearly with the size of a message.  No message content goes
+into a log line or an error.  Only ``names`` imports hl7apy.
 """

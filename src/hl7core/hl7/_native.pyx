@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
-"""The search keys of an ordinary session as a C extension: what :mod:`hl7core.hl7.keys` finds, and no more.
+"""The search keys of a session, extracted in C: what :mod:`hl7core.hl7.keys` finds.
 
-It handles sessions whose messages all begin with an ordinary header and are all HL7 v2 or all LIS02.  Any other session
-is left to that module, which also does everything where the extension is missing.  Tests compare the two.
+Optional: without it, keys.py does all the work.  A session is left to keys.py unless all its messages are HL7 v2, or all
+are LIS02, and each begins with a header that declares the usual separators.  Tests compare the two.
 
-Bytes are read by address only between the begin and end of a line, which lie within one message.
+Bytes are read by address only between the start and end of a line, which lie within one message.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -38,11 +38,11 @@ cdef enum:
 
 _MESSAGE = "text direction protocol time_ns control_id message_type charset complete ack_code reply_to"
 if Message._fields != tuple(_MESSAGE.split()):
-    raise ImportError("Message has other fields")  # so all of it is left to Python
+    raise ImportError("Message has other fields")  # then keys.py does all the work
 
 
 def usual_keys(messages):
-    """Return specimens, patients, control ids, message types and codes, or None if the session is not an ordinary one."""
+    """Return specimens, patients, control ids, message types and codes; None if keys.py should find them."""
     cdef dict specimens = {}, patients = {}, codes = {}, control_ids = {}, message_types = {}
     cdef int kind = _NO_KIND
     cdef Py_ssize_t size
@@ -73,7 +73,7 @@ def usual_keys(messages):
 
 
 cdef bint _glance(Bytes at, Bytes end, int* kind, dict specimens, dict patients, dict codes) except -1:
-    """Add the fields of one message; return whether it is a usual one, of the kind that those before it are."""
+    """Add the fields of one message; return whether it has a usual header of the same kind as the messages before."""
     cdef bint begun = False
     cdef Bytes line
     cdef Bytes line_end
@@ -134,7 +134,7 @@ cdef inline Bytes _line_end(Bytes at, Bytes end) noexcept:
 
 
 cdef int _add(Bytes line, Bytes end, int number, dict fields) except -1:
-    """Add a field, counted from zero, if it is there and not empty."""
+    """Add field ``number`` (from zero) of a line, unless it is missing or empty."""
     cdef Bytes last
     while number:
         line = <Bytes>memchr(line, c"|", end - line)
@@ -151,7 +151,7 @@ cdef int _add(Bytes line, Bytes end, int number, dict fields) except -1:
 
 
 cdef dict _keys(dict fields, str dividing):
-    """The fields and their parts, divided from the outside in."""
+    """Return the fields and all their parts, split at the outer separators first."""
     cdef dict keys = {}
     cdef list pieces = list(fields), parts
     cdef bint divided

@@ -1,9 +1,10 @@
-"""By which values a session is found: what stores index.
+"""Search keys: the identifiers by which a session is found, for stores to index.
 
-The law: it glances at the lines that carry identifiers and leaves the rest alone, and it never raises.  What it yields
-is the whole truth: ``matches`` finds a session by a specimen or a patient exactly if that value is among these keys.
+Only the segments and records that carry identifiers are read, and nothing here raises.  ``matches`` finds a session by
+a specimen or a patient exactly if that value is among these keys.
 
-Identifiers stand where the standards put them: PID-3, SPM-2, OBR-2 and OBR-3 of HL7 v2; P-3, P-4 and O-3 of LIS02.
+The identifiers are PID-3, SPM-2, OBR-2 and OBR-3 of HL7 v2 (v2.5.1, chapters 3, 4 and 7), and P-3, P-4 and O-3 of LIS02
+(CLSI LIS02-A2).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ __all__ = ["SearchKeys", "search_keys"]
 
 
 class SearchKeys(NamedTuple):
-    """The distinct values by which a session is found, in the order in which they stand; none of them is empty.
+    """The distinct values by which a session is found, in the order of the messages; none is empty.
 
     ``specimens`` and ``patients`` hold each identifier as a whole and each of its parts (repetition, component,
-    subcomponent, at the separators that the message declares), without the blanks around it; escapes stay as they are.
-    ``control_ids`` are MSH-10 (LIS02: H-3) and ``message_types`` MSH-9 (the letters of the records) as a message has
-    them.  ``codes`` are those of tests, likewise in parts: OBR-4 and OBX-3; O-5 and R-3.
-    Specimens, patients and codes are at most 200 characters long, and at most 10,000 of each are kept.
+    subcomponent, by the separators that the message declares), without surrounding blanks; escapes are kept as they
+    are.  ``codes`` are the codes of tests, split likewise: OBR-4 and OBX-3, or O-5 and R-3.  ``control_ids`` are MSH-10
+    (LIS02: H-3) and ``message_types`` MSH-9 (LIS02: the letters of the records), as the message has them.  Specimens,
+    patients and codes have at most 200 characters, and at most 10,000 of each are kept.
     """
 
     specimens: tuple[str, ...]
@@ -38,7 +39,7 @@ class SearchKeys(NamedTuple):
 _LONGEST: Final = 200
 _MOST: Final = 10_000
 _SPECIMEN, _PATIENT, _CODE = range(3)
-# For each kind of line: how many separators to look at, and which fields behind them say what.
+# For each kind of line: at how many separators to split, and which of the fields are identifiers.
 _HL7: Final = {
     "PID": (4, ((3, _PATIENT),)),
     "SPM": (3, ((2, _SPECIMEN),)),
@@ -60,7 +61,7 @@ _Found = defaultdict[Separators, _Fields]
 
 
 def search_keys(session: Session) -> SearchKeys:
-    """Return by which values ``session`` is found.  Never raises over what its messages hold."""
+    """Return the values by which ``session`` is found.  Never raises, whatever its messages hold."""
     usual = None if usual_keys is None else usual_keys(session.messages)
     return _all_keys(session) if usual is None else SearchKeys(*usual)
 
@@ -88,7 +89,7 @@ def _glance(text: str, found: _Found) -> None:
         if not line:
             continue
         if line[0] in _BLANKS:
-            line = line.lstrip(_BLANKS)  # noqa: PLW2901 - what stands before a line is none of it
+            line = line.lstrip(_BLANKS)  # noqa: PLW2901 - blanks before a line are no part of it
         if hl7 is not None:
             if line[:3] in _HL7:
                 if line[3:4] == hl7.field:
@@ -117,7 +118,7 @@ def _add(line: str, separator: str, places: _Places, fields: _Fields) -> None:
 
 
 def _keys(found: _Found, kind: int) -> tuple[str, ...]:
-    """Return the fields of one kind and their parts, taken apart all at once."""
+    """Return the fields of one kind and their parts; joined first, since one split of all is fastest."""
     keys: dict[str, None] = {}
     for separators, fields in found.items():
         pieces = list(fields[kind])

@@ -1,8 +1,8 @@
-"""What the parts of a message are called: from hl7apy for HL7 v2, from a table of our own for LIS02 records.
+"""Names of the parts of a message: from hl7apy for HL7 v2, from our own table for LIS02 records.
 
-The law: names are a help and never a condition.  Whatever hl7apy does (it is missing, refuses the version, raises,
-takes too long), the message is shown whole, without those names, and ``note`` says why.  hl7apy's parser, which drops
-what it does not know and takes seconds for a long message, is never called: only its tables of names are looked at.
+Names are optional.  If hl7apy is missing, does not know the version, raises or takes too long, the message is still
+shown in full, without those names, and ``note`` says why.  Only hl7apy's tables are read; its parser is never called,
+since it drops unknown parts and takes seconds for a long message.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from hl7core.hl7.tree import Form, MessageLine, MessageTree
 __all__ = ["LARGEST", "MessageNames"]
 
 LARGEST: Final = 256 * 1024
-"""HL7 messages up to so many characters get names from hl7apy."""
+"""Longer HL7 messages (in characters) get no names from hl7apy."""
 _SECONDS: Final = 2.0
 
 _VERSION: Final = re.compile(r"\d{1,2}(?:\.\d{1,2}){1,3}")
-# Words of hl7apy's names (``DATE_TIME_OF_MESSAGE``) that are not written like other words.
+# Words of hl7apy's names (``DATE_TIME_OF_MESSAGE``) that keep their capitals.
 _WORDS: Final = {"IDS": "IDs"} | {
     word: word
     for word in ("ID", "DNA", "DRG", "HL7", "NDC", "OBX", "SSN", "UID", "VIP", "ZIP", "TQ1", "TQ2", "DEA", "DMV", "OID")
@@ -31,9 +31,9 @@ _PHRASES: Final = (("date time", "date/time"), (" s ", "'s "))
 
 
 class MessageNames:
-    """The names for one message.
+    """The names of the parts of one message.
 
-    ``note`` says in a line for a person why names are missing or are another version's; it is "" as long as none are.
+    ``note`` tells a person in one line why names are missing, or which other version they come from; else it is "".
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class MessageNames:
         seconds: float = _SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take MSH-12, the length of the message, and how long hl7apy may take over all of it."""
+        """Take MSH-12, the message's length in characters, and how many seconds hl7apy may take in total."""
         self.note = ""
         self._version = version.strip()
         self._size = size
@@ -67,27 +67,27 @@ class MessageNames:
         return cls("", len(tree.text))
 
     def line(self, line: MessageLine) -> str:
-        """Return what a segment or record is called, or ""."""
+        """Return the name of a segment or record, or ""."""
         table = SEGMENTS if line.form is Form.HL7 else RECORDS if line.form is Form.LIS02 else {}
         return table.get(line.name, "")
 
     def field(self, line: MessageLine, number: int) -> str:
-        """Return what a field of ``line`` is called, or ""."""
+        """Return the name of field ``number`` of ``line``, or ""."""
         if line.form is Form.LIS02:
             return _nth(RECORD_FIELDS.get(line.name, ()), number)
         return self._look("Field", f"{line.name}_{number}")[0] if line.form is Form.HL7 else ""
 
     def component(self, line: MessageLine, field: int, number: int, kind: str = "") -> str:
-        """Return what a component of a field is called, or "".
+        """Return the name of a component of a field, or "".
 
-        ``kind`` is the data type where the message says it (OBX-2 for OBX-5).
+        ``kind`` is the data type if the message itself states it, as OBX-2 does for OBX-5.
         """
         if line.form is Form.LIS02:
             return _nth(RECORD_COMPONENTS.get((line.name, field), ()), number)
         return self._component(line, field, number, kind)[0]
 
     def subcomponent(self, line: MessageLine, field: int, component: int, number: int, kind: str = "") -> str:
-        """Return what a subcomponent is called, or ""."""
+        """Return the name of a subcomponent, or ""."""
         within = self._component(line, field, component, kind)[1]
         return self._look("Component", f"{within}_{number}")[0] if within else ""
 
@@ -120,7 +120,7 @@ class MessageNames:
             return "", ""
         try:
             found = self._library.get(key, table)
-        except Exception as error:  # noqa: BLE001 - its own errors are many and say only that it knows no such element
+        except Exception as error:  # noqa: BLE001 - hl7apy has many errors that only mean an unknown element
             if type(error).__name__ != "ChildNotFound":
                 self._library = None
                 self.note = f"the other names are left out: hl7apy failed ({type(error).__name__})"
@@ -131,7 +131,7 @@ class MessageNames:
         ) else ""
 
     def _open(self) -> None:
-        """Load hl7apy's tables for the version, or say why not."""
+        """Load hl7apy's tables for the version, or say in ``note`` why not."""
         if self._size > LARGEST:
             self.note = f"names are left out: the message is longer than {LARGEST // 1024} KiB"
             return

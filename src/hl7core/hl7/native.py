@@ -1,7 +1,7 @@
-"""The C extension that finds a session's search keys, or None if this installation has none.
+"""The search keys of a session, extracted in C; None where the extension is not installed.
 
-It is built from ``_native.pyx`` if a C compiler is present (docs/performance.md), and not used if the environment has
-``HL7CORE_PURE=1``.
+``_native.pyx`` is compiled at installation if a C compiler is there (docs/performance.md).  ``HL7CORE_PURE=1`` in the
+environment turns it off.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Whether a session fits a query: one answer, for what is in memory and for every store.
+"""Whether a session matches a query: one answer, for sessions in memory and in every store.
 
-The law: a query that names nothing of the messages looks at none of them.  A store that keeps an index gives exactly
-the sessions for which ``matches`` is true.
+A query without conditions on messages reads no message.  A store that keeps an index returns exactly the sessions for
+which ``matches`` is true.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ __all__ = ["matches", "sort_key"]
 
 
 def sort_key(session: Session) -> tuple[datetime, str]:
-    """Return what listings are ordered by: the start, then the id."""
+    """Return the sort key of listings: the session's start (aware UTC), then its id."""
     return (session.started_at, session.id)
 
 
 def matches(session: Session, query: SessionQuery) -> bool:
-    """Return whether ``session`` matches ``query``, its limit aside.  Never raises because of message content."""
+    """Return whether ``session`` matches every condition of ``query``; the limit is not one.  Never raises."""
     if query.ids and session.id not in query.ids:
         return False
     if query.status and session.status not in query.status:

@@ -1,4 +1,4 @@
-"""What the records of LIS02 (ASTM E1394) and their fields are called, and the common segments of HL7 v2.
+"""Names of the records of LIS02 (ASTM E1394) and their fields, and of the common segments of HL7 v2.
 
 The fields of the records are those of CLSI LIS02-A2, clauses 6 to 14, as analyzers' manuals reprint them (Roche cobas
 e411 Host Interface Manual 2.3, pages 28 to 46, has most); the record's letter is field 1.  hl7apy names the fields of
@@ -22,7 +22,7 @@ RECORDS: Final = {
     "S": "Scientific",
     "L": "Message terminator",
 }
-"""What a record's letter stands for."""
+"""Names of records, by their letter."""
 
 _FIELDS: Final = {
     "H": "Delimiter definition, Message control ID, Access password, Sender name or ID, Sender street address, "

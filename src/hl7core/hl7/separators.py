@@ -1,7 +1,7 @@
 """The separators that a message declares: MSH-1 and MSH-2 of HL7 v2, the characters behind ``H`` of LIS02.
 
-What a header does not declare divides nothing; a header that declares none, and a message whose header was lost, are
-read by the usual ones.
+A separator that the header does not declare splits nothing.  If the header declares none at all, or was lost, the usual
+ones apply (HL7 v2.5.1, 2.5.4; CLSI LIS02-A2).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["HL7_HEADERS", "USUAL_HL7", "USUAL_LIS02", "Separators", "hl7_separat
 
 
 class Separators(NamedTuple):
-    """What divides the lines of a message, a character each; "" divides nothing."""
+    """The separators of a message, one character each; "" splits nothing."""
 
     field: str
     repetition: str
@@ -24,7 +24,7 @@ class Separators(NamedTuple):
 
     @property
     def dividing(self) -> str:
-        """What divides a field, from the outside in."""
+        """The separators within a field, outermost first."""
         return self.repetition + self.component + self.subcomponent
 
 
@@ -37,7 +37,7 @@ _MARKS: Final = frozenset(punctuation)
 
 
 def hl7_separators(line: str) -> Separators | None:
-    """Return what the line declares if it is a header segment of HL7 v2 (MSH, FHS, BHS), else None."""
+    """Return the separators that ``line`` declares if it is a header segment of HL7 v2 (MSH, FHS, BHS), else None."""
     field = line[3:4]
     if field not in _MARKS or line[:3] not in HL7_HEADERS:
         return None
@@ -49,7 +49,7 @@ def hl7_separators(line: str) -> Separators | None:
 
 
 def lis02_separators(line: str) -> Separators | None:
-    r"""Return what the line declares if it is a header record of LIS02 (``H|\^&``), else None."""
+    r"""Return the separators that ``line`` declares if it is a header record of LIS02 (``H|\^&``), else None."""
     field = line[1:2]
     if field not in _MARKS or line[0] != "H":
         return None
@@ -61,7 +61,10 @@ def lis02_separators(line: str) -> Separators | None:
 
 
 def unescaped(text: str, separators: Separators) -> str:
-    r"""Return ``text`` with the escapes of separators undone (``\F\`` and the like); others stay as they are."""
+    r"""Return ``text`` with escaped separators replaced (``\F\``, ``\S\``, ``\T\``, ``\R\``, ``\E\``: HL7 v2.5.1, 2.7).
+
+    Other escapes stay as they are.
+    """
     escape = separators.escape
     if not escape or escape not in text:
         return text

@@ -1,11 +1,11 @@
-"""A message taken apart: lines, fields, repetitions, components, subcomponents, each with its place in the bytes.
+"""A message taken apart: lines, fields, repetitions, components and subcomponents, each with its byte offsets.
 
-The law: it never raises over what it reads and it loses nothing: joined, the parts, the separators between them and
-what stands around the lines ARE the message's bytes.  Each level is cut when it is asked for, so that a message of many
-megabytes costs what is looked at, and never more than its size.
+Reading never raises and loses nothing: joined, the parts, the separators between them and the blanks around the lines
+are the message's bytes.  Each level is split only when asked for, so that reading part of a large message takes time in
+proportion to that part.
 
-A line is an HL7 segment or a LIS02 record; lines end with CR, and LF and CRLF are taken for it.  The separators are
-those that the last header (MSH, FHS, BHS; H) declared; a message without one is read by the usual ones.
+A line is an HL7 segment or a LIS02 record and ends with CR; LF and CRLF are accepted.  Its separators are those that
+the last header declared (MSH, FHS, BHS; H), or the usual ones if there was none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Form", "Level", "MessageLine", "MessagePart", "MessageTree"]
 
 _LINE: Final = re.compile(r"([\r\n \t\0\ufeff]*)([^\r\n]*)([\r\n]*)")
 _SEGMENT: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
-# Codecs that give the bytes of a text piece by piece as they give them for the whole.
+# Codecs that encode the pieces of a text to the same bytes as the whole.
 _EXACT: Final = re.compile(
     r"ascii|latin-1|utf-(?:8|16|32)|cp\d+|iso8859-\d+|koi8-\w|gb18030|gbk|gb2312|big5(?:hkscs)?|euc_(?:jp|kr)|"
     r"shift_jis|iso2022_jp(?:_\d)?"
@@ -41,7 +41,7 @@ _EXACT: Final = re.compile(
 
 
 class Form(StrEnum):
-    """What a line is: a segment of HL7 v2, a record of LIS02 (ASTM), or neither."""
+    """The kind of a line: a segment of HL7 v2, a record of LIS02 (ASTM), or neither."""
 
     HL7 = "hl7"
     LIS02 = "lis02"
@@ -49,7 +49,7 @@ class Form(StrEnum):
 
 
 class Level(IntEnum):
-    """How deep a part lies in its line."""
+    """The level of a part in its line, outermost first."""
 
     FIELD = 0
     REPETITION = 1
@@ -60,9 +60,9 @@ class Level(IntEnum):
 class MessagePart:
     """A field, or a part of one.
 
-    ``number`` counts from 1 as the standards do (``MSH-1`` is the separator itself, ``P-1`` the letter of the record).
-    ``text`` is as it stands, escapes and separators included; ``start`` and ``end`` are its byte offsets in the
-    message, the end excluded.
+    ``number`` counts from 1 as the standards do: ``MSH-1`` is the field separator itself, ``P-1`` the record's letter.
+    ``text`` is the raw text, with escapes and separators.  ``start`` and ``end`` are its byte offsets in the message
+    (end exclusive).
     """
 
     __slots__ = ("_ruler", "_separators", "_state", "end", "level", "number", "start", "text")
@@ -76,16 +76,16 @@ class MessagePart:
 
     @property
     def value(self) -> str:
-        """Its text, the escapes of separators undone."""
+        """Its text with escaped separators replaced; other escapes stay as they are."""
         return unescaped(self.text, self._separators)
 
     @property
     def divided(self) -> bool:
-        """Whether a separator of a deeper level stands in it."""
+        """Whether it contains a separator of a deeper level."""
         return any(mark and mark in self.text for mark in self._separators[self.level + 1 : 4])
 
     def parts(self) -> Iterator[MessagePart]:
-        """Yield its parts one level down, at least one; a subcomponent has none."""
+        """Yield its parts one level down: at least one, except that a subcomponent has none."""
         if self.level is Level.SUBCOMPONENT:
             return
         separator = self._separators[self.level + 1]
@@ -96,10 +96,10 @@ class MessagePart:
 
 
 class MessageLine:
-    """An HL7 segment, a LIS02 record, or a line that is neither (it has text, no name and no fields).
+    """An HL7 segment, a LIS02 record, or a line that is neither (with text, but no name and no fields).
 
-    ``text`` is the line without its end; ``start`` and ``end`` are byte offsets in the message and take in what stands
-    before the text (blanks, a byte order mark) and the line's end, so that lines follow each other without a gap.
+    ``text`` is the line without its line end.  ``start`` and ``end`` are byte offsets in the message (end exclusive).
+    They include blanks or a byte order mark before the text and the line end, so that lines adjoin without gaps.
     """
 
     __slots__ = ("_ruler", "_separators", "_state", "_text_start", "end", "form", "name", "start", "text")
@@ -116,14 +116,16 @@ class MessageLine:
         self._ruler = ruler
 
     def fields(self) -> Iterator[MessagePart]:
-        """Yield its fields, empty ones too."""
+        """Yield all its fields, including empty ones."""
         if self.form is Form.NEITHER:
             return
         mark, ruler = self._separators.field, self._ruler
         pieces = self.text.split(mark)
         start, state = self._text_start, self._state
-        first, undivided = (1, 1) if self.form is Form.LIS02 else (0, 0)  # the number of the first piece; what is whole
-        if self.name in HL7_HEADERS and len(pieces) > 1:  # the separator behind the name is a field
+        first, undivided = (
+            (1, 1) if self.form is Form.LIS02 else (0, 0)
+        )  # number of the first piece; up to which field nothing is split
+        if self.name in HL7_HEADERS and len(pieces) > 1:  # the separator after the name is a field
             rest = self.text[len(self.name) + 1 :]
             _, own, behind = ruler.lay((self.name, mark, rest), "", start, state)
             yield MessagePart(Level.FIELD, 1, own, _UNDIVIDED, ruler)
@@ -133,19 +135,19 @@ class MessageLine:
         elif self.name == "H":
             undivided = 2
         for number, laid in enumerate(ruler.lay(pieces, mark, start, state), first):
-            if number:  # a segment's name is none of its fields
+            if number:  # a segment's name is not a field
                 within = self._separators if number > undivided else _UNDIVIDED
                 yield MessagePart(Level.FIELD, number, laid, within, ruler)
 
 
 class MessageTree:
-    """A message as its lines.  Iterating reads it from the start, again and again if wanted.
+    """A message as its lines; each iteration reads it from the start.
 
-    ``text`` is its bytes as text and ``codec`` the Python codec that gives exactly these bytes back.
+    ``text`` is the decoded message and ``codec`` the Python codec whose ``encode`` gives its exact bytes back.
     """
 
     def __init__(self, data: bytes, charset: str = "") -> None:
-        """Take a message's exact bytes and the character set that it declares (MSH-18), if any."""
+        """Take a message's exact bytes and the character set in its MSH-18, or ""."""
         text, codec = decode(data, charset)
         if not text or _EXACT.fullmatch(codec) is None:
             text, codec = decode(data)
@@ -156,7 +158,7 @@ class MessageTree:
 
     @classmethod
     def of(cls, message: Message) -> MessageTree:
-        """Return the tree of a session's message."""
+        """Return the tree of a message, read in the character set that it declares."""
         return cls(message.text, message.charset)
 
     def __iter__(self) -> Iterator[MessageLine]:
@@ -187,20 +189,20 @@ class MessageTree:
 
 
 _Laid = tuple[str, int, int, int]
-"""A piece of text, the byte offsets of its start and end, and the state of the encoder at its start."""
+"""A piece of text, the byte offsets of its start and end, and the encoder's state at its start."""
 _FRESH: Final = -1
-"""The state of an encoder that has encoded nothing yet."""
+"""The state of a new encoder."""
 _UNDIVIDED: Final = Separators("", "", "", "", "")
 
 
 class _Ruler:
-    """Lays pieces of text along the bytes they came from."""
+    """Finds the byte offsets of pieces of text."""
 
     def __init__(self, codec: str) -> None:
         self._codec = codec  # "" where each character is one byte
 
     def lay(self, pieces: Iterable[str], separator: str, at: int, state: int) -> Iterator[_Laid]:
-        """Yield each piece with its place; the first begins ``at``, where the encoder is in ``state``."""
+        """Yield each piece with its offsets; the first begins at byte ``at``, with the encoder in ``state``."""
         if not self._codec:
             for piece in pieces:
                 end = at + len(piece)

@@ -1,5 +1,5 @@
-"""Values: immutable, no I/O, no clock.
+"""Values that the rooms hand each other: immutable, without I/O or clock.
 
-They are ``NamedTuple``, not frozen dataclasses: as safe to share between threads and plugins, and made five times as
-fast, which counts where a capture yields hundreds of thousands.
+Most are ``NamedTuple``, not frozen dataclasses: they are as safe to share between threads and plugins, and five times
+as fast to make, which matters for captures of hundreds of thousands of sessions.
 """

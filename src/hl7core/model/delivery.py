@@ -1,4 +1,4 @@
-"""How far a session has come at each destination."""
+"""The state of a session at each destination."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREDECESSOR: Final = "predecessor"
 
 
 class DeliveryStatus(StrEnum):
-    """Where a session stands at a destination, or over all of them."""
+    """The state of a session at one destination, or over all of them."""
 
     PENDING = "pending"
     SUBMITTED = "submitted"
@@ -25,9 +25,9 @@ class DeliveryStatus(StrEnum):
 class Delivery(NamedTuple):
     """A session's state at the destination ``name``.
 
-    ``attempts`` counts tries since the first or the last retry asked for by a person; ``next_at`` is when the next is
-    due, ``submitted_at`` when the destination acknowledged it, ``error`` what the last failed attempt said (never
-    message content).
+    ``attempts`` counts attempts since the first one, or since a person last asked for a retry.  ``next_at`` is when the
+    next attempt is due, ``submitted_at`` when the destination acknowledged it (aware UTC datetimes).  ``error`` is the
+    error of the last failed attempt and never holds message content.
     """
 
     name: str
@@ -39,16 +39,16 @@ class Delivery(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What a destination answers to an attempt that it accepted: an ``reference`` of its own, if it gave one."""
+    """A destination's answer to an attempt that it accepted, with a ``reference`` if it gave one."""
 
     reference: str = ""
 
 
 def overall_status(deliveries: Iterable[Delivery], *, ignored: bool) -> DeliveryStatus:
-    """Say where a session stands over all its destinations.
+    """Return the state of a session over all its destinations.
 
-    ``ignored`` if a person said so; else failed if any delivery failed; else submitted if there is one and all are
-    submitted or ignored; else pending.
+    IGNORED if a person ignored it (``ignored``); else FAILED if any delivery failed; else SUBMITTED if at least one is
+    submitted and none is pending; else PENDING.
     """
     if ignored:
         return DeliveryStatus.IGNORED

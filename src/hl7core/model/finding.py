@@ -1,4 +1,4 @@
-"""What is wrong with a session, in plain words."""
+"""Something wrong with a session, in plain words."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class Severity(StrEnum):
 class Finding(NamedTuple):
     """Something wrong with a session.
 
-    ``code`` is a short stable name, ``text`` says it in plain words without message content, ``element`` is the index
-    of the element it concerns (None: the whole session), ``offset`` the byte in that element's stream.
+    ``code`` is a short stable name; ``text`` describes the finding in plain words, without message content.
+    ``element`` is the index of the element that it concerns (None: the whole session), ``offset`` the byte offset in
+    that element's stream.
     """
 
     code: str

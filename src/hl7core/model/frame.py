@@ -1,4 +1,4 @@
-"""What a framing finds in one direction of a connection."""
+"""Frames: what a framer finds in one direction of a connection."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class FrameKind(StrEnum):
     STRAY = "stray"
     """Bytes outside any frame."""
     GAP = "gap"
-    """Bytes that the capture does not hold; ``missing`` says how many, ``raw`` is empty."""
+    """Bytes that were never captured: ``missing`` is their number, ``raw`` is empty."""
 
 
 class Fault(NamedTuple):
-    """A deviation from the framing's rules: ``code`` is a short stable name, ``offset`` counts bytes in the stream."""
+    """A deviation from the framing's rules: ``code`` is a short stable name, ``offset`` a byte offset in the stream."""
 
     code: str
     offset: int
@@ -37,9 +37,9 @@ class Fault(NamedTuple):
 class Frame(NamedTuple):
     """The smallest unit of a framing.
 
-    ``offset`` is that of its first byte in its stream.  ``raw`` is every byte of it; the text it carries is
-    ``raw[head:len(raw) - tail]``, what stands around it belongs to the framing.  ``last`` is false for a LIS01 frame
-    that ends in ETB: its text goes on in the next.  ``complete`` is false if its end was never seen.
+    ``raw`` holds all its bytes and ``offset`` is the stream offset of the first.  Its text is
+    ``raw[head:len(raw) - tail]``; the bytes around that belong to the framing.  ``last`` is false for a LIS01 frame
+    that ends in ETB, whose text continues in the next frame.  ``complete`` is false if its end was never seen.
     """
 
     kind: FrameKind
@@ -61,5 +61,5 @@ class Frame(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset right behind its last byte."""
+        """The offset after its last byte."""
         return self.offset + len(self.raw) + self.missing

@@ -1,7 +1,7 @@
-"""The JSON of a session as machine code, where this installation has it; None where not.
+"""The JSON of a session, written in C; None where the extension is not installed.
 
-It is built from ``_native.pyx`` where a C compiler is at hand (docs/performance.md), and left aside if the environment
-says ``HL7CORE_PURE=1``.
+``_native.pyx`` is compiled at installation if a C compiler is there (docs/performance.md).  ``HL7CORE_PURE=1`` in the
+environment turns it off.
 """
 
 from __future__ import annotations

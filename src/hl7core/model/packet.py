@@ -1,7 +1,7 @@
-"""What a sensor captured: packets in batches, and the ends they travel between.
+"""Captured packets, in batches, and the endpoints between which they travel.
 
-Packets move in batches: one buffer and, for each packet, where it lies in it.  A :class:`Packet` is made only for
-``on_packet``, because one object per packet is what makes captures slow.
+A batch is one buffer and, for each packet, its place in it.  A :class:`Packet` is made only for plugins that implement
+``on_packet``: one object per packet is what makes reading captures slow.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Endpoint(NamedTuple):
 class Interface(NamedTuple):
     """Where packets were captured.
 
-    ``link_type`` is the LINKTYPE number of its packets, ``snaplen`` the most bytes kept of each (0: no limit);
-    ``addresses`` and ``is_up`` are known for live interfaces only.
+    ``link_type`` is the LINKTYPE number of its packets, ``snaplen`` how many bytes of each are kept (0: all);
+    ``addresses`` and ``is_up`` are known only for live interfaces.
     """
 
     name: str = ""
@@ -41,9 +41,9 @@ class Interface(NamedTuple):
 
 
 class Packet(NamedTuple):
-    """One packet: ``data`` from its link layer on (as much as was captured), ``time_ns`` in unix nanoseconds.
+    """One packet: ``data`` is what was captured, from the link layer on; ``time_ns`` its time (unix nanoseconds).
 
-    ``wire_length`` is its length on the wire, more than ``len(data)`` if the capture cut it.
+    ``wire_length`` is its length on the wire in bytes, more than ``len(data)`` if the capture truncated it.
     """
 
     data: bytes
@@ -55,9 +55,9 @@ class Packet(NamedTuple):
 class PacketBatch(NamedTuple):
     """Packets of ONE interface, in the order captured: packet ``i`` is ``buffer[starts[i]:ends[i]]``.
 
-    ``times`` are unix nanoseconds; ``wire_lengths`` the lengths on the wire.  ``number`` is the position (from 1) of
-    the first packet in its source, for messages to people.  ``skipped`` counts packets that are known to be missing
-    right before this batch (dropped at the intake, or while capturing was paused).
+    ``times`` are unix nanoseconds, ``wire_lengths`` the lengths on the wire in bytes.  ``number`` is the position, from
+    1, of the first packet in its source, for messages to people.  ``skipped`` counts packets known to be missing right
+    before this batch (dropped at the intake, or while capturing was paused).
     """
 
     buffer: bytes
@@ -70,17 +70,17 @@ class PacketBatch(NamedTuple):
     skipped: int = 0
 
     @property
-    def count(self) -> int:  # type: ignore[override]  # a batch is no sequence to people
-        """How many packets the batch holds."""
+    def count(self) -> int:  # type: ignore[override]  # tuple.count means nothing for a batch
+        """The number of packets."""
         return len(self.starts)
 
     @property
     def size(self) -> int:
-        """How many captured bytes the batch holds, without what lies between its packets."""
+        """The number of captured bytes, without those between packets in the buffer."""
         return sum(self.ends) - sum(self.starts)
 
     def packets(self) -> Iterator[Packet]:
-        """Make a :class:`Packet` of each."""
+        """Yield each packet as a :class:`Packet`."""
         buffer, interface = self.buffer, self.interface
         for start, end, time_ns, wire_length in zip(self.starts, self.ends, self.times, self.wire_lengths, strict=True):
             yield Packet(buffer[start:end], time_ns, wire_length, interface)

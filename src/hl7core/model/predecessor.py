@@ -1,11 +1,11 @@
-"""Reading the predecessor's session files: schema 1.x, or none.
+"""Reading the predecessor's session files: schema 1.x, or files without a version.
 
-The law: every byte that such a file holds of the wire is kept, in its element.  ``rawBytes`` counts before ``hexData``
-and that before text, which may have lost bytes in decoding.  What stands around a message's text (STX and CR LF, VT
-and FS CR, a LIS01 frame's) belongs to its element, as with sessions of our own.
+Every captured byte in such a file is kept, in its element.  An element may hold its bytes several times: ``rawBytes``
+is preferred to ``hexData``, and that to text, which may have lost bytes in decoding.  The framing around a message's
+text (VT and FS CR, STX and CR LF, that of a LIS01 frame) belongs to its element, as in our own sessions.
 
-A session without an id of 36 characters gets one in the layout of a UUID version 7: its start, and a BLAKE2b hash of
-all that tells it from others.  So the same file always gives the same id.
+A session without a 36-character id gets one in the layout of a UUID version 7, made of its start and a BLAKE2b hash of
+its addresses and bytes, so that the same file always gives the same id.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FRAMES: Final = (("lis01", _LIS01), ("mllp", _MLLP), ("plain", _PLAIN))
 
 
 class OldElement(StoredModel):
-    """An element with its bytes once, twice or four times."""
+    """An element, whose bytes stand in one to four of the last fields."""
 
     timestamp: Micros
     direction: Direction
@@ -52,12 +52,12 @@ class OldElement(StoredModel):
     @field_validator("raw_bytes", mode="before")
     @classmethod
     def _unpack(cls, value: Any) -> Any:
-        """Take what JavaScript makes of a buffer: ``{"type": "Buffer", "data": [...]}``."""
+        """Accept JavaScript's JSON of a buffer: ``{"type": "Buffer", "data": [...]}``."""
         return value.get("data") if isinstance(value, dict) else value
 
 
 class OldMetadata(StoredModel):
-    """When the file was saved, and for how long."""
+    """When the file was saved, and for how many days it is kept."""
 
     saved_at: Micros | None = None
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = RETENTION_DAYS
@@ -85,7 +85,7 @@ class OldSession(StoredModel):
 
 
 def read_session(value: dict[str, Any], now: datetime | None) -> Session:
-    """Return the session that a predecessor's file holds; ``now`` counts as its save if it says none.
+    """Return the session in a predecessor's file; ``now`` is used as its time of saving if it has none.
 
     Raises SessionRefused.
     """
@@ -147,18 +147,18 @@ def _id(old: OldSession, raws: Sequence[bytes]) -> str:
 
 
 def _joined(old: OldSession, raws: Sequence[bytes]) -> tuple[tuple[Element, ...], tuple[Message, ...], str]:
-    """Return the elements, the messages, and the protocol that their framing tells."""
+    """Return the elements, the messages, and the protocol, which follows from the framing."""
     protocol = ""
     offsets = dict.fromkeys(Direction, 0)
     elements: list[Element] = []
     messages: list[Message] = []
-    waiting = list(old.messages)
+    unplaced = list(old.messages)
     for stored, raw in zip(old.elements, raws, strict=True):
         kind = ElementType(stored.type) if stored.type in _TYPES else ElementType.OTHER
         time_ns = round(stored.timestamp * 1000) * 1000
         element = Element(time_ns, stored.direction, kind, offsets[stored.direction], content=raw)
         offsets[stored.direction] += len(raw)
-        index = next((n for n, text in enumerate(waiting) if _same(raw, text)), None)
+        index = next((n for n, text in enumerate(unplaced) if _same(raw, text)), None)
         if index is not None:
             name, before, text, after = _parts(raw)
             protocol = protocol or name
@@ -166,10 +166,10 @@ def _joined(old: OldSession, raws: Sequence[bytes]) -> tuple[tuple[Element, ...]
                 before=before, content=b"", after=after, message=len(messages), span=(0, len(text))
             )
             messages.append(_message(text, stored.direction, name, time_ns))
-            del waiting[index]
+            del unplaced[index]
         elements.append(element)
     last_ns = elements[-1].time_ns if elements else round(old.start_time * 1000) * 1000
-    for rest in waiting:  # joined from several elements, or from none that the file has
+    for rest in unplaced:  # joined from several elements, or from none in the file
         name, _, text, _ = _parts(rest.encode())
         protocol = protocol or name
         messages.append(_message(text, Direction.FROM_DEVICE, name, last_ns))
@@ -177,7 +177,7 @@ def _joined(old: OldSession, raws: Sequence[bytes]) -> tuple[tuple[Element, ...]
 
 
 def _same(raw: bytes, text: str) -> bool:
-    """Say whether a message's string is what some decoding made of an element's bytes, with or without framing."""
+    """Return whether a message's string is an element's bytes, decoded in some way, with or without framing."""
     if len(raw) < 2:
         return False
     inner = _parts(raw)[2]
@@ -185,7 +185,7 @@ def _same(raw: bytes, text: str) -> bool:
 
 
 def _parts(raw: bytes) -> tuple[str, bytes, bytes, bytes]:
-    """Return the protocol whose frame ``raw`` is, what stands before the text, the text and what stands behind."""
+    """Return the protocol of the frame ``raw``, and the bytes before the text, the text and the bytes after it."""
     for name, frame in _FRAMES:
         if found := frame.fullmatch(raw):
             before, text, after = found.groups()
@@ -194,7 +194,7 @@ def _parts(raw: bytes) -> tuple[str, bytes, bytes, bytes]:
 
 
 def _message(text: bytes, direction: Direction, protocol: str, time_ns: int) -> Message:
-    """Return a message with what its first records say of it."""
+    """Return a message, with the fields that its own header and MSA segment give."""
     control_id = kind = charset = ack_code = ""
     reply_to = None
     if text.startswith(b"MSH") and len(text) > 3:

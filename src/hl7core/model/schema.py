@@ -37,7 +37,6 @@ from hl7core.model.text import decode
 
 __all__ = [
     "SCHEMA_VERSION",
-    "TO_ESCAPE",
     "at_stored_precision",
     "end_within",
     "from_millis",
@@ -54,8 +53,6 @@ SCHEMA_VERSION: Final = "2.0.0"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _CONTROLS: Final = bytes([*range(9), 11, 12, *range(14, 32), 127])
-TO_ESCAPE: Final = bytes([*range(13), *range(14, 32)])
-"""The ASCII control characters except CR."""
 _MLLP: Final = (b"\x0b", b"\x1c\r")
 _PLAIN: Final = (b"\x02", b"\r\n")
 _NO_FRAMING: Final = (b"", b"")
@@ -64,9 +61,8 @@ _NO_FRAMING: Final = (b"", b"")
 def usual_framing(protocol: str, before: bytes, text: bytes) -> tuple[bytes, bytes]:
     """Return the bytes before and after ``text`` in a sound frame of ``protocol``; the JSON leaves them out.
 
-    MLLP: VT and FS CR (HL7 v2, Minimal Lower Layer Protocol).  Plain: STX and CR LF.  LIS01 (LIS01-A2, 6.3): before, no
-    bytes are usual, since the frame number differs; after, ETX, the checksum of everything between STX and checksum,
-    CR LF.
+    MLLP: VT and FS CR.  Plain: STX and CR LF.  LIS01: nothing before, since the frame number differs; after, ETX, the
+    checksum of everything between STX and checksum, CR LF.  docs/wire.md names the sources.
     """
     if protocol == "mllp":
         return _MLLP

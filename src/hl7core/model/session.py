@@ -1,7 +1,7 @@
-"""A session: one complete conversation between an analyzer and the LIS.
+"""A session: one conversation between an analyzer and the LIS, with its elements and messages.
 
-The law of these values: they are tuples, so no plugin or thread that is given one can change it for the others.  A
-change is a new value (``session._replace(...)``).  They hold no clock and no file.
+All of these are tuples: a plugin or thread that is handed one cannot change it for others, and makes a changed copy
+with ``session._replace(...)``.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ __all__ = [
 ]
 
 SESSION_ID: Final = re.compile(r"[0-9a-f-]{36}")
-"""What every session id matches whole, so that no store has to sanitise a path."""
+"""Every session id matches this in full, so that a store can use it as a file name as it is."""
 
 
 def moment(time_ns: int) -> datetime:
-    """Return unix nanoseconds as an aware UTC datetime (microseconds are its resolution)."""
+    """Return unix nanoseconds as an aware UTC datetime, rounded down to microseconds."""
     seconds, rest = divmod(time_ns, 1_000_000_000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
 
 
 class Direction(StrEnum):
-    """Who sent it.  The names are the predecessor's: ``pc`` is the LIS."""
+    """Who sent it.  The values are the predecessor's, in which ``pc`` is the LIS."""
 
     FROM_DEVICE = "device-to-pc"
     FROM_LIS = "pc-to-device"
 
 
 class ElementType(StrEnum):
-    """What an element is in the conversation."""
+    """The role of an element in the conversation: ENQ is a start, EOT an end, stray bytes and gaps are other."""
 
     START = "start"
     MESSAGE = "message"
@@ -60,7 +60,12 @@ class ElementType(StrEnum):
 
 
 class Ending(StrEnum):
-    """How a session ended."""
+    """How a session ended.
+
+    ``complete``: as its protocol says.  ``silent``: its timeout passed.  ``closed``, ``reset``: its connection ended
+    (FIN, RST).  ``gapped``: bytes are missing from the capture.  ``captureEnd``: the capture ended first.  ``stopped``:
+    capturing was stopped.  ``evicted``: a memory bound let it go.
+    """
 
     COMPLETE = "complete"
     SILENT = "silent"
@@ -75,10 +80,10 @@ class Ending(StrEnum):
 class Element(NamedTuple):
     """A frame placed in a session.
 
-    ``time_ns`` is the packet time (unix nanoseconds) of its first byte, ``offset`` that byte's place in its stream.
-    Its bytes are ``before + text + after``: the text is ``messages[message].text[span[0]:span[1]]`` where it is part
-    of a message, else ``content``.  ``missing`` counts bytes that the capture does not hold (a gap).  ``late`` is
-    true if it came after its session had ended.
+    ``time_ns`` is the packet time of its first byte (unix nanoseconds), ``offset`` the offset of that byte in its
+    stream.  Its bytes are ``before + text + after``.  If ``message`` is not None, the text is
+    ``session.messages[message].text[span[0]:span[1]]``, else it is ``content``.  ``missing`` counts the bytes of a gap,
+    which the capture does not hold.  ``late`` is true if it came after its session had ended.
     """
 
     time_ns: int
@@ -98,9 +103,10 @@ class Element(NamedTuple):
 class Message(NamedTuple):
     """Application data joined from frames: HL7 v2, or LIS02 (ASTM) records.
 
-    ``text`` is its exact bytes, ``time_ns`` the packet time of the last one.  ``charset`` is MSH-18 as declared.
-    ``control_id`` is MSH-10 (ASTM: H-3) or "", ``message_type`` MSH-9 (ASTM: the letters of its records).
-    ``ack_code`` is MSA-1 and ``reply_to`` MSA-2 of a reply; ``reply_to`` is None for what is no reply.
+    ``text`` is its exact bytes, ``time_ns`` the packet time of the last one (unix nanoseconds).  ``control_id`` is
+    MSH-10 (LIS02: H-3), ``message_type`` MSH-9 (LIS02: the letters of its records, such as "HPORL"), ``charset`` MSH-18
+    as declared; each is "" if the message has none.  In a reply ``ack_code`` is MSA-1 and ``reply_to`` MSA-2;
+    ``reply_to`` is None if it is not a reply.  ``complete`` is false if part of it is missing.
     """
 
     text: bytes
@@ -115,21 +121,25 @@ class Message(NamedTuple):
     reply_to: str | None = None
 
     def decoded(self) -> tuple[str, str]:
-        """Return its text as ``str`` and the codec that gives its exact bytes back."""
+        """Return its text as ``str`` and the Python codec whose ``encode`` gives its exact bytes back."""
         return decode(self.text, self.charset)
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of its exact bytes, in hex."""
+        """The SHA-256 of its exact bytes, 64 hexadecimal digits."""
         return sha256(self.text).hexdigest()
 
 
 class Session(NamedTuple):
-    """LIS01 and the plain variant: ENQ to EOT.  MLLP: one exchange.
+    """One conversation.  LIS01 and the plain variant: ENQ to EOT.  MLLP: one exchange.
 
-    ``start_ns`` and ``end_ns`` are the packet times of its first and last byte.  ``connection`` names both ends of its
-    TCP connection, the opener's first.  ``revision`` is 0 when the session ends and grows by one with each
-    acknowledgement that joins it later.
+    ``start_ns`` and ``end_ns`` are the packet times of its first and last byte (unix nanoseconds).  ``device`` is the
+    analyzer's end, ``lis`` the LIS's; ``connection`` names both ends of the TCP connection, the opener's first.
+    ``protocol`` is "mllp", "lis01", "plain" or a dialect's name.  ``revision`` is 0 when the session ends and grows by
+    one with each acknowledgement that joins it later.
+
+    The fields from ``deliveries`` on change after its end: its state at each destination, whether a person ``ignored``
+    it, when it was saved, until when it is kept and for how many days.  Their times are aware UTC datetimes.
     """
 
     id: str
@@ -165,9 +175,9 @@ class Session(NamedTuple):
 
     @property
     def latency_ns(self) -> int | None:
-        """How long a request waited for its first answer: from its last byte to that one's first, by packet times.
+        """Nanoseconds from the last byte of its request to the first byte of the first answer, by packet times.
 
-        Nanoseconds; None if no message answers another, as in LIS01.
+        None if no message answers another, as in LIS01.
         """
         asked = next((message for message in self.messages if message.reply_to is None), None)
         for element in self.elements:
@@ -179,23 +189,23 @@ class Session(NamedTuple):
 
     @property
     def status(self) -> DeliveryStatus:
-        """Where it stands over all its destinations."""
+        """Its state over all destinations, as ``overall_status`` computes it."""
         return overall_status(self.deliveries, ignored=self.ignored)
 
     def text_of(self, element: Element) -> bytes:
-        """Return the text that ``element`` (one of its own) carries."""
+        """Return the text of ``element``, which must be one of this session's."""
         if element.message is None:
             return element.content
         start, end = element.span
         return self.messages[element.message].text[start:end]
 
     def raw_of(self, element: Element) -> bytes:
-        """Return every captured byte of ``element`` (one of its own)."""
+        """Return every captured byte of ``element``, which must be one of this session's."""
         return element.before + self.text_of(element) + element.after
 
 
 class OpenSession(NamedTuple):
-    """The light summary of a session that still goes on: counts and the last element, never content."""
+    """A summary of a session that has not ended: counts, and its last element's type, direction and time."""
 
     id: str
     start_ns: int
@@ -210,13 +220,15 @@ class OpenSession(NamedTuple):
 
 
 class SessionQuery(NamedTuple):
-    """Which sessions to load.  A session matches if it matches every field that is given.
+    """Which sessions to load: those that match every field that is set.
 
-    ``since`` and ``until`` limit the start (``since`` included, ``until`` not).  ``expired_at`` selects sessions whose
-    ``persisted_until`` is before it, ``pending_for`` those still pending for that destination.  ``specimen``,
-    ``patient``, ``control_id`` and ``finding`` match whole values, ``text`` any part of a message.  ``after`` (the
-    start and id of a session) continues a listing after that session.  At most ``limit`` sessions are returned, oldest
-    first, or newest first with ``newest_first``.
+    ``device`` and ``lis`` are addresses.  ``since`` and ``until`` bound the start, ``since`` inclusive.  ``specimen``,
+    ``patient``, ``control_id`` and ``finding`` (a code) match whole values; ``text`` matches part of any message.
+    ``pending_for`` matches sessions still pending for the named destination, ``expired_at`` those whose
+    ``persisted_until`` is earlier.  Times are aware datetimes.
+
+    At most ``limit`` sessions are returned, oldest first, or newest first with ``newest_first``.  ``after`` continues a
+    listing: the start and id of the last session of the previous page.
     """
 
     ids: tuple[str, ...] = ()

@@ -1,8 +1,7 @@
-"""Reading a session's JSON, which comes from outside: every value is checked, and the captured bytes are proved.
+"""Reading a session's JSON, which comes from outside: every value is checked.
 
-The law: what is returned is a sound session, whose messages have the SHA-256 that was written with them; all else is
-refused with a SessionRefused that says what is wrong and quotes nothing.  Unknown keys are let pass: a later version
-may have more.
+The result is a valid session whose messages have the SHA-256 that was written with them.  Anything else is refused with
+a SessionRefused that says what is wrong and quotes nothing.  Unknown keys are ignored: later versions may add some.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ def _message(text: str, info: StoredMessageInfo) -> Message:
         info.reply_to,
     )
     if len(message.text) != info.length or message.sha256 != info.sha256:
-        raise SessionRefused("a message is not what its sha256 was taken of")
+        raise SessionRefused("a message does not match its length or sha256")
     return message
 
 
@@ -134,11 +133,11 @@ def _element(stored: StoredElement, protocol: str, messages: tuple[Message, ...]
     after = bytes.fromhex(stored.after or "")
     if stored.message is not None:
         if stored.message >= len(messages):
-            raise SessionRefused("an element refers to a message that is not there")
+            raise SessionRefused("an element refers to a message that does not exist")
         whole = messages[stored.message].text
         span = (0, len(whole)) if stored.span is None else stored.span
         if not span[0] <= span[1] <= len(whole):
-            raise SessionRefused("an element refers to bytes that no message holds")
+            raise SessionRefused("an element's span lies outside its message")
         text = whole[span[0] : span[1]]
         if stored.before is None:
             before = usual_framing(protocol, b"", b"")[0]
@@ -186,12 +185,12 @@ def _deliveries(stored: StoredSession) -> tuple[Delivery, ...]:
 
 
 def _encoded(text: str, encoding: str) -> bytes:
-    """Return ``text`` under a text codec of Python's.  Raises SessionRefused."""
+    """Return the bytes of ``text`` in a Python codec.  Raises SessionRefused."""
     codec = codec_of(encoding)
     try:
         return text.encode(codec or "undefined")
     except (UnicodeError, LookupError):
-        raise SessionRefused("text does not fit its encoding") from None
+        raise SessionRefused("text cannot be encoded in its stated encoding") from None
 
 
 def _nanoseconds(millis: float) -> int:

@@ -1,6 +1,6 @@
-"""What a session's JSON may hold: the pydantic models, from which its JSON Schema is made too.
+"""The shape of a session's JSON: pydantic models of what a reader accepts, which also give the JSON Schema.
 
-The law: fields stand in the order in which they are written, and whatever a model lets pass, the reader can work with.
+Fields stand in the order in which they are written.  What the models accept, :mod:`hl7core.model.stored` can read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Hex = Annotated[str, Field(pattern=r"^([0-9A-Fa-f]{2})*$")]
 
 
 class StoredModel(BaseModel):
-    """The base of what is read from JSON: keys in camelCase, unknown ones let pass, no input quoted in errors."""
+    """Base of all models: keys in camelCase, unknown keys ignored, no input in error messages."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
@@ -49,14 +49,14 @@ class StoredModel(BaseModel):
 
 
 class StoredFault(StoredModel):
-    """A deviation from the framing's rules; ``offset`` counts bytes in the stream."""
+    """A deviation from the framing's rules, at a byte offset in the stream."""
 
     code: str
     offset: Count
 
 
 class StoredElement(StoredModel):
-    """An element: its text lies in a message, or is ``content`` or ``hexData``."""
+    """An element: its text is part of a message, or is ``content`` or ``hexData``."""
 
     id: str
     timestamp: Micros
@@ -76,7 +76,7 @@ class StoredElement(StoredModel):
 
 
 class StoredMessageInfo(StoredModel):
-    """What is known of a message beside its text."""
+    """The fields of a message other than its text."""
 
     encoding: str
     direction: Direction
@@ -103,7 +103,7 @@ class StoredFinding(StoredModel):
 
 
 class StoredDelivery(StoredModel):
-    """How far the session has come at one destination."""
+    """The session's state at one destination."""
 
     status: DeliveryStatus
     attempts: Count = 0
@@ -113,7 +113,7 @@ class StoredDelivery(StoredModel):
 
 
 class StoredMetadata(StoredModel):
-    """Which schema the file has, when it was saved and for how long."""
+    """The schema version of the file, when it was saved and for how many days it is kept."""
 
     version: str
     saved_at: Millis | None = None
@@ -121,7 +121,7 @@ class StoredMetadata(StoredModel):
 
 
 class StoredSession(StoredModel):
-    """A session as schema 2 writes it."""
+    """A session in schema version 2."""
 
     session_id: Annotated[str, Field(pattern=f"^{SESSION_ID.pattern}$")]
     start_time: Millis

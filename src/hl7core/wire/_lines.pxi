@@ -85,13 +85,13 @@ cdef class FastJsonLine:
     def __init__(self, slow):
         self._slow = slow
 
-    def __call__(self, told):
+    def __call__(self, exchange):
         try:
-            return self._line(told)
+            return self._line(exchange)
         except OverflowError:  # a time beyond 64 bits
-            return self._slow(told)
+            return self._slow(exchange)
 
-    cdef _line(self, told):
+    cdef _line(self, exchange):
         cdef _Line line
         cdef char small[_SMALL]
         cdef char* room = small
@@ -99,19 +99,19 @@ cdef class FastJsonLine:
         cdef bytes raw, asked_raw, question, reply, made = None
         cdef tuple constant
         cdef long long asked_ns, asked_end_ns, start_ns, end_ns, first_ns, last_ns, asked_offset, offset
-        connection, request, answer = _fields(told, _FastExchange)
+        connection, request, answer = _fields(exchange, _FastExchange)
         asking, asked_raw, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, clean = _fields(request, _Request)
         _, raw, offset, start_ns, end_ns, own_id, own_type, charset, own_clean, code = _fields(answer, _Reply)
         first_ns = min(asked_ns, asked_end_ns, start_ns, end_ns)
         last_ns = max(asked_ns, asked_end_ns, start_ns, end_ns)
         if asked_charset or charset or first_ns < 0 or last_ns >= _EXACT:
-            return self._slow(told)
+            return self._slow(exchange)
         question, reply = asked_raw[1:len(asked_raw) - 2], raw[1:len(raw) - 2]
         if not (question.isascii() and reply.isascii() and (clean or _is_clean(question)) and (own_clean or _is_clean(reply))):
-            return self._slow(told)
+            return self._slow(exchange)
         constant = connection.constant[asking.side]
         if not constant:
-            made = self._slow(told)
+            made = self._slow(exchange)
             constant = _constant_parts(made)
             first, second = connection.constant
             connection.constant = (first, constant) if asking.side else (constant, second)
@@ -154,7 +154,7 @@ cdef class FastJsonLine:
             _put_text(&line, code)
         _put(&line, b'"}]}', 4)
         if line.full:
-            return self._slow(told)
+            return self._slow(exchange)
         return PyBytes_FromStringAndSize(room, line.at - room)
 
 

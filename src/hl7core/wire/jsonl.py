@@ -26,7 +26,10 @@ _TOGETHER: Final = 2
 
 
 class JsonlDecoder(Decoder):
-    """Turns packets into lines of JSON, a session each, without what only a save adds."""
+    """Turns packets into lines of JSON, one per session, without the fields that only a save adds.
+
+    ``share`` is the part of all connections to decode, as in Decoder.
+    """
 
     def __init__(
         self, options: DecoderOptions | None = None, dialects: Sequence[Dialect] = (), share: range = ALL
@@ -34,27 +37,28 @@ class JsonlDecoder(Decoder):
         super().__init__(options, dialects, make=_make, share=share)
 
     def lines(self, batch: PacketBatch) -> list[bytes]:
-        """Take packets; return the lines (no end of line) of the sessions that ended or changed, in that order."""
+        """Decode packets; return the lines (without line ends) of the sessions that ended or changed, in that order."""
         return _lines(self.feed(batch))
 
     def last_lines(self, ending: Ending = Ending.CAPTURE_END) -> Iterator[list[bytes]]:
-        """End everything; yield the lines of the sessions that were open, some at a time."""
+        """End every session; yield the lines of those that were open, in batches."""
         return map(_lines, self.ending(ending))
 
 
 class ShardDecoder(JsonlDecoder):
-    """Takes one share of the connections, and says of each line where it belongs among those of the others.
+    """Decodes one shard of the connections; gives each line a place, by which the lines of all shards are merged.
 
-    A place is that of the packet at which the session ended (at the end of the capture: of its connection's first).
+    A line's place is that of the packet at which its session ended, and at the end of the capture that of its
+    connection's first packet.  Places grow with the packets of the capture.
     """
 
-    def __init__(self, options: DecoderOptions | None, share: range) -> None:
-        super().__init__(options, share=share)
+    def __init__(self, options: DecoderOptions | None, shard: range) -> None:
+        super().__init__(options, share=shard)
         self._batches = 0
-        self._at = 0  # the place of the packet at hand
+        self._at = 0  # the place of the current packet
 
     def placed(self, batch: PacketBatch) -> tuple[list[int], list[bytes]]:
-        """Take packets; return the lines and their places."""
+        """Decode packets; return the places and the lines, in the same order."""
         self._batches += 1
         out: list[Any] = []
         places: list[int] = []
@@ -63,9 +67,10 @@ class ShardDecoder(JsonlDecoder):
         return places, _lines(out)
 
     def last_placed(self, ending: Ending = Ending.CAPTURE_END) -> Iterator[tuple[list[int], list[bytes]]]:
-        """End everything; yield the lines of the sessions that were open, and their places, some at a time.
+        """End every session; yield the places and the lines of those that were open, in batches.
 
-        As many times as any other share that has taken the same batches, each time those of the same part of them.
+        Shards that decoded the same capture yield equally often, and each time for connections that began in the same
+        packets, so that one step of all shards can be merged at a time.
         """
         open_ones = self.open_connections()
         for upto in range(_TOGETHER, self._batches + _TOGETHER, _TOGETHER):
@@ -81,7 +86,7 @@ class ShardDecoder(JsonlDecoder):
     def _watched(
         self, packets: Iterable[tuple[int, int, int]], base: int, out: list[Any], places: list[int]
     ) -> Iterator[tuple[int, int, int]]:
-        """Yield the packets; what is in ``out`` when the next one is asked for came of that one."""
+        """Yield ``packets``, and give what each of them added to ``out`` its place."""
         for packet in packets:
             self._at = at = base + packet[0]
             yield packet
@@ -99,9 +104,9 @@ def _lines(found: Sequence[Any]) -> list[bytes]:
     return [one if one.__class__ is bytes else session_to_json(one, saved=False) for one in found]
 
 
-def exchange_line(told: FastExchange) -> bytes:
+def exchange_line(exchange: FastExchange) -> bytes:
     """Return the line of an exchange that took the fast path."""
-    return session_to_json(exchange_session(told), saved=False)
+    return session_to_json(exchange_session(exchange), saved=False)
 
 
 _make: Final[Make] = exchange_line if FastJsonLine is None else FastJsonLine(exchange_line)

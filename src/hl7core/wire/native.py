@@ -1,7 +1,7 @@
-"""The short way as machine code, where this installation has it; each name is None where not.
+"""The fast path of the decoder, in C; each name is None where the extension is not installed.
 
-It is built from ``_native.pyx`` where a C compiler is at hand (docs/performance.md), and left aside if the environment
-says ``HL7CORE_PURE=1``.
+``_native.pyx`` is compiled at installation if a C compiler is there (docs/performance.md).  ``HL7CORE_PURE=1`` in the
+environment turns it off.
 """
 
 from __future__ import annotations

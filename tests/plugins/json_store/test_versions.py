@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from hl7core import StoreError, session_from_json
-from hl7core.model.schema import schema_version_of, session_to_dict
+from hl7core import StoreError, schema_version_of, session_from_json
+from hl7core.model.schema import session_to_dict
 from plugins.json_store.parts import NOW, OLD, files_in, loaded, session, started
 
 

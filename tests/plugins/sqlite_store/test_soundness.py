@@ -28,7 +28,7 @@ from plugins.sqlite_store.parts import NOW, loaded, session
         {"elements": (session().elements[0]._replace(span=(5, 99_999)),)},
         {"messages": None},
         {"deliveries": ("SECRET",)},
-        {"retention_days": False},
+        {"retention_days": "SECRET"},
         {"revision": -1},
         {"persisted_until": datetime(1960, 1, 1, tzinfo=UTC)},
     ],

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from hl7core.model.schema import TO_ESCAPE
 from hl7core.model.session import Element, ElementType, Ending, Message, Session
 from hl7core.wire.connection import Connection, Half
 from hl7core.wire.memory_budget import LIGHT, ConnectionMemory
@@ -23,6 +22,8 @@ _HEAD: Final = b"\x0bMSH|^~\\&|"
 _HEADER: Final = 200
 _MAX_ANSWERED: Final = 1300
 _BETWEEN: Final = "\r"  # no field of a message holds one
+_CONTROLS: Final = bytes([*range(13), *range(14, 32)])
+"""The ASCII control characters except CR."""
 _VT: Final = b"\x0b"
 _END: Final = b"\x1c\r"
 _MESSAGE: Final = ElementType.MESSAGE
@@ -148,7 +149,7 @@ class FastPath:
         size = len(data)
         if (
             not data.startswith(_HEAD) or not data.endswith(_END) or size > self.longest
-            or len(data.translate(None, TO_ESCAPE)) != size - 2
+            or len(data.translate(None, _CONTROLS)) != size - 2
             or not self._add(half, data, half.offset, now, now, out, True)
         ):  # fmt: skip
             return False
