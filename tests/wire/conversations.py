@@ -14,8 +14,17 @@ REQUESTS = (
     b"MSH$%%~\\&$AN$LAB$LIS$LAB$20260101$$ORU$%b$P$2.5$$$%b$%b\rPID$1\r",
     b"MSH|^~\\&|AN|LAB|LIS|LAB|20260101||ORM^O01|%b|P|2.5|||%b|%b\rORC|NW\rMSH|^~\\&|||||||ORM^O01|B2\rORC|NW\r",
 )
-ASKS = ((b"", b""), (b"AL", b"NE"), (b"AL", b"AL"), (b"NE", b"NE"), (b"ER", b"ER"), (b"NE", b"AL"), (b"SU", b""))
-CODES = (b"AA", b"CA", b"AE", b"CE", b"AR", b"")
+ASKS = (
+    (b"", b""),
+    (b"AL", b"NE"),
+    (b"AL", b"AL"),
+    (b"NE", b"NE"),
+    (b"ER", b"ER"),
+    (b"NE", b"AL"),
+    (b"SU", b""),
+    (b"XX", b"AL"),
+)
+CODES = (b"AA", b"CA", b"AE", b"CE", b"AR", b"", b"OK")
 IDS = (b"1", b"2", b"A-77", b"")
 STRAYS = (b"\r\n", b"noise", b"\n", b"\x0b\x06\x1c\r", b"\x0b\x1c\r")
 

@@ -2,7 +2,7 @@
 
 from hashlib import sha256 as _sha256
 
-from hl7core.wire.mllp_sessions.exchange import POSITIVE
+from hl7core.wire.mllp_sessions.acknowledgement import POSITIVE
 
 cdef frozenset _POSITIVE = frozenset(POSITIVE)
 
@@ -61,23 +61,23 @@ cdef class FastJsonLine:
     def __init__(self, slow):
         self._slow = slow
 
-    def __call__(self, tuple told):
+    def __call__(self, told):
         try:
             return self._line(told)
         except OverflowError:  # a time that no machine word holds
             return self._slow(told)
 
-    cdef _line(self, tuple told):
+    cdef _line(self, told):
         cdef _Line line
         cdef char small[_SMALL]
         cdef char* room = small
         cdef Py_ssize_t size
         cdef bytes raw, asked_raw, question, reply, made = None
-        cdef tuple constant, asked, answer
+        cdef tuple constant
         cdef long long asked_ns, asked_end_ns, start_ns, end_ns, asked_offset, offset
-        connection, asked, answer = told
-        asking, asked_raw, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, clean = asked
-        _, raw, offset, start_ns, end_ns, own_id, own_type, charset, own_clean, code = answer
+        connection, request, answer = _fields(told, _FastExchange)
+        asking, asked_raw, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, clean = _fields(request, _Request)
+        _, raw, offset, start_ns, end_ns, own_id, own_type, charset, own_clean, code = _fields(answer, _Reply)
         constant = connection.constant[asking.side]
         if asked_charset or charset or not constant or asked_ns < 0 or start_ns < 0 or asked_end_ns < 0 or end_ns < 0:
             return self._slow(told)

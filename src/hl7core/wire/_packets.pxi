@@ -5,7 +5,7 @@ from cpython.list cimport PyList_Append
 from hl7core.wire.connection import DECIDED, IGNORED, Connection, Half
 from hl7core.wire.peek import NO_REPLY
 from hl7core.wire.memory_budget import LIGHT
-from hl7core.wire.mllp_sessions.fast_path import TERMS, FastPath, terms_of
+from hl7core.wire.mllp_sessions.fast_path import TERMS, FastExchange, FastPath, Reply, Request, Terms, terms_of
 
 cdef object _DECIDED = DECIDED
 cdef object _IGNORED = IGNORED
@@ -23,6 +23,10 @@ cdef enum:
 cdef object _Connection = Connection
 cdef object _Half = Half
 cdef object _Usual = FastPath
+cdef object _FastExchange = FastExchange
+cdef object _Request = Request
+cdef object _Reply = Reply
+cdef object _Terms = Terms
 cdef Py_ssize_t _STATE = _slot(Connection, "state")
 cdef Py_ssize_t _CONNECTION_LAST_NS = _slot(Connection, "last_ns")
 cdef Py_ssize_t _USUAL = _slot(Connection, "usual")
@@ -379,23 +383,25 @@ cdef class SlowPathPackets:
         terms = _terms.get(rest)
         if terms is None:
             terms = terms_of(rest)
+        wants_none, _, charset = _fields(terms, _Terms)
         asked = _get(usual, _ASKED)
         if asked is None:
             if (
-                terms[0] or size > _LIGHT or size - begin < 3
+                wants_none or size > _LIGHT or size - begin < 3
                 or PyBytes_FromStringAndSize(<char*>block + begin, 3) not in _NO_REPLY
                 or half.connection.device_side < 0
             ):
                 return False
             usual.terms = terms
-            _set(usual, _ASKED, (
+            _set(usual, _ASKED, _named(_Request, (
                 half, raw, offset, start_ns, end_ns,
                 PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL),
                 PyUnicode_DecodeLatin1(<char*>block + fields[6], fields[7] - 1 - fields[6], NULL),
-                terms[3], True,
-            ))
+                charset, True,
+            )))
             return True
-        if asked[0] is half or size - begin < 4 or memcmp(block + begin, b"MSA|", 4):
+        asking, _, _, _, _, control_id, _, _, _ = _fields(asked, _Request)
+        if asking is half or size - begin < 4 or memcmp(block + begin, b"MSA|", 4):
             return False
         begin += 4
         stop = <Bytes>memchr(block + begin, 0x0D, min(size - begin, _LONGEST - 5))
@@ -412,15 +418,15 @@ cdef class SlowPathPackets:
         stop = <Bytes>memchr(block + begin, 0x7C, line - begin)
         if stop != NULL:
             line = stop - block
-        if PyUnicode_DecodeLatin1(<char*>block + begin, line - begin, NULL) != asked[5]:
+        if PyUnicode_DecodeLatin1(<char*>block + begin, line - begin, NULL) != control_id:
             return False
-        _, accept, application, _ = usual.terms
-        if application and (code == "CA" or (accept and not code.startswith("C"))):
-            return False  # more is to come
-        usual.tell((half.connection, asked, (
+        _, completing, _ = _fields(usual.terms, _Terms)
+        if (<dict>completing).get(code) is not True:
+            return False  # more is to come, or the code is unknown
+        usual.tell(_named(_FastExchange, (half.connection, asked, _named(_Reply, (
             half, raw, offset, start_ns, end_ns,
             PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL),
             PyUnicode_DecodeLatin1(<char*>block + fields[6], fields[7] - 1 - fields[6], NULL),
-            terms[3], True, code,
-        )), self._out)
+            charset, True, code,
+        )))), self._out)
         return True

@@ -2,23 +2,6 @@
 
 from hl7core.model.session import Element, ElementType, Ending, Message, Session
 
-cdef extern from *:
-    """
-    /* What tuple.__new__(kind, values) gives, kind being a named tuple's class, without its looking for what it knows. */
-    static inline PyObject *hl7core_named(PyObject *kind, PyObject *values) {
-        Py_ssize_t at, size = PyTuple_GET_SIZE(values);
-        PyObject *made = ((PyTypeObject *)kind)->tp_alloc((PyTypeObject *)kind, size);
-        if (made == NULL) return NULL;
-        for (at = 0; at < size; at++) {
-            PyObject *value = PyTuple_GET_ITEM(values, at);
-            Py_INCREF(value);
-            PyTuple_SET_ITEM(made, at, value);
-        }
-        return made;
-    }
-    """
-    object _named "hl7core_named"(object kind, tuple values)
-
 cdef object _Session = Session
 cdef object _Element = Element
 cdef object _Message = Message
@@ -45,25 +28,25 @@ cdef class FastSession:
     def __init__(self, slow):
         self._slow = slow
 
-    def __call__(self, tuple told):
-        connection, asked, answer = told
-        if type(connection) is not _Connection or type(asked[0]) is not _Half or type(answer[0]) is not _Half:
-            return self._slow(told)
+    def __call__(self, told):
+        connection, request, reply = _fields(told, _FastExchange)
         try:
-            return self._session(connection, asked, answer)
+            return self._session(told, connection, _fields(request, _Request), _fields(reply, _Reply))
         except OverflowError:
             return self._slow(told)
 
-    cdef _session(self, connection, tuple request, tuple reply):
+    cdef _session(self, told, connection, tuple request, tuple reply):
         cdef _Line line
         cdef char name[36]
         cdef bytes asked, raw, question, answer
-        cdef tuple directions = _get(connection, _DIRECTIONS), ends = _get(connection, _ENDS) or connection.ends
-        cdef Py_ssize_t side = _get(connection, _DEVICE_SIDE)
+        cdef tuple directions, ends
+        cdef Py_ssize_t side
         asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, _ = request
         half, raw, offset, start_ns, end_ns, own_id, own_type, charset, _, code = reply
-        if asked_ns < 0:
-            return self._slow((connection, request, reply))
+        if type(connection) is not _Connection or type(asking) is not _Half or type(half) is not _Half or asked_ns < 0:
+            return self._slow(told)
+        directions, ends = _get(connection, _DIRECTIONS), _get(connection, _ENDS) or connection.ends
+        side = _get(connection, _DEVICE_SIDE)
         line.at = name
         line.end = name + 36
         line.full = False

@@ -1,5 +1,5 @@
-# Slots: an attribute of a class with __slots__ by its place, as the interpreter reads it once its code is warm.
-# The law: of an object whose type is known to be the very class.
+# Slots: an attribute of a class with __slots__, read by its place.  Only of an object whose type was checked before.
+# Named tuples: made without the search that tuple.__new__ begins with.
 
 cdef extern from *:
     """
@@ -32,10 +32,24 @@ cdef extern from *:
         *place = value;
         Py_XDECREF(old);
     }
+
+    /* What tuple.__new__(kind, values) gives, kind being a named tuple's class. */
+    static inline PyObject *hl7core_named(PyObject *kind, PyObject *values) {
+        Py_ssize_t at, size = PyTuple_GET_SIZE(values);
+        PyObject *made = ((PyTypeObject *)kind)->tp_alloc((PyTypeObject *)kind, size);
+        if (made == NULL) return NULL;
+        for (at = 0; at < size; at++) {
+            PyObject *value = PyTuple_GET_ITEM(values, at);
+            Py_INCREF(value);
+            PyTuple_SET_ITEM(made, at, value);
+        }
+        return made;
+    }
     """
     Py_ssize_t hl7core_slot(object member)
     object _get "hl7core_get"(object of, Py_ssize_t slot)
     void _set "hl7core_set"(object of, Py_ssize_t slot, object value)
+    object _named "hl7core_named"(object kind, tuple values)
 
 
 cdef Py_ssize_t _slot(kind, str name) except 0:
@@ -43,3 +57,10 @@ cdef Py_ssize_t _slot(kind, str name) except 0:
     if not found:
         raise ImportError(f"{kind.__name__}.{name} is no slot")  # so all of it is left to Python
     return found
+
+
+cdef inline tuple _fields(value, kind):
+    """Return a named tuple of exactly this class as a tuple to be unpacked, which Cython does in place."""
+    if type(value) is not kind:
+        raise TypeError(f"{kind.__name__} is wanted")
+    return <tuple>value

@@ -17,8 +17,8 @@ from hl7core.model.session import Ending, Session
 from hl7core.wire.connection import Connection, DecoderOptions, Half
 from hl7core.wire.decoder import ALL, Decoder
 from hl7core.wire.framing.framer import Dialect
-from hl7core.wire.mllp_sessions.exchange import POSITIVE
-from hl7core.wire.mllp_sessions.fast_path import Make, Told, exchange_session
+from hl7core.wire.mllp_sessions.acknowledgement import POSITIVE
+from hl7core.wire.mllp_sessions.fast_path import FastExchange, Make, exchange_session
 from hl7core.wire.native import FastJsonLine
 
 __all__ = ["JsonlDecoder", "ShardDecoder", "exchange_line"]
@@ -109,7 +109,7 @@ def _lines(found: Sequence[Any]) -> list[bytes]:
     return [one if one.__class__ is bytes else session_to_json(one, saved=False) for one in found]
 
 
-def exchange_line(told: Told) -> bytes:
+def exchange_line(told: FastExchange) -> bytes:
     """Return the line of a usual exchange."""
     connection, request, answer = told
     asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, asked_plain = request

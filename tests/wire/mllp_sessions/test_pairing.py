@@ -87,6 +87,30 @@ ROWS = {
         [(D, ask("1", "ER", "NE")), 61],
         [(["1"], True, "complete", [])],
     ),
+    "none wanted unless there is an error, and no more": (
+        [(D, ask("1", "NE", "ER")), (D, ask("2", "ER", "ER"))],
+        [(["1"], True, "complete", []), (["2"], True, "complete", [])],
+    ),
+    "none wanted at all, and there is one": (
+        [(D, ask("1", "NE", "NE")), 300, (D, ask("2")), (L, reply("1", "AE")), (L, reply("2"))],
+        [(["1", "a1AE"], True, "complete", []), (["2", "a2AA"], True, "complete", [])],
+    ),
+    "both, though none is wanted unless there is an error": (
+        [(D, ask("1", "ER", "ER")), (L, reply("1", "CA")), (L, reply("1", "AA")), (L, reply("1", "AA"))],
+        [(["1", "a1CA", "a1AA", "a1AA"], True, "complete", ["duplicate-acknowledgement"])],
+    ),
+    "an accept acknowledgement where the mode knows none": (
+        [(D, ask("1")), (L, reply("1", "CA")), (D, ask("2")), (L, reply("2", "CE")), (L, reply("2", "AE"))],
+        [(["1", "a1CA"], False, OPEN, []), (["2", "a2CE", "a2AE"], True, "complete", [])],
+    ),
+    "an unknown value of MSH-15, and nothing": (
+        [(D, ask("1", "XX")), 61, (D, ask("2"))],
+        [(["1"], False, "silent", []), (["2"], False, OPEN, [])],
+    ),
+    "an unknown value of MSH-15, and an answer": (
+        [(D, ask("1", "XX")), (L, reply("1"))],
+        [(["1", "a1AA"], True, "complete", [])],
+    ),
     "a reply that is no ACK": (
         [(D, ask("1", kind="QBP^Q11")), (L, reply("1", kind="RSP^K11")), (D, ask("2")), (L, reply("2", kind="ORR^O02"))],
         [(["1", "a1AA"], True, "complete", []), (["2", "a2AA"], True, "complete", [])],
@@ -265,6 +289,16 @@ def test_a_late_acknowledgement_is_told_as_an_update_of_its_session():
     ]
     assert told[0].id == told[1].id
     assert [element.late for element in told[1].elements] == [False, True]
+
+
+def test_an_answer_that_was_not_asked_for_is_told_as_an_update_of_its_session_and_is_not_late():
+    talk = said([(D, ask("1", "ER", "ER")), 5, (L, reply("1", "AE"))])
+    told = Decoder().feed(PacketBatch.of(talk.packets))
+    assert [(s.id, s.ending, s.is_complete, s.revision) for s in told] == [
+        (told[0].id, Ending.COMPLETE, True, 0),
+        (told[0].id, Ending.COMPLETE, True, 1),
+    ]
+    assert [element.late for element in told[1].elements] == [False, False]
 
 
 @pytest.mark.parametrize("behind", [b"\n", b"\r\n", b"\x0b\x06\x1c\r"])

@@ -12,24 +12,20 @@ from typing import Final
 from hl7core.model.session import Element, Ending, Message
 from hl7core.wire.connection import Half
 from hl7core.wire.memory_budget import EXCHANGE
+from hl7core.wire.mllp_sessions.acknowledgement import canonical, completes, is_accept
 from hl7core.wire.peek import Glance
 
-__all__ = ["ASKED", "NEVER", "POSITIVE", "Exchange", "end_of"]
+__all__ = ["Exchange", "end_of"]
 
 _COMPLETE: Final = Ending.COMPLETE
-ASKED: Final = frozenset({"AL", "SU"})
-"""The values of MSH-15 and MSH-16 for which an acknowledgement comes if all is well."""
-NEVER: Final = frozenset({"NE", ""})
-"""Those for which none ever comes, where the other of the two is given."""
-POSITIVE: Final = frozenset({"AA", "CA"})
-"""The values of MSA-1 that accept."""
 _NOTHING: Final[set[str]] = set()  # shared, since nothing is ever added
 
 
 class Exchange:
     """A session in the making.  What is usual stands in the class, so that making one is cheap.
 
-    ``is_open`` says that it waits, ``is_ended`` that it has ended (or changed since) and is still to be told.
+    ``wants_none`` says that its request asks for no acknowledgement, ``is_open`` that it waits, ``is_ended`` that it
+    has ended (or changed since) and is still to be told.
     ``weight`` is about what it takes in memory; ``weighed``, ``line``, ``by_id`` and ``gaps`` are
     :mod:`hl7core.wire.mllp_sessions.unanswered`'s alone.
     """
@@ -37,11 +33,13 @@ class Exchange:
     control_id = ""
     batch: tuple[str, ...] = ()
     is_reply = False
-    needs_accept = False
-    needs_application = False
+    accept = ""
+    application = ""
+    codes: tuple[str, ...] = ()
     accepted = False
     applied = False
     complete = False
+    wants_none = False
     whole = True
     gapped = False
     is_open = False
@@ -68,13 +66,8 @@ class Exchange:
     def ask(self, seen: Glance, *, whole: bool) -> None:
         """Note which acknowledgements a request asks for (MSH-15 and MSH-16)."""
         self.control_id = seen.control_id
-        if seen.accept_ack or seen.application_ack:
-            self.needs_accept = seen.accept_ack in ASKED
-            self.needs_application = seen.application_ack in ASKED
-            # Only "never" is certain at once; "on error" (ER) waits, and silence then means success.
-            self.complete = whole and seen.accept_ack in NEVER and seen.application_ack in NEVER
-        else:
-            self.needs_application = True
+        self.accept, self.application = seen.accept_ack, seen.application_ack
+        self.wants_none = self.complete = whole and completes(self.accept, self.application, ())
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -92,21 +85,19 @@ class Exchange:
         """
         if self.half.side == side or self.is_reply:
             return False
-        return not (self.accepted if code[:1] == "C" else self.applied) or control_id in self.owed
+        return not (self.accepted if is_accept(code) else self.applied) or control_id in self.owed
 
     def settle(self, control_id: str, code: str) -> None:
         """Take an acknowledgement into account."""
         self.owed.discard(control_id)
-        if code[:1] == "C":
+        if is_accept(code):
             self.accepted = True
-            if code != "CA":  # refused on acceptance: no application acknowledgement will follow
-                self.complete = True
         else:
             self.applied = True
-        if self.accepted or not self.needs_accept:
-            self.complete = self.complete or self.applied or not self.needs_application
-        elif self.applied and not self.needs_application:
-            self.complete = True
+        code = canonical(code)  # so that there are never more than a few
+        if code not in self.codes:
+            self.codes = (*self.codes, code)
+            self.complete = self.complete or completes(self.accept, self.application, self.codes)
 
     def request(self, control_id: str) -> Message | None:
         """Return its first message that asks and goes by ``control_id``."""

@@ -8,16 +8,16 @@ The law is one of doubt: what is not beyond doubt usual is left as it is to
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hl7core.model.schema import TO_ESCAPE
 from hl7core.model.session import Element, ElementType, Ending, Message, Session
 from hl7core.wire.connection import Connection, Half
 from hl7core.wire.memory_budget import LIGHT, ConnectionMemory
-from hl7core.wire.mllp_sessions.exchange import ASKED, NEVER, POSITIVE
+from hl7core.wire.mllp_sessions.acknowledgement import POSITIVE, completes, completing
 from hl7core.wire.peek import NO_REPLY
 
-__all__ = ["Answer", "Asked", "FastPath", "Make", "Told", "exchange_session", "side_of_device"]
+__all__ = ["FastExchange", "FastPath", "Make", "Reply", "Request", "exchange_session", "side_of_device"]
 
 _HEAD: Final = b"\x0bMSH|^~\\&|"
 _HEADER: Final = 200
@@ -34,27 +34,69 @@ _TO_DEVICE: Final = ("ORM", "OML", "OMG")
 _new = tuple.__new__  # the constructors of named tuples take the arguments apart and put them together again
 
 
-Asked = tuple[Half, bytes, int, int, int, str, str, str, bool]
-"""A request: its direction, block, offset, times of first and last byte, control id, type and charset, and whether it
-is known to hold no control character but CR.
-"""
-Answer = tuple[Half, bytes, int, int, int, str, str, str, bool, str]
-"""Its acknowledgement: the same, and the code."""
-Told = tuple[Connection, Asked, Answer]
-"""A usual exchange."""
-Make = Callable[[Told], Any]
-"""Makes of it what the decoder returns."""
+class Request(NamedTuple):
+    """A request in one block, with nothing unusual about it.
 
-_Terms = tuple[bool, bool, bool, str]
-_MAX_TERMS: Final = 1000
-TERMS: Final[dict[str, _Terms]] = {}
-
-
-def terms_of(rest: str) -> _Terms:
-    """Return what a header says behind MSH-10, kept at hand since few such texts do for all messages of a device.
-
-    That is: whether no acknowledgement is wanted, an accept and an application acknowledgement are, and the charset.
+    ``offset`` is where the block begins in its stream, ``start_ns`` and ``end_ns`` are when its first and its last byte
+    were captured (unix nanoseconds).  ``plain``: it is known to hold no control character but CR.
     """
+
+    half: Half
+    block: bytes
+    offset: int
+    start_ns: int
+    end_ns: int
+    control_id: str
+    message_type: str
+    charset: str
+    plain: bool
+
+
+class Reply(NamedTuple):
+    """The acknowledgement of a request: the same fields, and ``code``, its MSA-1."""
+
+    half: Half
+    block: bytes
+    offset: int
+    start_ns: int
+    end_ns: int
+    control_id: str
+    message_type: str
+    charset: str
+    plain: bool
+    code: str
+
+
+class FastExchange(NamedTuple):
+    """An exchange that the fast path has seen whole."""
+
+    connection: Connection
+    request: Request
+    reply: Reply
+
+
+Make = Callable[[FastExchange], Any]
+"""Makes of such an exchange what the decoder returns."""
+
+
+class Terms(NamedTuple):
+    """What a header says behind MSH-10.
+
+    ``wants_none``: the message is complete without an acknowledgement.  ``completing`` says of each MSA-1 whether that
+    acknowledgement alone completes the exchange.
+    """
+
+    wants_none: bool
+    completing: dict[str, bool]
+    charset: str
+
+
+_MAX_TERMS: Final = 1000
+TERMS: Final[dict[str, Terms]] = {}
+
+
+def terms_of(rest: str) -> Terms:
+    """Return what ``rest``, the text of a header behind MSH-10, says; a device repeats the same few of them."""
     terms = TERMS.get(rest)
     if terms is not None:
         return terms
@@ -62,10 +104,7 @@ def terms_of(rest: str) -> _Terms:
     count = len(fields)
     accept, application = fields[5] if count > 5 else "", fields[6] if count > 6 else ""
     charset = fields[8] if count > 8 else ""
-    if not accept and not application:
-        terms = (False, False, True, charset)
-    else:
-        terms = (accept in NEVER and application in NEVER, accept in ASKED, application in ASKED, charset)
+    terms = Terms(completes(accept, application, ()), completing(accept, application), charset)
     if len(TERMS) >= _MAX_TERMS:
         TERMS.clear()
     TERMS[rest] = terms
@@ -93,22 +132,22 @@ class FastPath:
         self._make = make
         self.fresh = False
         self._answered = ""  # MSA-2 and MSH-10 of the acknowledgements that came, each with a _BETWEEN behind it
-        self._told: Told | None = None  # the exchange that was told last, as it was taken
+        self._told: FastExchange | None = None  # the exchange that was told last, as it was taken
         self._last: Session | None = None  # the session that was told last, where it is made already
         self.longest = connection.options.max_message + 3
-        self.terms: _Terms = (False, False, False, "")  # of the request that waits
-        self.asked: Asked | None = None
+        self.terms = Terms(False, {}, "")  # of the request that waits
+        self.asked: Request | None = None
         self.ready = True
 
     @property
     def half(self) -> Half | None:
         """The direction of the request that waits, or None."""
-        return self.asked[0] if self.asked is not None else None
+        return self.asked.half if self.asked is not None else None
 
     @property
     def end_ns(self) -> int:
         """When the last byte of the request that waits was captured (unix nanoseconds), or 0."""
-        return self.asked[4] if self.asked is not None else 0
+        return self.asked.end_ns if self.asked is not None else 0
 
     def segment(self, half: Half, data: bytes, now: int, out: list[Any]) -> bool:
         """Take a segment's bytes, captured at ``now``, where none of ``half`` wait; as ``block``.
@@ -147,7 +186,7 @@ class FastPath:
         terms = TERMS.get(rest) or terms_of(rest)
         asked = self.asked
         if asked is None:
-            if terms[0] or raw[end + 1 : end + 4] not in NO_REPLY:
+            if terms.wants_none or raw[end + 1 : end + 4] not in NO_REPLY:
                 return False
             if len(raw) > LIGHT:
                 if not self._load.has_room(len(raw)):
@@ -157,9 +196,11 @@ class FastPath:
             if self._connection.device_side < 0:
                 self._connection.settle_roles(side_of_device(half.side, fields[6]))
             self.terms = terms
-            self.asked = (half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms[3], plain)
+            self.asked = _new(Request, (
+                half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms.charset, plain,
+            ))  # fmt: skip
             return True
-        if asked[0] is half or raw[end + 1 : end + 5] != b"MSA|":
+        if asked.half is half or raw[end + 1 : end + 5] != b"MSA|":
             return False
         stop = raw.find(b"\r", end + 5, end + _HEADER)
         line = raw[end + 5 : stop].decode("latin-1")
@@ -167,7 +208,7 @@ class FastPath:
         if (
             stop < 0
             or len(parts) < 2
-            or parts[1] != asked[5]
+            or parts[1] != asked.control_id
             or "~" in line
             or "\n" in line
             or '"' in line
@@ -175,20 +216,21 @@ class FastPath:
         ):
             return False
         code = parts[0]
-        _, accept, application, _ = self.terms
-        if application and (code == "CA" or (accept and code[:1] != "C")):
-            return False  # more is to come
-        answer = (half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms[3], plain, code)
-        self.tell((self._connection, asked, answer), out)
+        if not self.terms.completing.get(code):
+            return False  # more is to come, or the code is unknown
+        reply = _new(Reply, (
+            half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms.charset, plain, code,
+        ))  # fmt: skip
+        self.tell(_new(FastExchange, (self._connection, asked, reply)), out)
         return True
 
-    def tell(self, told: Told, out: list[Any]) -> None:
+    def tell(self, told: FastExchange, out: list[Any]) -> None:
         """The request that waits is answered: what that makes is in ``out``."""
         self.asked = None
         if self._weight:
             self._unload()
         self._told, self._last = told, None
-        self.note(told[1][5], told[2][5])
+        self.note(told.request.control_id, told.reply.control_id)
         if not self.fresh:
             self.fresh = True
             self._recent.append(self)
@@ -251,7 +293,7 @@ def side_of_device(side: int, message_type: str) -> int:
     return 1 - side if message_type.startswith(_TO_DEVICE) else -1
 
 
-def exchange_session(told: Told) -> Session:
+def exchange_session(told: FastExchange) -> Session:
     """Return a usual exchange as a session."""
     connection, request, answer = told
     asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, _ = request

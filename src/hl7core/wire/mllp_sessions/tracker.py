@@ -17,9 +17,10 @@ from hl7core.model.frame import Fault, Frame, FrameKind
 from hl7core.model.session import Element, ElementType, Ending, Message, OpenSession, Session
 from hl7core.wire.connection import Connection, Half, MessageSeen
 from hl7core.wire.memory_budget import ELEMENT, ConnectionMemory, MemoryBudget
+from hl7core.wire.mllp_sessions.acknowledgement import POSITIVE
 from hl7core.wire.mllp_sessions.batch import batch_parts
 from hl7core.wire.mllp_sessions.emitter import Emitter
-from hl7core.wire.mllp_sessions.exchange import POSITIVE, Exchange, end_of
+from hl7core.wire.mllp_sessions.exchange import Exchange, end_of
 from hl7core.wire.mllp_sessions.fast_path import FastPath, Make, exchange_session, side_of_device
 from hl7core.wire.mllp_sessions.strays import Strays
 from hl7core.wire.mllp_sessions.unanswered import MAX_REVISIONS, Unanswered
@@ -198,7 +199,7 @@ class MllpSessions:
         side = half.side
         if connection.device_side < 0:
             connection.settle_roles(side_of_device(side, message_type))
-        late = False
+        ended = late = False
         if reply_to is None:
             kind = _MESSAGE
             if waiting.lingers:
@@ -221,7 +222,8 @@ class MllpSessions:
             else:
                 if not awaited:
                     faults = (*faults, Fault("duplicate-acknowledgement", offset))
-                late = not found.is_open
+                ended = not found.is_open
+                late = ended and not found.wants_none
                 if waiting.gaps:
                     waiting.see_gap(found)
                 if whole and not found.is_reply:
@@ -258,7 +260,7 @@ class MllpSessions:
             if any(fault.code == "gap" for fault in faults):
                 exchange.gapped = True
         beside.latest[side] = exchange
-        if late:
+        if ended:
             self._rejoin(exchange)
         elif not exchange.complete:
             if exchange.is_open:
@@ -328,18 +330,15 @@ class MllpSessions:
         exchange.is_ended = True
         self._ended.exchanges.append(exchange)
         if ending is _COMPLETE and not exchange.gapped:
-            if exchange.owed and exchange.messages[-1].reply_to is not None:
-                waiting.remember(exchange)  # a batch whose messages are acknowledged one by one
+            if exchange.wants_none or (exchange.owed and exchange.messages[-1].reply_to is not None):
+                waiting.remember(exchange)  # an error may be answered; a batch may be acknowledged message by message
             return
         if ending is _EVICTED:
             _mark(exchange)
         elif exchange.gapped:
             ending = Ending.GAPPED
         if ending is Ending.SILENT and not exchange.complete and not exchange.is_reply:
-            if exchange.needs_accept or exchange.needs_application:
-                waiting.remember(exchange)
-            else:  # it asked for an acknowledgement only on error, and none came
-                exchange.complete, ending = True, _COMPLETE
+            waiting.remember(exchange)
         exchange.ending = ending
 
     def _keep_strays(self, half: Half, ending: Ending) -> None:
