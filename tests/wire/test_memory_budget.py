@@ -46,10 +46,10 @@ def held(decoder: Decoder) -> int:
     for tracker in trackers:
         if tracker is None:
             continue
-        if hasattr(tracker, "usual"):
-            found += len(tracker.usual.asked[1]) if tracker.usual.asked is not None else 0
-            waiting = tracker._waiting
-            exchanges = {e.id: e for e in (*waiting.open(), *waiting._late.values())}.values()
+        if hasattr(tracker, "fast_path"):
+            found += len(tracker.fast_path.request.block) if tracker.fast_path.request is not None else 0
+            waiting = tracker._unanswered
+            exchanges = () if waiting is None else {e.id: e for e in (*waiting.open(), *waiting.late.values())}.values()
             found += sum(len(m.text) for e in exchanges for m in e.messages)
         elif tracker._builder is not None:
             found += sum(len(placed.frame.raw) for placed in tracker._builder.placed)

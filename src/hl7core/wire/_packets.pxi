@@ -1,4 +1,4 @@
-# Packets: the records of a pcap file, the blocks of a pcapng file, and what is usual among them.
+# Packets: the records of a pcap file, the blocks of a pcapng file, and the packets that take the fast path.
 
 from cpython.list cimport PyList_Append
 
@@ -18,18 +18,18 @@ cdef enum:
     _TO_FLAGS = 54      # from an Ethernet header to the end of a TCP header without options
     _CONTROL = 0x07     # FIN, SYN, RST
     _WINDOW = 1 << 26   # as hl7core.wire.connection has it
-    _LONGEST = 200      # a header or an MSA segment that is longer is not usual
+    _LONGEST = 200      # a longer header or MSA segment takes the slow path
 
 cdef object _Connection = Connection
 cdef object _Half = Half
-cdef object _Usual = FastPath
+cdef object _FastPath = FastPath
 cdef object _FastExchange = FastExchange
 cdef object _Request = Request
 cdef object _Reply = Reply
 cdef object _Terms = Terms
 cdef Py_ssize_t _STATE = _slot(Connection, "state")
 cdef Py_ssize_t _CONNECTION_LAST_NS = _slot(Connection, "last_ns")
-cdef Py_ssize_t _USUAL = _slot(Connection, "usual")
+cdef Py_ssize_t _FAST_PATH = _slot(Connection, "fast_path")
 cdef Py_ssize_t _TIMER_NS = _slot(Connection, "timer_ns")
 cdef Py_ssize_t _CONNECTION = _slot(Half, "connection")
 cdef Py_ssize_t _PEER = _slot(Half, "peer")
@@ -41,7 +41,7 @@ cdef Py_ssize_t _FRAMER = _slot(Half, "framer")
 cdef Py_ssize_t _OFFSET = _slot(Half, "offset")
 cdef Py_ssize_t _LAST_NS = _slot(Half, "last_ns")
 cdef Py_ssize_t _READY = _slot(FastPath, "ready")
-cdef Py_ssize_t _ASKED = _slot(FastPath, "asked")
+cdef Py_ssize_t _REQUEST = _slot(FastPath, "request")
 cdef Py_ssize_t _LONGEST_BLOCK = _slot(FastPath, "longest")
 
 
@@ -233,7 +233,10 @@ cdef class SlowPathPackets:
         raise StopIteration
 
     cdef bint _take(self, Py_ssize_t start, Py_ssize_t end, long long now) except -1:
-        """Take a packet, ``_TO_FLAGS`` bytes at least, or leave it; False, nothing having changed, if it is unusual."""
+        """Take or skip a packet of at least ``_TO_FLAGS`` bytes.
+
+        Returns False, and nothing has changed, if the decoder has to look at it.
+        """
         cdef Bytes packet = <Bytes>PyBytes_AS_STRING(self._buffer) + start
         cdef Bytes data
         cdef Py_ssize_t total, size
@@ -284,7 +287,7 @@ cdef class SlowPathPackets:
             return False
         _set(connection, _CONNECTION_LAST_NS, now)
         _set(half, _NEXT_SEQ, seq + <unsigned int>size)
-        if not self._usual(connection, half, peer, PyBytes_FromStringAndSize(<char*>data, size), now):
+        if not self._fast_path(connection, half, peer, PyBytes_FromStringAndSize(<char*>data, size), now):
             self._deliver(half, PyBytes_FromStringAndSize(<char*>data, size), now, self._out)
         if self._places is not None:
             for _ in range(len(self._out) - len(self._places)):
@@ -313,17 +316,17 @@ cdef class SlowPathPackets:
         half = self._halves.get(PyBytes_FromStringAndSize(<char*>packet + 26, 12))
         return half is None or not (half.held or half.peer.held)
 
-    cdef bint _usual(self, connection, half, peer, bytes raw, long long now) except -1:
-        """Take the next bytes of a stream if they are, or complete, a sound block of a usual exchange."""
+    cdef bint _fast_path(self, connection, half, peer, bytes raw, long long now) except -1:
+        """Take the next bytes of a stream if they are, begin or complete a block that the fast path takes."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)
         cdef Py_ssize_t held = 0
         cdef long long offset, start_ns = now
         cdef bytes begun
-        usual = _get(connection, _USUAL)
-        if type(usual) is not _Usual or _get(usual, _READY) is not True or _get(peer, _PENDING) is not False:
+        fast_path = _get(connection, _FAST_PATH)
+        if type(fast_path) is not _FastPath or _get(fast_path, _READY) is not True or _get(peer, _PENDING) is not False:
             return False
         if not _get(half, _PENDING) and size <= _LIGHT and _begins(<Bytes>PyBytes_AS_STRING(raw), size):
-            if connection.unproven is not None or size > <Py_ssize_t>_get(usual, _LONGEST_BLOCK) - 3:
+            if connection.unproven is not None or size > <Py_ssize_t>_get(fast_path, _LONGEST_BLOCK) - 3:
                 return False
             self._begin(half, raw, now, self._out)
             return True
@@ -343,7 +346,7 @@ cdef class SlowPathPackets:
                 start_ns = half.marks[0][1]
             except OverflowError:
                 return False
-        if not self._block(usual, half, raw, offset, start_ns, now):
+        if not self._add_block(fast_path, half, raw, offset, start_ns, now):
             return False
         _set(half, _OFFSET, <long long>_get(half, _OFFSET) + size)
         _set(half, _LAST_NS, _get(connection, _CONNECTION_LAST_NS))  # which is now
@@ -355,17 +358,17 @@ cdef class SlowPathPackets:
             self._arm(connection)
         return True
 
-    cdef bint _block(
-        self, usual, half, bytes raw, long long offset, long long start_ns, long long end_ns
+    cdef bint _add_block(
+        self, fast_path, half, bytes raw, long long offset, long long start_ns, long long end_ns
     ) except -1:
-        """As ``FastPath.block``."""
+        """As ``FastPath.add_block``."""
         cdef Bytes block = <Bytes>PyBytes_AS_STRING(raw)
         cdef Bytes stop
         cdef Py_ssize_t size = PyBytes_GET_SIZE(raw)
         cdef Py_ssize_t fields[9]
         cdef Py_ssize_t at, begin, line
         cdef int field
-        if size < 14 or size > <Py_ssize_t>_get(usual, _LONGEST_BLOCK) or not _is_sound(block, size):
+        if size < 14 or size > <Py_ssize_t>_get(fast_path, _LONGEST_BLOCK) or not _is_sound(block, size):
             return False
         stop = <Bytes>memchr(block + 10, 0x0D, min(size, _LONGEST) - 10)
         if stop == NULL:
@@ -384,23 +387,23 @@ cdef class SlowPathPackets:
         if terms is None:
             terms = terms_of(rest)
         wants_none, _, charset = _fields(terms, _Terms)
-        asked = _get(usual, _ASKED)
-        if asked is None:
+        request = _get(fast_path, _REQUEST)
+        if request is None:
             if (
                 wants_none or size > _LIGHT or size - begin < 3
                 or PyBytes_FromStringAndSize(<char*>block + begin, 3) not in _NO_REPLY
                 or half.connection.device_side < 0
             ):
                 return False
-            usual.terms = terms
-            _set(usual, _ASKED, _named(_Request, (
+            fast_path.terms = terms
+            _set(fast_path, _REQUEST, _named(_Request, (
                 half, raw, offset, start_ns, end_ns,
                 PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL),
                 PyUnicode_DecodeLatin1(<char*>block + fields[6], fields[7] - 1 - fields[6], NULL),
                 charset, True,
             )))
             return True
-        asking, _, _, _, _, control_id, _, _, _ = _fields(asked, _Request)
+        asking, _, _, _, _, control_id, _, _, _ = _fields(request, _Request)
         if asking is half or size - begin < 4 or memcmp(block + begin, b"MSA|", 4):
             return False
         begin += 4
@@ -420,10 +423,10 @@ cdef class SlowPathPackets:
             line = stop - block
         if PyUnicode_DecodeLatin1(<char*>block + begin, line - begin, NULL) != control_id:
             return False
-        _, completing, _ = _fields(usual.terms, _Terms)
+        _, completing, _ = _fields(fast_path.terms, _Terms)
         if (<dict>completing).get(code) is not True:
             return False  # more is to come, or the code is unknown
-        usual.tell(_named(_FastExchange, (half.connection, asked, _named(_Reply, (
+        fast_path.emit(_named(_FastExchange, (half.connection, request, _named(_Reply, (
             half, raw, offset, start_ns, end_ns,
             PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL),
             PyUnicode_DecodeLatin1(<char*>block + fields[6], fields[7] - 1 - fields[6], NULL),

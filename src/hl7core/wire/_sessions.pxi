@@ -1,4 +1,4 @@
-# Sessions: a usual exchange as hl7core.wire.mllp_sessions.fast_path makes it.
+# Sessions: exchanges of the fast path, as hl7core.wire.mllp_sessions.fast_path makes them.
 
 from hl7core.model.session import Element, ElementType, Ending, Message, Session
 
@@ -21,21 +21,21 @@ cdef Py_ssize_t _SIDE = _slot(Half, "side")
 
 
 cdef class FastSession:
-    """Makes a session of a usual exchange; ``slow`` makes those whose times no machine word holds."""
+    """Makes a session of an exchange of the fast path; ``slow`` makes those whose times no machine word holds."""
 
     cdef object _slow
 
     def __init__(self, slow):
         self._slow = slow
 
-    def __call__(self, told):
-        connection, request, reply = _fields(told, _FastExchange)
+    def __call__(self, exchange):
+        connection, request, reply = _fields(exchange, _FastExchange)
         try:
-            return self._session(told, connection, _fields(request, _Request), _fields(reply, _Reply))
+            return self._session(exchange, connection, _fields(request, _Request), _fields(reply, _Reply))
         except OverflowError:
-            return self._slow(told)
+            return self._slow(exchange)
 
-    cdef _session(self, told, connection, tuple request, tuple reply):
+    cdef _session(self, exchange, connection, tuple request, tuple reply):
         cdef _Line line
         cdef char name[36]
         cdef bytes asked, raw, question, answer
@@ -44,7 +44,7 @@ cdef class FastSession:
         asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, _ = request
         half, raw, offset, start_ns, end_ns, own_id, own_type, charset, _, code = reply
         if type(connection) is not _Connection or type(asking) is not _Half or type(half) is not _Half or asked_ns < 0:
-            return self._slow(told)
+            return self._slow(exchange)
         directions, ends = _get(connection, _DIRECTIONS), _get(connection, _ENDS) or connection.ends
         side = _get(connection, _DEVICE_SIDE)
         line.at = name

@@ -53,7 +53,7 @@ cdef extern from *:
 
 
 cdef Py_ssize_t _slot(kind, str name) except 0:
-    cdef Py_ssize_t found = hl7core_slot(getattr(kind, name))
+    cdef Py_ssize_t found = hl7core_slot(getattr(kind, name, None))
     if not found:
         raise ImportError(f"{kind.__name__}.{name} is no slot")  # so all of it is left to Python
     return found

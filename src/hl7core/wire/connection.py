@@ -124,7 +124,7 @@ class TrackerFastPath(Protocol):
 
     ready: bool
 
-    def segment(self, half: Half, data: bytes, now: int, out: list[Session]) -> bool:
+    def add_segment(self, half: Half, data: bytes, now: int, out: list[Session]) -> bool:
         """Read a segment; append the session it completes to ``out``.  Returns False if the slow path must read it."""
 
     def forget(self) -> None:
@@ -214,6 +214,7 @@ class Connection:
         "crowded",
         "device_side",
         "directions",
+        "fast_path",
         "halves",
         "joined_midstream",
         "keys",
@@ -226,7 +227,6 @@ class Connection:
         "timer_ns",
         "tracker",
         "unproven",
-        "usual",
         "waiting",
         "waiting_bytes",
     )
@@ -243,7 +243,7 @@ class Connection:
         self.options = options
         self._text = ""
         self.tracker: Tracker | None = None
-        self.usual: TrackerFastPath | None = None
+        self.fast_path: TrackerFastPath | None = None
         self.unproven: tuple[Half, bytes] | None = None
         self.born = 0
         self.constant: tuple[tuple[str, ...], tuple[str, ...]] = _NOTHING
@@ -275,7 +275,8 @@ class Connection:
     def text(self) -> str:
         """Both endpoints as text, the opener's first."""
         if not self._text:
-            self._text = f"{self.ends[0]}-{self.ends[1]}"
+            opener, acceptor = self.ends
+            self._text = f"{opener}-{acceptor}"
         return self._text
 
     def come_apart(self) -> None:
@@ -283,7 +284,7 @@ class Connection:
 
         A half that is still referenced then belongs to a connection that is ignored.
         """
-        self.tracker = self.usual = None
+        self.tracker = self.fast_path = None
         for half, peer in zip(self.halves, _DETACHED.halves, strict=True):
             half.framer = None
             half.marks = ()

@@ -244,10 +244,10 @@ class Decoder:
                 and (ack == half.peer.next_seq or half.ready(ack))
             ):  # fmt: skip
                 data = buffer[begin:stop]
-                usual = connection.usual
+                fast_path = connection.fast_path
                 if (  # whole frames in one segment, and nothing waits on either side
-                    usual is None or not usual.ready or half.pending or half.peer.pending
-                    or not usual.segment(half, data, now, out)
+                    fast_path is None or not fast_path.ready or half.pending or half.peer.pending
+                    or not fast_path.add_segment(half, data, now, out)
                 ):  # fmt: skip
                     half.next_seq = seq + size & _MASK
                     self.deliver(half, data, now, out)

@@ -186,8 +186,8 @@ class Delivery:
                     if frames:
                         out.extend(connection.tracker.take(half, frames))
             out.extend(connection.tracker.end(ending))
-            if connection.usual is not None:
-                connection.usual.forget()
+            if connection.fast_path is not None:
+                connection.fast_path.forget()
         for half in connection.halves:
             if half in self._in_framers.of:
                 self._in_framers.put(half, 0)
@@ -222,7 +222,7 @@ class Delivery:
 
     def drop_recent(self) -> None:
         """Drop the fast paths that keep no session any more."""
-        self.recent[:] = [path for path in self.recent if path.fresh]
+        self.recent[:] = [path for path in self.recent if path.holds_last]
 
     def forget_recent(self) -> None:
         """Release the sessions that the fast paths keep."""
@@ -301,7 +301,7 @@ class Delivery:
             sessions = MllpSessions(connection, self._budget, seen, self.recent, self._make)
             connection.tracker = sessions
             if isinstance(connection.halves[0].framer, MllpFramer) and seen is None:
-                connection.usual = sessions.usual
+                connection.fast_path = sessions.fast_path
 
     def unhold(self, half: Half) -> None:
         """Drop all data held for one direction."""

@@ -1,8 +1,8 @@
-"""The usual exchange: a request in one sound block, and the one acknowledgement that completes it.
+"""The fast path: a request in one sound block, and the one acknowledgement that completes it.
 
-Nearly all MLLP traffic is that, so it takes a short way here, without a frame and without an exchange in the making.
-The law is one of doubt: what is not beyond doubt usual is left as it is to
-:mod:`hl7core.wire.mllp_sessions.tracker`, which answers the same of what is (a test holds the two against each other).
+Nearly all MLLP traffic is that, so it is taken here without making a frame or an exchange.  Whatever is not certainly
+of that kind is left untouched to :mod:`hl7core.wire.mllp_sessions.tracker`, which would make the same sessions of all
+of it; tests hold the two, and the C extension, to equal results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["FastExchange", "FastPath", "Make", "Reply", "Request", "exchange_ses
 
 _HEAD: Final = b"\x0bMSH|^~\\&|"
 _HEADER: Final = 200
-_ANSWERED: Final = 1300
+_MAX_ANSWERED: Final = 1300
 _BETWEEN: Final = "\r"  # no field of a message holds one
 _VT: Final = b"\x0b"
 _END: Final = b"\x1c\r"
@@ -31,7 +31,7 @@ _NAK: Final = ElementType.NAK
 _COMPLETE: Final = Ending.COMPLETE
 _FROM_DEVICE: Final = ("ORU", "OUL", "QRY", "QBP", "SSU")
 _TO_DEVICE: Final = ("ORM", "OML", "OMG")
-_new = tuple.__new__  # the constructors of named tuples take the arguments apart and put them together again
+_new = tuple.__new__  # faster than the constructor of a named tuple
 
 
 class Request(NamedTuple):
@@ -112,45 +112,36 @@ def terms_of(rest: str) -> Terms:
 
 
 class FastPath:
-    """The short way of one connection.
+    """The fast path of one connection.
 
-    ``ready`` says that nothing else of the connection waits: no exchange, no bytes outside of blocks.  ``asked`` is the
-    request that waits for its acknowledgement here, or None; ``longest`` how long a block may be, in bytes; ``fresh``
-    that the last session is at hand.
+    ``ready`` says that nothing else of the connection waits: no exchange, no bytes outside of blocks.  ``request``
+    waits for its acknowledgement here, or is None; ``terms`` are its terms.  ``longest`` is the length of the longest
+    block (bytes), ``holds_last`` says that the last session is at hand.
     """
 
     __slots__ = (
-        "_answered", "_connection", "_last", "_load", "_make", "_recent", "_told",
-        "_weight", "asked", "fresh", "longest", "ready", "terms",
+        "_answered", "_connection", "_last", "_last_exchange", "_make", "_memory", "_recent", "_weight", "holds_last",
+        "longest", "ready", "request", "terms",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, recent: list[FastPath], make: Make, load: ConnectionMemory) -> None:
+    def __init__(self, connection: Connection, recent: list[FastPath], make: Make, memory: ConnectionMemory) -> None:
         self._connection = connection
-        self._load = load
+        self._memory = memory
         self._weight = 0  # of the request that waits, if it is heavy
         self._recent = recent
         self._make = make
-        self.fresh = False
+        self.holds_last = False
         self._answered = ""  # MSA-2 and MSH-10 of the acknowledgements that came, each with a _BETWEEN behind it
-        self._told: FastExchange | None = None  # the exchange that was told last, as it was taken
-        self._last: Session | None = None  # the session that was told last, where it is made already
+        # The session that was emitted last, or the exchange that it is made of when somebody asks for it.
+        self._last: Session | None = None
+        self._last_exchange: FastExchange | None = None
         self.longest = connection.options.max_message + 3
-        self.terms = Terms(False, {}, "")  # of the request that waits
-        self.asked: Request | None = None
+        self.terms = Terms(False, {}, "")  # of no request yet
+        self.request: Request | None = None
         self.ready = True
 
-    @property
-    def half(self) -> Half | None:
-        """The direction of the request that waits, or None."""
-        return self.asked.half if self.asked is not None else None
-
-    @property
-    def end_ns(self) -> int:
-        """When the last byte of the request that waits was captured (unix nanoseconds), or 0."""
-        return self.asked.end_ns if self.asked is not None else 0
-
-    def segment(self, half: Half, data: bytes, now: int, out: list[Any]) -> bool:
-        """Take a segment's bytes, captured at ``now``, where none of ``half`` wait; as ``block``.
+    def add_segment(self, half: Half, data: bytes, now: int, out: list[Any]) -> bool:
+        """Add the bytes of a TCP segment, captured at ``now``, where no others of ``half`` wait; as ``add_block``.
 
         ``half.offset`` is where they begin.
         """
@@ -158,21 +149,21 @@ class FastPath:
         if (
             not data.startswith(_HEAD) or not data.endswith(_END) or size > self.longest
             or len(data.translate(None, TO_ESCAPE)) != size - 2
-            or not self._take(half, data, half.offset, now, now, out, True)
+            or not self._add(half, data, half.offset, now, now, out, True)
         ):  # fmt: skip
             return False
         half.framer.offset += size  # type: ignore[union-attr]  # a framer of MLLP, at rest
         return True
 
-    def block(self, half: Half, raw: bytes, offset: int, start_ns: int, end_ns: int, out: list[Any]) -> bool:
-        """Take a sound block, its first and last byte captured at ``start_ns`` and ``end_ns`` (unix nanoseconds).
+    def add_block(self, half: Half, raw: bytes, offset: int, start_ns: int, end_ns: int, out: list[Any]) -> bool:
+        """Add a sound block, its first and last byte captured at ``start_ns`` and ``end_ns`` (unix nanoseconds).
 
-        True: taken, and what it completes is in ``out``; a request waits here from now on.  False, nothing having
-        changed, if there is anything unusual about it.
+        Returns True if it was taken: what it completes was added to ``out``, or a request waits here from now on.
+        Returns False, and nothing has changed, if the slow path has to take it.
         """
-        return raw.startswith(_HEAD) and self._take(half, raw, offset, start_ns, end_ns, out, False)
+        return raw.startswith(_HEAD) and self._add(half, raw, offset, start_ns, end_ns, out, False)
 
-    def _take(
+    def _add(
         self, half: Half, raw: bytes, offset: int, start_ns: int, end_ns: int, out: list[Any], plain: bool
     ) -> bool:
         end = raw.find(b"\r", 10, _HEADER)
@@ -184,23 +175,23 @@ class FastPath:
             return False
         rest = fields[8]
         terms = TERMS.get(rest) or terms_of(rest)
-        asked = self.asked
-        if asked is None:
+        request = self.request
+        if request is None:
             if terms.wants_none or raw[end + 1 : end + 4] not in NO_REPLY:
                 return False
             if len(raw) > LIGHT:
-                if not self._load.has_room(len(raw)):
+                if not self._memory.has_room(len(raw)):
                     return False
                 self._weight = len(raw)
-                self._load.add(self._weight)
+                self._memory.add(self._weight)
             if self._connection.device_side < 0:
                 self._connection.settle_roles(side_of_device(half.side, fields[6]))
             self.terms = terms
-            self.asked = _new(Request, (
+            self.request = _new(Request, (
                 half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms.charset, plain,
             ))  # fmt: skip
             return True
-        if asked.half is half or raw[end + 1 : end + 5] != b"MSA|":
+        if request.half is half or raw[end + 1 : end + 5] != b"MSA|":
             return False
         stop = raw.find(b"\r", end + 5, end + _HEADER)
         line = raw[end + 5 : stop].decode("latin-1")
@@ -208,7 +199,7 @@ class FastPath:
         if (
             stop < 0
             or len(parts) < 2
-            or parts[1] != asked.control_id
+            or parts[1] != request.control_id
             or "~" in line
             or "\n" in line
             or '"' in line
@@ -221,69 +212,75 @@ class FastPath:
         reply = _new(Reply, (
             half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms.charset, plain, code,
         ))  # fmt: skip
-        self.tell(_new(FastExchange, (self._connection, asked, reply)), out)
+        self.emit(_new(FastExchange, (self._connection, request, reply)), out)
         return True
 
-    def tell(self, told: FastExchange, out: list[Any]) -> None:
-        """The request that waits is answered: what that makes is in ``out``."""
-        self.asked = None
+    def emit(self, exchange: FastExchange, out: list[Any]) -> None:
+        """Add what is made of an exchange to ``out``: the request that waits has been answered."""
+        self.request = None
         if self._weight:
-            self._unload()
-        self._told, self._last = told, None
-        self.note(told.request.control_id, told.reply.control_id)
-        if not self.fresh:
-            self.fresh = True
+            self._release()
+        self._last_exchange, self._last = exchange, None
+        self.note_answer(exchange.request.control_id, exchange.reply.control_id)
+        if not self.holds_last:
+            self.holds_last = True
             self._recent.append(self)
-        out.append(self._make(told))
+        out.append(self._make(exchange))
 
-    def _unload(self) -> None:
-        self._load.add(-self._weight)
+    def hand_over(self) -> tuple[Half, bytes, int, int, int]:
+        """Give up the request that waits: return its ``half``, block, offset, and times of first and last byte."""
+        request = self.request
+        assert request is not None  # noqa: S101 - asked by the callers, stated for the type checker
+        self.request = None
+        if self._weight:
+            self._release()
+        return request[:5]
+
+    def _release(self) -> None:
+        self._memory.add(-self._weight)
         self._weight = 0
 
-    def keep(self, session: Session) -> None:
-        """Keep the session that was told last at hand, until ``forget``: what belongs to it may yet come."""
-        self._last, self._told = session, None
-        if not self.fresh:
-            self.fresh = True
+    # The session that was emitted last.
+
+    def keep_last(self, session: Session) -> None:
+        """Keep the session that was emitted last at hand, until ``forget``: something may still join it."""
+        self._last, self._last_exchange = session, None
+        if not self.holds_last:
+            self.holds_last = True
             self._recent.append(self)
 
     @property
     def last(self) -> Session | None:
-        """The session that was told last, while it is kept at hand."""
-        if self._told is not None:
-            self._last, self._told = exchange_session(self._told), None
+        """The session that was emitted last, while it is kept at hand."""
+        if self._last_exchange is not None:
+            self._last, self._last_exchange = exchange_session(self._last_exchange), None
         return self._last
 
     def forget(self) -> None:
-        """Let the last session go: ten thousand idle connections would hold as many."""
-        self._last = self._told = None
-        self.fresh = False
+        """Drop the last session: ten thousand idle connections would hold as many."""
+        self._last = self._last_exchange = None
+        self.holds_last = False
         self._connection.forget()
 
-    def note(self, request: str, reply: str) -> None:
-        """Note that ``reply`` (MSH-10) has answered ``request`` (MSA-2)."""
-        known = f"{self._answered}{request}\r{reply}\r"
-        if len(known) > _ANSWERED:
-            ids = known.split(_BETWEEN)
-            known = _BETWEEN.join(ids[len(ids) // 4 * 2 :])
-        self._answered = known
+    # The ids that were answered.
 
-    def known(self, control_id: str) -> str:
-        """Return what is wrong with an acknowledgement of ``control_id``, which nothing waits for; "": unknown."""
-        if not control_id or control_id not in self._answered:
-            return ""
-        ids = self._answered.split(_BETWEEN)
-        if control_id in ids[::2]:
-            return "duplicate-acknowledgement"
-        return "acknowledged-acknowledgement" if control_id in ids[1::2] else ""
+    def note_answer(self, request: str, reply: str) -> None:
+        """Note that the message ``reply`` (MSH-10) has answered ``request`` (MSA-2)."""
+        answered = f"{self._answered}{request}\r{reply}\r"
+        if len(answered) > _MAX_ANSWERED:
+            ids = answered.split(_BETWEEN)
+            answered = _BETWEEN.join(ids[len(ids) // 4 * 2 :])
+        self._answered = answered
 
-    def give_back(self) -> tuple[Half, bytes, int, int, int]:
-        """Let go of the request that waits: return what ``block`` was given of it."""
-        asked = self.asked
-        assert asked is not None  # noqa: S101 - asked by the callers, stated for the type checker
-        self.asked = None
-        self._unload()
-        return asked[:5]
+    def fault_of_reply(self, control_id: str) -> str:
+        """Return the code of the fault of a reply that names ``control_id``, which nothing waits for."""
+        if control_id and control_id in self._answered:
+            ids = self._answered.split(_BETWEEN)
+            if control_id in ids[::2]:
+                return "duplicate-acknowledgement"
+            if control_id in ids[1::2]:
+                return "acknowledged-acknowledgement"
+        return "unknown-request"
 
 
 def side_of_device(side: int, message_type: str) -> int:
@@ -293,11 +290,11 @@ def side_of_device(side: int, message_type: str) -> int:
     return 1 - side if message_type.startswith(_TO_DEVICE) else -1
 
 
-def exchange_session(told: FastExchange) -> Session:
-    """Return a usual exchange as a session."""
-    connection, request, answer = told
+def exchange_session(exchange: FastExchange) -> Session:
+    """Return an exchange of the fast path as a session."""
+    connection, request, reply = exchange
     asking, asked, asked_offset, asked_ns, asked_end_ns, control_id, asked_type, asked_charset, _ = request
-    half, raw, offset, start_ns, end_ns, own_id, own_type, charset, _, code = answer
+    half, raw, offset, start_ns, end_ns, own_id, own_type, charset, _, code = reply
     protocol, directions = connection.protocol, connection.directions
     there, back = directions[asking.side], directions[half.side]
     asked_text, text = asked[1:-2], raw[1:-2]

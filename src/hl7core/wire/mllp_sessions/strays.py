@@ -1,7 +1,9 @@
-"""What is no block, and the exchange that it belongs to: bytes outside of blocks, commit bytes, gaps.
+"""What is no block, and the session that it joins: bytes outside of blocks, commit bytes, gaps.
 
-Its laws: nothing is lost: white space belongs to the block before it, other bytes to the one behind, and what no block
-follows becomes a session of its own.  A gap belongs to what may have been answered in it.
+White space joins the block before it, other bytes the block behind them; what no block follows becomes a session of its
+own.  A gap belongs to the exchange that may have been answered in it.  What comes after its session was emitted joins
+that session as long as it is at hand; the session is then emitted again.  So every byte is in exactly one session,
+which tests check.
 """
 
 from __future__ import annotations
@@ -9,81 +11,94 @@ from __future__ import annotations
 from typing import Final
 
 from hl7core.model.frame import Frame, FrameKind
-from hl7core.model.session import Element, ElementType
+from hl7core.model.session import Element, ElementType, Session
 from hl7core.wire.connection import Connection, Half
 from hl7core.wire.memory_budget import ELEMENT, ConnectionMemory
-from hl7core.wire.mllp_sessions.emitter import Emitter
-from hl7core.wire.mllp_sessions.exchange import Exchange
+from hl7core.wire.mllp_sessions.exchange import Exchange, end_of
+from hl7core.wire.mllp_sessions.fast_path import FastPath
 from hl7core.wire.mllp_sessions.unanswered import MAX_REVISIONS, Unanswered
 
 __all__ = ["Strays"]
 
 _COMMIT: Final = FrameKind.ACK
-MAX_STRAYS: Final = 256
-"""So many pieces (of at most 4 KiB) outside any block wait for the next one; then they are a session of their own."""
+_MAX_WAITING: Final = 256
+"""At most so many pieces (of up to 4 KiB) outside of blocks wait for the next block of their side."""
 
 
 class Strays:
-    """What stands beside the blocks of one connection.
+    """The strays of one connection.
 
-    ``latest`` has the exchange that the last block of each side went to, while it is at hand; ``commits`` says whether
-    a side has confirmed a block, as in MLLP release 2, and ``confirms`` whether any has; ``holds`` says how many pieces
-    wait for a block.
+    ``waiting`` counts the pieces that wait for a block.  ``commits`` says of each side whether it has confirmed a
+    block, as in MLLP release 2; ``confirms`` whether either has.
     """
 
-    __slots__ = ("_connection", "_ended", "_load", "_strays", "_waiting", "commits", "confirms", "holds", "latest")
+    __slots__ = (
+        "_added", "_connection", "_end_ns", "_ends", "_ends_of", "_fast_path", "_memory", "_unanswered", "_waiting",
+        "commits", "confirms", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, connection: Connection, waiting: Unanswered, ended: Emitter, load: ConnectionMemory) -> None:
+    def __init__(
+        self, connection: Connection, unanswered: Unanswered, fast_path: FastPath, memory: ConnectionMemory
+    ) -> None:
         self._connection = connection
-        self._waiting = waiting
-        self._ended = ended
-        self._load = load
-        self._strays: tuple[list[Element], list[Element]] = ([], [])
-        self.latest: list[Exchange | None] = [None, None]
+        self._unanswered = unanswered
+        self._fast_path = fast_path
+        self._memory = memory
+        self._waiting: tuple[list[Element], list[Element]] = ([], [])
         self.commits = [False, False]
         self.confirms = False
-        self.holds = 0
+        self.waiting = 0
+        # What has joined the last session since it was emitted, and when the last byte of that came.
+        self._added: list[Element] = []
+        self._end_ns = 0
+        self._ends = (0, 0)  # where the bytes of either direction end in it
+        self._ends_of = ("", 0)  # and of which session id and revision that was found
 
-    def stray(self, half: Half, frame: Frame) -> bool:
-        """Take bytes outside of any block; return whether too many wait for one."""
+    # What comes.
+
+    def add_bytes(self, half: Half, frame: Frame) -> bool:
+        """Add bytes outside of any block; return whether too many wait for one now."""
         element = self._element(half, frame, ElementType.OTHER)
-        last = self.latest[half.side]
+        last = self._unanswered.latest[half.side]
         blank = not frame.raw.strip()
         if last is not None and blank:
             self.place(last, half, [element])
-        elif not blank or not self._join_last(half, element, behind=True):
-            self._keep(half, element)
-        return len(self._strays[half.side]) >= MAX_STRAYS
+        elif not blank or not self._join_last(half, element, adjacent=True):
+            self._wait(half, element)
+        return len(self._waiting[half.side]) >= _MAX_WAITING
 
-    def commit(self, half: Half, frame: Frame) -> Exchange | None:
-        """MLLP release 2: the receiver confirms (or refuses) a block's arrival; that is no acknowledgement.
+    def add_commit(self, half: Half, frame: Frame) -> Exchange | None:
+        """Add a commit byte (MLLP release 2): it confirms or refuses the arrival of a block, and is no acknowledgement.
 
-        Return the exchange that lacks nothing more: its answer too is confirmed.
+        Return the exchange that it completes: one whose answer was still to be confirmed.
         """
         self.commits[half.side] = self.confirms = True
         element = self._element(half, frame, ElementType.ACK if frame.kind is _COMMIT else ElementType.NAK)
-        peer = self.latest[1 - half.side]
+        peer = self._unanswered.latest[1 - half.side]
         if peer is not None:
             self.place(peer, half, [element])
             if peer.half is half and peer.complete and not peer.owed and peer.is_open:
                 return peer
-        elif not self._join_last(half, element, behind=False):
-            self._keep(half, element)
+        elif not self._join_last(half, element, adjacent=False):
+            self._wait(half, element)
         return None
 
-    def gap(self, half: Half, frame: Frame) -> None:
-        """Bytes never captured: whatever waited for that direction may have been answered in them."""
+    def add_gap(self, half: Half, frame: Frame) -> None:
+        """Add bytes that were never captured: they may have answered whatever waits for that direction."""
         element = self._element(half, frame, ElementType.OTHER)
-        own = self.latest[half.side]
+        unanswered = self._unanswered
+        own = unanswered.latest[half.side]
         if own is not None and own.is_open:
-            self._waiting.see_gap(own)
-        first = self._waiting.gap(half.side)
+            unanswered.note_gap(own)
+        first = unanswered.add_gap(half.side)
         if own is not None and own.is_open and own.gapped:
             first = own  # it was cut by the gap itself, or by one before
         if first is None:
-            self._keep(half, element)
+            self._wait(half, element)
         else:
             self.place(first, half, [element])
+
+    # Where it goes.
 
     def place(self, exchange: Exchange, half: Half, elements: list[Element]) -> None:
         """Put elements of ``half`` into an exchange that is at hand."""
@@ -91,50 +106,73 @@ class Strays:
         exchange.elements.extend([element._replace(direction=direction) for element in elements])
         exchange.weight += sum([_weight(element) for element in elements])
         exchange.end_ns = max(exchange.end_ns, half.last_ns)
-        self._waiting.touch(exchange)
+        self._unanswered.touch(exchange)
 
-    def join(self, exchange: Exchange, half: Half) -> None:
-        """A block of ``half`` has come, of ``exchange``: what waited for it joins that."""
-        self.place(exchange, half, self.take(half))
+    def place_waiting(self, exchange: Exchange, half: Half) -> None:
+        """Put what waited for a block of ``half`` into the exchange of that block."""
+        self.place(exchange, half, self.take_waiting(half))
 
-    def take(self, half: Half) -> list[Element]:
-        """Return what waits for a block of ``half``, which comes no more."""
-        strays = self._strays[half.side]
-        taken = strays[:]
-        strays.clear()
-        self.holds -= len(taken)
-        self._load.held -= sum([_weight(element) for element in taken])
+    def take_waiting(self, half: Half) -> list[Element]:
+        """Return what waits for a block of ``half``, and wait for it no longer."""
+        waiting = self._waiting[half.side]
+        taken = waiting[:]
+        waiting.clear()
+        self.waiting -= len(taken)
+        self._memory.held -= sum([_weight(element) for element in taken])
         return taken
 
-    def release(self) -> None:
-        """What has been told is not held: ten thousand idle connections would hold as many messages."""
-        first, second = self.latest
-        if first is not None and not first.is_open:
-            self.latest[0] = None
-        if second is not None and not second.is_open:
-            self.latest[1] = None
+    def _wait(self, half: Half, element: Element) -> None:
+        self._waiting[half.side].append(element)
+        self.waiting += 1
+        self._memory.held += _weight(element)
 
-    def _keep(self, half: Half, element: Element) -> None:
-        self._strays[half.side].append(element)
-        self.holds += 1
-        self._load.held += _weight(element)
+    # The session that was emitted last.
 
-    def _join_last(self, half: Half, element: Element, *, behind: bool) -> bool:
-        """Put an element into the session that was told last; false if it is not at hand any more."""
-        session = self._ended.amendable(element, behind=behind)
+    def amended(self) -> Session | None:
+        """Return the last session with what has joined it since it was emitted, or None if nothing has."""
+        session = self._fast_path.last if self._added else None
         if session is None:
+            return None
+        added, self._added = self._added, []
+        if self._ends_of == (session.id, session.revision):
+            self._ends_of = (session.id, session.revision + 1)
+        end_ns, self._end_ns = self._end_ns, 0
+        return session._replace(
+            elements=(*session.elements, *added), end_ns=max(session.end_ns, end_ns), revision=session.revision + 1
+        )
+
+    def _join_last(self, half: Half, element: Element, *, adjacent: bool) -> bool:
+        """Put an element into the session that was emitted last; return whether it could join.
+
+        ``adjacent``: only if it stands right behind what the session has.
+        """
+        session = self._fast_path.last
+        if session is None or session.revision >= MAX_REVISIONS:
             return False
-        late = self._waiting.late(session.id)
-        if late is None:
-            self._ended.amend(session, element, half.last_ns)
+        side = half.side
+        if adjacent and self._ends_in(session)[side] != element.offset:
+            return False
+        late = self._unanswered.late.get(session.id)
+        element = element._replace(late=True)
+        if late is not None:
+            self.place(late, half, [element])
+            self._unanswered.rejoin(late)
             return True
-        self.place(late, half, [element._replace(late=True)])
-        if not late.is_ended:
-            late.revision += 1
-            self._ended.add(late)
-        if late.revision >= MAX_REVISIONS:
-            self._waiting.remove(late)
+        self._added.append(element)
+        self._end_ns = max(self._end_ns, half.last_ns)
+        if self._ends_of == (session.id, session.revision):
+            first, second = self._ends
+            self._ends = (first, end_of(element)) if side else (end_of(element), second)
         return True
+
+    def _ends_in(self, session: Session) -> tuple[int, int]:
+        """Return where its bytes of either direction end, with what has been added."""
+        if self._ends_of != (session.id, session.revision):
+            self._ends_of = (session.id, session.revision)
+            ends = {element.direction: end_of(element) for element in (*session.elements, *self._added)}
+            first, second = self._connection.directions
+            self._ends = (ends.get(first, -1), ends.get(second, -1))
+        return self._ends
 
     def _element(self, half: Half, frame: Frame, kind: ElementType) -> Element:
         return Element(
