@@ -195,7 +195,7 @@ class Connection:
     """Both directions of a connection; ``halves[0]`` is the opener's, and ``keys`` are theirs.
 
     ``state`` is ``UNDECIDED`` until the protocol is known; ``waiting`` holds the pieces until then.  ``tracker`` makes
-    the sessions of a decided connection, ``usual`` is the tracker's fast path.  ``outer`` is the TLS connection that
+    the sessions of a decided connection, ``fast_path`` is the tracker's.  ``outer`` is the TLS connection that
     carries this one.  ``crowded`` says that the connection must be evicted to free memory, ``joined_midstream`` that it
     began before the capture did.  ``device_side`` is the analyzer's side, -1 until it is known.
 
