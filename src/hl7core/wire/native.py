@@ -1,7 +1,7 @@
-"""The short way as machine code, where this installation has it; each name is None where not.
+"""The C extension, where this installation has it; otherwise each name is None.
 
-It is built from ``_native.pyx`` where a C compiler is at hand (docs/performance.md), and left aside if the environment
-says ``HL7CORE_PURE=1``.
+It is built from ``_native.pyx`` where a C compiler is available (docs/performance.md).  ``HL7CORE_PURE=1`` in the
+environment disables it.
 """
 
 from __future__ import annotations
