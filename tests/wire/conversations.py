@@ -1,8 +1,10 @@
-"""Conversations of every sort, usual ones mostly, for tests that hold two ways of decoding against each other."""
+"""Conversations: random ones for tests that compare two ways of decoding, and the parts of those that tests spell out."""
 
 from hypothesis import strategies as st
 
 from hl7core.model.packet import PacketBatch
+from hl7core.model.session import Direction, Ending
+from hl7core.wire.decoder import Decoder, DecoderOptions
 from hl7core.wire.pcap.synthetic_tcp import START_NS, TcpTalk
 
 REQUESTS = (
@@ -94,3 +96,65 @@ def _batches(drawn):
 
 captures = st.tuples(st.lists(_CONVERSATION, min_size=1, max_size=4), st.sampled_from((5, 40, 1000))).map(_batches)
 """Captures of one to four connections, as batches."""
+
+
+# What a test says itself, and what a decoder makes of it.
+
+ORU = b"MSH|^~\\&|AN|LAB|LIS|LAB|20260101||ORU^R01|M1|P|2.5\rPID|1||X1\rOBX|1|NM|GLU||5\r"
+ACK = b"MSH|^~\\&|LIS|LAB|AN|LAB|20260101||ACK^R01|A1|P|2.5\rMSA|AA|M1\r"
+RECORDS = (b"H|\\^&|||SIM\r", b"P|1\r", b"O|1|S1\r", b"R|1|^^^GLU|5.4\r", b"L|1|N\r")
+
+
+def block(text: bytes) -> bytes:
+    return b"\x0b" + text + b"\x1c\r"
+
+
+def frame(number: int, text: bytes, end: bytes = b"\x03") -> bytes:
+    body = b"%d" % number + text + end
+    return b"\x02" + body + b"%02X\r\n" % (sum(body) & 0xFF)
+
+
+def oru(control_id: bytes, *, accept: bytes = b"", application: bytes = b"") -> bytes:
+    return (
+        b"MSH|^~\\&|AN|LAB|LIS|LAB|20260101||ORU^R01|" + control_id + b"|P|2.5|||" + accept + b"|" + application
+        + b"\rOBX|1|NM|GLU||5\r"
+    )  # fmt: skip
+
+
+def ack(reply_to: bytes, code: bytes = b"AA") -> bytes:
+    return b"MSH|^~\\&|LIS|LAB|AN|LAB|20260101||ACK|A" + reply_to + b"|P|2.5\rMSA|" + code + b"|" + reply_to + b"\r"
+
+
+def decode(*talks: TcpTalk, options: DecoderOptions | None = None, ending: Ending = Ending.CAPTURE_END):
+    packets = sorted((p for talk in talks for p in talk.packets), key=lambda p: p.time_ns)
+    decoder = Decoder(options)
+    return [*decoder.feed(PacketBatch.of(packets)), *decoder.end(ending)]
+
+
+def rebuilt(sessions, direction: Direction) -> bytes:
+    return b"".join(
+        session.raw_of(element)
+        for session in sessions
+        for element in session.elements
+        if element.direction is direction
+    )
+
+
+def lis01(talk: TcpTalk, *, nak: int = 0) -> None:
+    talk.opener(b"\x05")
+    talk.acceptor(b"\x06")
+    for number, record in enumerate(RECORDS, 1):
+        if number == nak:
+            talk.opener(frame(number, record)[:-4] + b"00\r\n")
+            talk.acceptor(b"\x15")
+        talk.opener(frame(number, record))
+        talk.acceptor(b"\x06")
+    talk.opener(b"\x04")
+
+
+def plain(talk: TcpTalk, start: bytes = b"\x05", ack_: bytes = b"\x06", end: bytes = b"\x04") -> None:
+    talk.opener(start)
+    talk.acceptor(ack_)
+    talk.opener(b"\x02" + ORU[:-1] + b"\r\n")
+    talk.acceptor(ack_)
+    talk.opener(end)

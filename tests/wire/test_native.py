@@ -1,4 +1,4 @@
-"""The short way as machine code and the same in Python answer alike, whatever they are given."""
+"""The C extension and the same code in Python give equal results, whatever they are given."""
 
 import struct
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from hl7core.wire.pcap import reader as pcap
 from hl7core.wire.pcap.synthetic_tcp import TcpTalk
 from wire.conversations import captures, reply, request
 
-pytestmark = pytest.mark.skipif(native.SlowPathPackets is None, reason="this installation has no machine code")
+pytestmark = pytest.mark.skipif(native.SlowPathPackets is None, reason="this installation has no C extension")
 
 
 @contextmanager
@@ -248,7 +248,7 @@ def test_blocks_of_any_length_in_any_segments_are_alike(size, mss):
 
 
 @pytest.mark.parametrize("often", [1, 2])
-def test_usual_packets_and_their_repeats_never_reach_the_decoder(often):
+def test_packets_of_the_fast_path_and_their_repeats_never_reach_the_decoder(often):
     talk = TcpTalk()
     talk.open()
     for number in range(50):

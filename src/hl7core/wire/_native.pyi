@@ -41,11 +41,11 @@ class SlowPathPackets(Iterator[tuple[int, int, int]]):
         streams: Streams,
         batch: PacketBatch,
         halves: dict[bytes, Half],
-        passed: set[bytes],
+        bypassed: set[bytes],
         out: list[Any],
         places: list[int] | None,
         base: int,
-        share: range | None,
+        shard: range | None,
     ) -> None: ...
     def __next__(self) -> tuple[int, int, int]: ...
 

@@ -1,16 +1,17 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
-"""The short way of nearly all packets, as machine code: what Python would do with them, and no more.
+"""The C extension: what Python does with nearly all packets, compiled.
 
-``records`` and ``blocks`` read the packets of a capture file for :mod:`hl7core.wire.pcap.reader` and ``pcapng``.  An ``SlowPathPackets`` goes through a batch for
-:class:`hl7core.wire.decoder.Decoder` and yields the packets that want it: it leaves bare acknowledgements, repeats and
-other people's traffic, and takes the blocks of usual exchanges, the way the decoder and :mod:`hl7core.wire.mllp_sessions.fast_path` do.
-A ``FastSession`` makes a session of a usual exchange, a ``FastJsonLine`` writes it as :mod:`hl7core.wire.jsonl` does.
+``records`` and ``blocks`` find the packets of a capture file for :mod:`hl7core.wire.pcap.reader` and ``pcapng``.
+``SlowPathPackets`` goes through a batch for :class:`hl7core.wire.decoder.Decoder` and yields the packets that take the
+slow path: bare acknowledgements, repeats and other traffic it skips, and the blocks of
+:mod:`hl7core.wire.mllp_sessions.fast_path` it takes itself.  ``FastSession`` makes sessions of what comes of those,
+``FastJsonLine`` lines of JSON as :mod:`hl7core.wire.jsonl` does.
 
-The law is theirs, one of doubt: whatever is not beyond doubt usual is left to them, and nothing has changed.  All of it
-is optional: without it they do everything, and answer the same (tests hold the two against each other).
+All of it is optional.  Whatever is not certainly simple is left untouched to the Python code, and without the extension
+that does everything, with equal results: tests hold the two against each other.
 
-Bytes are read by address only below a length that was checked just before, in the same function, and written only by
-``_put``, which checks the room; attributes are read in place only of an object whose type was.
+Memory is read by address only below a length that was checked just before, in the same function, and written only by
+``_put``, which checks the room.  Attributes are read in place only of an object whose type was checked.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -42,9 +43,10 @@ SOURCE = (<bytes>HL7CORE_SOURCE).decode()
 
 
 def keep_memory():
-    """Have glibc keep up to 1 MiB that were freed, for the next batch, instead of giving them back after each.
+    """Have glibc keep up to 1 MiB of freed memory for the next batch instead of returning it to the kernel each time.
 
-    Else half of what the kernel does for ``read`` is to take pages and give them out again.  Elsewhere: nothing.
+    Otherwise the kernel spends half of its work for ``read`` on taking pages back and giving them out again.  Without
+    glibc this does nothing.
     """
     hl7core_keep_memory()
 

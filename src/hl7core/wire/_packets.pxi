@@ -55,10 +55,10 @@ def records(
     bytes buffer, Py_ssize_t at, bint big, Py_ssize_t header, long long unit, list starts, list ends, list times,
     list wires,
 ):
-    """Note where the packets of a classic pcap file lie in ``buffer``, from ``at`` on, and return where that ends.
+    """Add where the packets of a classic pcap file lie in ``buffer``, from ``at`` on; return where the reading stopped.
 
-    It ends at what is cut, and at what may be damaged.  ``big``: in big-endian order; ``header`` is the length of a
-    record's header, ``unit`` how many nanoseconds the fraction of a second counts.
+    It stops at a record that is cut or may be damaged.  ``big``: in big-endian order; ``header`` is the length of a
+    record's header (bytes), ``unit`` the nanoseconds in one unit of the fraction of a second.
     """
     cdef Bytes data = <Bytes>PyBytes_AS_STRING(buffer)
     cdef Py_ssize_t end = PyBytes_GET_SIZE(buffer)
@@ -86,10 +86,10 @@ def records(
 def blocks(
     bytes buffer, Py_ssize_t at, bint big, long long current, list starts, list ends, list ticks, list wires,
 ):
-    """Note where the packets of a pcapng file lie in ``buffer``, from ``at`` on, and return where that ends.
+    """Add where the packets of a pcapng file lie in ``buffer``, from ``at`` on; return where the reading stopped.
 
-    Those of the interface ``current`` in Enhanced Packet Blocks, that is: it ends at whatever is something else, cut, or
-    damaged perhaps.  ``big``: in big-endian order.
+    It reads Enhanced Packet Blocks of the interface ``current``, and stops at any other block and at one that is cut or
+    may be damaged.  ``big``: in big-endian order.
     """
     cdef Bytes data = <Bytes>PyBytes_AS_STRING(buffer)
     cdef Py_ssize_t end = PyBytes_GET_SIZE(buffer)
@@ -129,7 +129,7 @@ cdef inline unsigned int _u32(Bytes at) noexcept:
 
 
 cdef inline bint _is_sound(Bytes block, Py_ssize_t size) noexcept:
-    """Say whether a block of ``size`` bytes (14 at least) is one whole message without control characters but CR."""
+    """Return whether a block of ``size`` bytes (at least 14) is one whole message without control characters but CR."""
     cdef Py_ssize_t at
     cdef unsigned char wrong = 0
     cdef Bytes cr
@@ -150,7 +150,7 @@ cdef inline bint _is_sound(Bytes block, Py_ssize_t size) noexcept:
 
 
 cdef inline bint _begins(Bytes text, Py_ssize_t size) noexcept:
-    """Say whether ``size`` bytes beyond doubt begin a block, and do not end it."""
+    """Return whether ``size`` bytes certainly begin a block and do not end it."""
     return (
         size >= 2 and text[0] == 0x0B and text[1] == 0x4D and memchr(text + 2, 0x1C, size - 2) == NULL
         and memchr(text + 2, 0x0B, size - 2) == NULL and memchr(text + 2, 0x0C, size - 2) == NULL
@@ -158,7 +158,7 @@ cdef inline bint _begins(Bytes text, Py_ssize_t size) noexcept:
 
 
 cdef inline bint _is_plain(Bytes text, Py_ssize_t size) noexcept:
-    """Say whether ``size`` bytes have nothing that repeats or is escaped, or that JSON would escape."""
+    """Return whether ``size`` bytes hold no repetition and no escape, of HL7 or of JSON."""
     cdef Py_ssize_t at
     cdef unsigned char wrong = 0
     for at in range(size):
@@ -177,10 +177,10 @@ for _byte in range(256):
 
 
 cdef class SlowPathPackets:
-    """Iterates over the packets of a batch that the decoder must look at: ``(start, end, time)`` of each.
+    """Iterates over the packets of a batch that take the slow path: ``(start, end, time)`` of each.
 
-    What the others complete is in ``out``; where each came from, ``base`` and where its packet starts, in ``places``
-    unless that is None.
+    What the others complete is added to ``out``.  Unless ``places`` is None, ``base`` plus the start of the packet that
+    completed it is added to that.
     """
 
     cdef bytes _buffer
@@ -190,15 +190,15 @@ cdef class SlowPathPackets:
     cdef list _out, _places
     cdef long long _base
     cdef Py_ssize_t _at, _count
-    cdef bint _shared
-    cdef unsigned int _share, _share_end
+    cdef bint _sharded
+    cdef unsigned int _shard, _shard_end
 
     def __init__(
-        self, decoder, streams, batch, dict halves, set passed, list out, list places, long long base, share
+        self, decoder, streams, batch, dict halves, set bypassed, list out, list places, long long base, shard
     ):
-        self._shared = share is not None
-        if self._shared:
-            self._share, self._share_end = share.start, share.stop
+        self._sharded = shard is not None
+        if self._sharded:
+            self._shard, self._shard_end = shard.start, shard.stop
         self._decoder, self._deliver, self._begin = decoder, decoder.deliver, decoder.begin
         self._arm, self._ended = streams.arm, streams.ended
         self._buffer = batch.buffer
@@ -206,7 +206,7 @@ cdef class SlowPathPackets:
         self._count = len(self._starts)
         if len(self._ends) != self._count or len(self._times) != self._count:
             raise ValueError("a batch has a start, an end and a time for each packet")
-        self._halves, self._bypassed, self._holes, self._again = halves, passed, streams.holes, streams.again
+        self._halves, self._bypassed, self._holes, self._again = halves, bypassed, streams.holes, streams.again
         self._out, self._places, self._base = out, places, base
 
     def __iter__(self):
@@ -259,7 +259,7 @@ cdef class SlowPathPackets:
         key = PyBytes_FromStringAndSize(<char*>packet + 26, 12)
         half = self._halves.get(key)
         if half is None:
-            return self._shared and self._is_others(packet) or key in self._bypassed
+            return self._sharded and self._is_others(packet) or key in self._bypassed
         if type(half) is not _Half:
             return False
         data = packet + 14 + total - size
@@ -309,10 +309,10 @@ cdef class SlowPathPackets:
         for at in range(12):
             crc = crc >> 8 ^ _crcs[(crc ^ key[at]) & 0xFF]
         crc = ~crc & 0xFFFF
-        return crc < self._share or crc >= self._share_end
+        return crc < self._shard or crc >= self._shard_end
 
     cdef bint _waits_for_nothing(self, Bytes packet) except -1:
-        """Say whether nothing waits on the connection of a packet, so that it matters to none what it acknowledges."""
+        """Return whether no bytes wait on the connection of a packet, so that what it acknowledges matters to none."""
         half = self._halves.get(PyBytes_FromStringAndSize(<char*>packet + 26, 12))
         return half is None or not (half.held or half.peer.held)
 

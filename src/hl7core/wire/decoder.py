@@ -1,8 +1,12 @@
-"""The decoder: packets in, sessions out.  The face of the wing ``wire/``.
+"""The decoder: packets in, sessions out.
 
-``for session in decoder.feed(batch)`` is all that reading a capture takes.  It holds no thread and no clock: time is
-packet time.  One loop serves capture files and live capture; it leaves a packet as soon as it can, because most of
-them are bare acknowledgements or other people's traffic.
+``for session in decoder.feed(batch)`` is all it takes to read a capture.  There is no thread and no clock: time is
+packet time.  One loop serves capture files and live capture.  It leaves each packet as soon as it can, because most are
+bare acknowledgements or traffic of other protocols.
+
+From a packet to a session: ``tcp/dissect`` finds the TCP segment, ``streams`` orders the bytes of each direction,
+``delivery`` gives them to a framer of ``framing/``, and the frames go to a tracker in ``mllp_sessions/`` or
+``lis01_sessions/``.  Segments that hold one whole sound block go to the fast path of the tracker at once.
 """
 
 from __future__ import annotations
@@ -50,10 +54,10 @@ _NEVER: Final = 1 << 62
 _CONTROL: Final = FIN | SYN | RST
 _MASK: Final = 0xFFFFFFFF
 MAX_REMEMBERED: Final = 10_000
-"""So many closed connections are remembered, to know late repeats from new connections."""
+"""At most so many closed connections are remembered, to tell late repeats from new connections."""
 ALL: Final = range(1 << 16)
-"""All connections, by a hash of their ends: a part of it is a share of them."""
-MAX_PASSED: Final = 200_000
+"""All connections, by a hash of their ends (0 to 65,535); a part of the range is a shard of them."""
+MAX_BYPASSED: Final = 200_000
 MAX_RECENT: Final = 500
 _SOME: Final = 500
 _REPEATED: Final = 1 << 20
@@ -65,14 +69,15 @@ _make: Final[Make] = exchange_session if FastSession is None else FastSession(ex
 class Decoder:
     """Turns packets into sessions.
 
-    ``dialects`` are tried before the built-in framings.  ``counters`` names what was seen and what was let go:
-    ``packets``, ``connections``, ``ignored``, ``evicted``, ``gaps``, ``gapBytes``, ``sessions``, ``skipped`` (packets
-    that the batches say are missing), ``fragmentsLost`` (IP packets whose fragments never all came),
-    ``crowded`` (how often something was given up for want of room), ``idle`` (connections let go as idle), ``tls``
-    (connections that are encrypted; ``encrypted`` names those that nobody could read, ``keys`` opens them).  With
-    ``options.watch_messages`` the messages collect in ``messages`` as they complete; who reads them clears the list.
-    ``make`` makes what ``feed`` returns of a usual exchange (None: its session); ``share`` is the part of all
-    connections to look at.
+    ``dialects`` are tried before the built-in framings; ``keys`` decrypt TLS.  ``make`` makes what ``feed`` returns of
+    an exchange of the fast path (None: its session).  ``share`` is the shard of all connections to decode.
+
+    ``counters`` counts ``packets``, ``connections``, ``sessions``, ``gaps``, ``gapBytes``, ``skipped`` (packets that
+    the batches say are missing), ``fragmentsLost`` (IP packets of which a fragment never came), ``tls`` (encrypted
+    connections; ``encrypted`` names those that could not be read), and what was dropped: ``ignored`` (connections of
+    other protocols), ``evicted`` and ``idle`` (connections), ``crowded`` (how often something was ended for want of
+    memory).  With ``options.watch_messages`` messages are added to ``messages`` as they complete; whoever reads them
+    clears the list.
     """
 
     def __init__(
@@ -93,51 +98,51 @@ class Decoder:
         )  # fmt: skip
         self.now_ns = 0
         self._streams = Streams(self.options, dialects, self.counters, make or _make, keys)
-        self._share = share
-        self._shared = share != ALL
-        self._bypassed: set[bytes] = set()  # encrypted connections, which are left at a glance
+        self._shard = share
+        self._sharded = share != ALL
+        self._bypassed: set[bytes] = set()  # the keys of encrypted connections, whose packets are skipped
         self._halves: dict[bytes, Half] = {}
-        # Of these two the oldest goes where they are full: at once, which a dict would have to look for.
+        # These two are bounded: their oldest entry goes first, which an OrderedDict finds at once.
         self._syns: OrderedDict[bytes, int] = OrderedDict()
-        # Of what is closed: the first and the next sequence number, and the time of its last packet.
+        # Of closed connections: the first and the next sequence number, and the time of the last packet.
         self._remembered: OrderedDict[bytes, tuple[int, int, int]] = OrderedDict()
-        self._fragments = Fragments()
+        self._fragments: Fragments | None = None  # made when one comes
         self._resets: dict[Connection, None] = {}
         self.next_sweep = 0
         self._next_idle = 0
 
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect] = ()) -> None:
-        """Take other options for the connections that begin from now on."""
+        """Use other options and dialects for the connections that begin from now on."""
         self.options = options
         self._streams.configure(options, dialects)
 
     @property
     def messages(self) -> list[MessageSeen]:
-        """The messages that completed or were given up, if they are watched."""
+        """The messages that completed or were cut, if they are watched."""
         return self._streams.messages
 
     @property
     def encrypted(self) -> Encrypted:
-        """The TLS connections that nobody could read."""
+        """The TLS connections that could not be read."""
         return self._streams.encrypted
 
     @property
     def open_count(self) -> int:
-        """How many sessions go on."""
+        """How many sessions are open."""
         return len(self.open_sessions())
 
     def open_sessions(self) -> list[OpenSession]:
-        """Summarise the sessions that go on, oldest first."""
+        """Summarise the open sessions, oldest first."""
         trackers = [half.connection.tracker for half in self._halves.values() if half.side == 0]
         found = [session for tracker in trackers if tracker is not None for session in tracker.open_sessions()]
         return sorted(found, key=lambda session: session.start_ns)
 
     def open_connections(self) -> deque[Connection]:
-        """Return the connections that are open, in the order in which they began."""
+        """Return the open connections, in the order in which they began."""
         return deque(half.connection for half in self._halves.values() if half.side == 0)
 
     def feed(self, batch: PacketBatch) -> list[Session]:
-        """Take packets; return the sessions that ended, or that a late acknowledgement changed, in that order."""
+        """Decode packets; return the sessions that ended, or that a late acknowledgement changed, in that order."""
         out: list[Session] = []
         self._feed(batch, self._packets(batch, out), out)
         return out
@@ -145,9 +150,10 @@ class Decoder:
     def _packets(
         self, batch: PacketBatch, out: list[Session], places: list[int] | None = None, base: int = 0
     ) -> Iterable[tuple[int, int, int]]:
-        """Return where each packet starts and ends, and its time; those alone that are not usual where it can be told.
+        """Return where each packet that takes the slow path starts and ends, and its time.
 
-        What the usual ones complete is then in ``out``, and in ``places`` ``base`` and where its packet starts.
+        Without the C extension that is every packet.  With it, what the others complete is added to ``out``, and to
+        ``places`` ``base`` plus the start of the packet that completed it.
         """
         if (
             SlowPathPackets is None
@@ -155,8 +161,8 @@ class Decoder:
             or batch.buffer.__class__ is not bytes
         ):
             return zip(batch.starts, batch.ends, batch.times, strict=True)
-        share = self._share if self._shared else None
-        return SlowPathPackets(self, self._streams, batch, self._halves, self._bypassed, out, places, base, share)
+        shard = self._shard if self._sharded else None
+        return SlowPathPackets(self, self._streams, batch, self._halves, self._bypassed, out, places, base, shard)
 
     def _feed(self, batch: PacketBatch, packets: Iterable[tuple[int, int, int]], out: list[Session]) -> None:
         buffer = batch.buffer
@@ -167,7 +173,7 @@ class Decoder:
         streams = self._streams
         holes = streams.holes
         again = streams.again
-        shared, passed = self._shared, self._bypassed
+        sharded, bypassed = self._sharded, self._bypassed
         next_sweep = self.next_sweep
         self.counters["packets"] += len(batch.starts)
         self.counters["skipped"] += batch.skipped
@@ -177,7 +183,7 @@ class Decoder:
                 next_sweep = self.next_sweep
             if end - start >= fast:
                 if (
-                    passed and buffer[start + 26 : start + 38] in passed and buffer[start + 14] == 0x45
+                    bypassed and buffer[start + 26 : start + 38] in bypassed and buffer[start + 14] == 0x45
                     and not buffer[start + 47] & _CONTROL
                 ):  # fmt: skip
                     continue
@@ -214,10 +220,10 @@ class Decoder:
                 continue
             half = get(key)
             if half is None:
-                if (key in passed and not flags & SYN) or (shared and self._is_others(key)):
+                if (key in bypassed and not flags & SYN) or (sharded and self._is_others(key)):
                     continue
                 if 0x14 <= buffer[begin] <= 0x17 and streams.is_encrypted(buffer[begin:stop]):
-                    self._leave_encrypted(key)
+                    self._skip_encrypted(key)
                     continue
                 if flags & _CONTROL:
                     self._control(key, seq, flags & SYN, now, out)
@@ -236,7 +242,7 @@ class Decoder:
                 if flags & (FIN | RST):
                     self._forget(connection)
                 elif connection.protocol:  # encrypted
-                    self._pass_by(connection.keys)
+                    self._bypass(connection.keys)
                 continue
             connection.last_ns = now
             if (
@@ -245,7 +251,7 @@ class Decoder:
             ):  # fmt: skip
                 data = buffer[begin:stop]
                 fast_path = connection.fast_path
-                if (  # whole frames in one segment, and nothing waits on either side
+                if (  # a whole block in one segment, and no bytes wait on either side
                     fast_path is None or not fast_path.ready or half.pending or half.peer.pending
                     or not fast_path.add_segment(half, data, now, out)
                 ):  # fmt: skip
@@ -276,7 +282,7 @@ class Decoder:
             self.counters["sessions"] += len(out)
 
     def deliver(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
-        """Take the next bytes of a stream, captured at ``now`` (unix nanoseconds); what they end goes to ``out``."""
+        """Add the next bytes of a stream, captured at ``now`` (unix nanoseconds), and to ``out`` what they complete."""
         half.offset += len(data)
         streams = self._streams
         streams.deliver(half, data, now, out)
@@ -284,7 +290,7 @@ class Decoder:
             self._finished(streams.finished.pop(), out)
 
     def begin(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
-        """As ``deliver``, of the first bytes of a block that goes on (``MllpFramer.begin``)."""
+        """Add the first bytes of a block that is not whole yet (``MllpFramer.begin``); otherwise as ``deliver``."""
         half.offset += len(data)
         streams = self._streams
         streams.begin(half, data, now)
@@ -299,11 +305,11 @@ class Decoder:
         return out
 
     def end(self, ending: Ending = Ending.CAPTURE_END) -> list[Session]:
-        """End everything; return the sessions that were open.  The decoder is as new, save for its counters."""
+        """End everything; return the sessions that were open.  The decoder is then as new, except for its counters."""
         return [session for sessions in self.ending(ending) for session in sessions]
 
     def ending(self, ending: Ending = Ending.CAPTURE_END) -> Iterator[list[Session]]:
-        """End everything as ``end`` does, some connections at a time: there may be many, each with a session."""
+        """End everything as ``end`` does, a few hundred sessions at a time."""
         out: list[Session] = []
         open_ones = self.open_connections()
         while open_ones:
@@ -314,19 +320,21 @@ class Decoder:
         self._syns.clear()
         self._remembered.clear()
         self._resets.clear()
-        self._fragments = Fragments()
+        self._fragments = None
         self._streams.timers.clear()
         yield self._counted(out)
 
     def _counted(self, out: list[Any]) -> list[Any]:
-        """Return what ended with connections, behind which nothing comes."""
+        """Return what the end of connections has ended, and count it."""
         self._streams.drop_recent()
         self._remembered.clear()
         self.counters["sessions"] += len(out)
         return out
 
     def _fragment(self, buffer: bytes, start: int, end: int, link_type: int, now: int, out: list[Session]) -> None:
-        """Take a fragment of an IP packet; when it completes the packet, take that."""
+        """Add a fragment of an IP packet, and decode the packet if it is whole now."""
+        if self._fragments is None:
+            self._fragments = Fragments()
         whole = self._fragments.add(buffer, start, end, link_type, now)
         self.counters["fragmentsLost"] = self._fragments.discarded
         if whole is None:
@@ -334,23 +342,23 @@ class Decoder:
         interface = Interface(link_type=_LINKTYPE_RAW)
         sessions = self.feed(PacketBatch(whole, (0,), (len(whole),), (now,), (len(whole),), interface))
         self.counters["packets"] -= 1
-        self.counters["sessions"] -= len(sessions)  # counted by who called
+        self.counters["sessions"] -= len(sessions)  # the caller counts them
         out += sessions
 
     # Connections.
 
     def _is_others(self, key: bytes) -> bool:
-        """Say whether a connection belongs to another share: the same of both directions."""
-        return crc32(min(key, reverse(key))) % len(ALL) not in self._share
+        """Return whether a connection belongs to another shard, the same for both directions."""
+        return crc32(min(key, reverse(key))) % len(ALL) not in self._shard
 
-    def _pass_by(self, keys: Iterable[bytes]) -> None:
-        """Leave a connection at a glance from now on, until it closes."""
-        if len(self._bypassed) >= MAX_PASSED:
+    def _bypass(self, keys: Iterable[bytes]) -> None:
+        """Skip the packets of a connection from now on, until it closes."""
+        if len(self._bypassed) >= MAX_BYPASSED:
             self._bypassed.clear()
         self._bypassed.update(keys)
 
     def _connect(self, key: bytes, seq: int, now: int, out: list[Session]) -> Half | None:
-        """Begin a connection with the first data of it; None if it is a late repeat of one that is closed."""
+        """Begin a connection with its first data; return None if that is a late repeat of a closed one."""
         peer_key = reverse(key)
         own_isn, peer_isn = self._syns.pop(key, -1), self._syns.pop(peer_key, -1)
         if own_isn < 0 and peer_isn < 0:
@@ -376,20 +384,20 @@ class Decoder:
         self.counters["connections"] += 1
         return own
 
-    def _leave_encrypted(self, key: bytes) -> None:
-        """Note a connection that begins with TLS, and leave it at a glance from now on."""
+    def _skip_encrypted(self, key: bytes) -> None:
+        """Note a connection that begins with TLS, and skip its packets from now on."""
         peer_key = reverse(key)
         opener = key if _opens(key, self._syns.pop(key, -1), self._syns.pop(peer_key, -1)) else peer_key
         self._streams.encrypted.note(opener, UNREAD)
         for name in ("connections", "ignored", "tls"):
             self.counters[name] += 1
-        self._pass_by((key, peer_key))
+        self._bypass((key, peer_key))
 
     def _control(self, key: bytes, seq: int, flags: int, now: int, out: list[Session]) -> None:
-        """Take a SYN, FIN or RST; ``seq`` is the sequence number of a FIN, or of the SYN itself."""
+        """Add a SYN, FIN or RST; ``seq`` is the sequence number of a FIN, or of the SYN itself."""
         half = self._halves.get(key)
-        if half is None and (self._shared or key in self._bypassed):
-            if self._shared and self._is_others(key):
+        if half is None and (self._sharded or key in self._bypassed):
+            if self._sharded and self._is_others(key):
                 return
             self._bypassed -= {key, reverse(key)}
         if flags & SYN:
@@ -443,7 +451,7 @@ class Decoder:
             self._close(connection, Ending.CLOSED, out)
 
     def _acknowledged(self, half: Half | None, ack: int, now: int, out: list[Session]) -> None:
-        """Give up what the receiver ``half`` has acknowledged and the capture lacks; close what has ended by it."""
+        """Mark as gaps what ``half`` has acknowledged and the capture lacks; close the connections that this ends."""
         streams = self._streams
         if half is not None:
             streams.acknowledged(half, ack, now, out)
@@ -451,37 +459,41 @@ class Decoder:
             self._finished(streams.finished.pop(), out)
 
     def _close(self, connection: Connection, ending: Ending, out: list[Session]) -> None:
-        """End a connection: give up its holes, flush its framers, end its sessions."""
+        """End a connection: fill its holes with gaps, flush its framers, end its sessions."""
         if connection.reset_ns and ending is not Ending.EVICTED:
             ending = Ending.RESET
         self._streams.flush(connection, out)
-        if ending is Ending.CAPTURE_END and all(half.finished for half in connection.halves):
+        first, second = connection.halves
+        if ending is Ending.CAPTURE_END and first.finished and second.finished:
             ending = Ending.CLOSED
         self._streams.close(connection, ending, out)
         self._forget(connection)
 
     def _forget(self, connection: Connection) -> None:
+        known = False
         for key, half in zip(connection.keys, connection.halves, strict=True):
             if self._halves.pop(key, None) is None:
                 continue
+            known = True
             self._bypassed.discard(key)
-            self._streams.unhold(half)
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
             self._remembered[key] = (half.origin, half.next_seq, connection.last_ns)
+        if known:
+            self._streams.unhold(connection)
         self._resets.pop(connection, None)
         connection.come_apart()
 
     def _evict(self, out: list[Session]) -> None:
-        """Make room: let go the tenth of the connections that have been idle for longest."""
+        """Make room: close the tenth of the connections that have been idle for longest."""
         connections = [half.connection for half in self._halves.values() if half.side == 0]
         connections.sort(key=lambda connection: (connection.state != IGNORED, connection.last_ns))
         for connection in connections[: max(1, len(connections) // 10)]:
             self._close(connection, Ending.EVICTED, out)
             self.counters["evicted"] += 1
 
-    def _let_idle_go(self, before: int, out: list[Session]) -> None:
-        """Let the connections go on which nothing has been said since packet time ``before``."""
+    def _close_idle(self, before: int, out: list[Session]) -> None:
+        """Close the connections that have had no packet since packet time ``before`` (unix nanoseconds)."""
         idle = [h.connection for h in self._halves.values() if h.side == 0 and h.connection.last_ns <= before]
         for connection in idle:
             self.counters["idle"] += 1
@@ -490,7 +502,7 @@ class Decoder:
     # Time.
 
     def _sweep(self, now: int, out: list[Session]) -> None:
-        """Once a second of packet time: end what is silent, give up holes that will not be filled."""
+        """Once per second of packet time: end silent sessions, and fill holes with gaps that stayed open too long."""
         if now > self.now_ns:
             self.now_ns = now
         self.next_sweep = self.now_ns + SECOND
@@ -502,13 +514,13 @@ class Decoder:
             self._close(connection, Ending.RESET, out)
         if now >= self._next_idle:
             self._next_idle = now + min(_LOOK_IDLE, self.options.idle_ns)
-            self._let_idle_go(now - self.options.idle_ns, out)
+            self._close_idle(now - self.options.idle_ns, out)
         timers = streams.timers
         while timers and timers[0][0] <= now:
             due, key = heapq.heappop(timers)
             half = self._halves.get(key)
             if half is None or half.connection.timer_ns != due:
-                continue  # the connection is gone, or another has its ports now
+                continue  # the connection has ended, or another uses its ports
             connection = half.connection
             tracker = connection.tracker
             if tracker is None:
@@ -523,9 +535,9 @@ class Decoder:
 
 
 def _opens(key: bytes, own_isn: int, peer_isn: int) -> bool:
-    """Say whether the source of ``key`` opened the connection, as far as the SYNs of both (-1: not seen) or ports tell.
+    """Return whether the source of ``key`` opened the connection: by both SYNs (-1: not seen), else by the ports.
 
-    A SYN with an acknowledgement answers one: it is kept with its top bit set.
+    A SYN that acknowledges another one has bit 32 set.
     """
     if own_isn >= 0 and (peer_isn < 0 or own_isn <= _MASK):
         return own_isn <= _MASK

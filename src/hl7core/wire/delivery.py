@@ -266,8 +266,7 @@ class Delivery:
         if not isinstance(verdict, Dialect):
             connection.state = IGNORED
             self.counters["ignored"] += 1
-            for half in connection.halves:
-                self.unhold(half)
+            self.unhold(connection)
             return
         if verdict.name in ("lis01", "plain") and not self._recognition.is_told(connection, waiting):
             connection.unproven = (connection.halves[0], b"")
@@ -303,11 +302,12 @@ class Delivery:
             if isinstance(connection.halves[0].framer, MllpFramer) and seen is None:
                 connection.fast_path = sessions.fast_path
 
-    def unhold(self, half: Half) -> None:
-        """Drop all data held for one direction."""
-        if half in self._in_framers.of:
-            self._in_framers.put(half, 0)
-        self._armed.pop(half.connection.keys[0], None)
+    def unhold(self, connection: Connection) -> None:
+        """Drop all data held for a connection."""
+        for half in connection.halves:
+            if half in self._in_framers.of:
+                self._in_framers.put(half, 0)
+        self._armed.pop(connection.keys[0], None)
 
     def is_encrypted(self, data: bytes) -> bool:
         """Return whether a connection that begins with ``data`` is certainly TLS and there are no keys to read it."""
@@ -348,7 +348,7 @@ class Delivery:
         connection.state = UNDECIDED
         connection.protocol = ""
         self.counters["ignored"] -= 1
-        self.unhold(half)
+        self.unhold(connection)
         half.begin(seq)
         half.peer.origin = -1
         return True

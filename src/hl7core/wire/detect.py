@@ -30,6 +30,8 @@ _ENQ: Final = 0x05
 _ACK: Final = 0x06
 _NAK: Final = 0x15
 
+# Every TLS record begins with one of these bytes, which most text lacks.
+_TLS_RECORD_TYPE: Final = re.compile(rb"[\x14-\x17]")
 # A block that begins with a header segment, possibly after a byte order mark or blank lines.
 _MLLP_BLOCK: Final = re.compile(rb"\x0b(?:\xef\xbb\xbf)?[\r\n]*(?:MSH|FHS|BHS)[!-/:-@\[-`{-~]")
 _MLLP_COMMIT: Final = re.compile(rb"\x0b[\x06\x15]\x1c\r(?=\Z|[\x0b\r\nMFB])")
@@ -129,6 +131,8 @@ def unknown_pins(options: DecoderOptions, dialects: Sequence[Dialect]) -> list[s
 
 def encrypted(first: bytes, second: bytes, *, final: bool) -> Verdict | None:
     """Return ``TLS`` if the first bytes of either direction are TLS, ``WAIT`` if they may be, else None."""
+    if not _TLS_RECORD_TYPE.search(first) and not _TLS_RECORD_TYPE.search(second):
+        return None
     scores = (tls_score(first), tls_score(second))
     if _CERTAIN in scores:
         return TLS

@@ -1,7 +1,7 @@
-"""The fast path of the decoder, in C; each name is None where the extension is not installed.
+"""The C extension, where this installation has it; otherwise each name is None.
 
-``_native.pyx`` is compiled at installation if a C compiler is there (docs/performance.md).  ``HL7CORE_PURE=1`` in the
-environment turns it off.
+It is built from ``_native.pyx`` where a C compiler is available (docs/performance.md).  ``HL7CORE_PURE=1`` in the
+environment disables it.
 """
 
 from __future__ import annotations

@@ -106,12 +106,13 @@ class Streams(Delivery):
                 half = min(waiting, key=lambda h: (not h.lacks and not h.loose, h.hole_since))
                 self._stop_waiting(half, out)
 
-    def unhold(self, half: Half) -> None:
-        """Drop all data held for one direction."""
-        super().unhold(half)
-        half.held.clear()
-        half.held_bytes = 0
-        self._note_waiting(half)
+    def unhold(self, connection: Connection) -> None:
+        """Drop all data held for a connection."""
+        super().unhold(connection)
+        for half in connection.halves:
+            half.held.clear()
+            half.held_bytes = 0
+            self._note_waiting(half)
 
     # What waits.
 

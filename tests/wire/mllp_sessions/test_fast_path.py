@@ -1,4 +1,4 @@
-"""The short way of the usual exchange answers what the long one does."""
+"""The fast path and the slow path give equal sessions."""
 
 from hypothesis import given, settings
 
@@ -26,11 +26,11 @@ def test_what_all_connections_share_while_they_hold_nothing_stays_empty(batches)
 
 @given(captures)
 @settings(max_examples=200, deadline=None)
-def test_the_short_way_and_the_long_way_give_equal_sessions(batches):
-    assert decode(batches) == decode(batches, watch_messages=True)  # whose messages are watched goes the long way
+def test_the_fast_path_and_the_slow_path_give_equal_sessions(batches):
+    assert decode(batches) == decode(batches, watch_messages=True)  # watched messages take the slow path
 
 
-def test_an_exchange_in_two_segments_takes_the_short_way():
+def test_an_exchange_in_two_segments_takes_the_fast_path():
     talk = TcpTalk()
     talk.open()
     for number in (b"1", b"2", b"3"):
@@ -38,9 +38,9 @@ def test_an_exchange_in_two_segments_takes_the_short_way():
         talk.acceptor(reply(number, b"AE"))
     taken = []
 
-    def make(told):
-        taken.append(told)
-        return exchange_session(told)
+    def make(exchange):
+        taken.append(exchange)
+        return exchange_session(exchange)
 
     sessions = Decoder(make=make).feed(talk.batch())
     assert len(taken) == 3
@@ -48,7 +48,7 @@ def test_an_exchange_in_two_segments_takes_the_short_way():
     assert [[e.type for e in s.elements] for s in sessions] == [[ElementType.MESSAGE, ElementType.NAK]] * 3
 
 
-def test_a_request_that_waits_in_the_short_way_is_shown_as_open():
+def test_a_request_that_waits_in_the_fast_path_is_shown_as_open():
     talk = TcpTalk()
     talk.open()
     for number in (b"1", b"2"):

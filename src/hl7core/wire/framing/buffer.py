@@ -106,7 +106,8 @@ class Buffered(ABC):
     def close(self) -> list[Frame]:
         """The stream has ended: return what is left, as it is."""
         frames = self.settle()
-        self._give_up(frames, "truncated")
+        if self._buffer or self._open:
+            self._give_up(frames, "truncated")
         return frames
 
     def _keep(self, data: bytes) -> None:

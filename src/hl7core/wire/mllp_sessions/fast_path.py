@@ -228,14 +228,12 @@ class FastPath:
             self._recent.append(self)
         out.append(self._make(exchange))
 
-    def hand_over(self) -> tuple[Half, bytes, int, int, int]:
-        """Give up the request that waits: return its ``half``, block, offset, and times of first and last byte."""
-        request = self.request
-        assert request is not None  # noqa: S101 - asked by the callers, stated for the type checker
-        self.request = None
+    def hand_over(self) -> Request | None:
+        """Return the request that waits, if there is one, and forget it: the slow path takes it over."""
+        request, self.request = self.request, None
         if self._weight:
             self._release()
-        return request[:5]
+        return request
 
     def _release(self) -> None:
         self._memory.add(-self._weight)

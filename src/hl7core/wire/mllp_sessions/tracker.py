@@ -127,7 +127,8 @@ class MllpSessions:
         unanswered = self._slow_path()
         for exchange in unanswered.open():
             unanswered.end(exchange, _COMPLETE if exchange.complete else ending)
-        self._end_strays(unanswered, ending)
+        if self._strays is not None:
+            self._end_strays(unanswered, ending)
         unanswered.clear_late()
         return self._emitted_and_weighed(unanswered)
 
@@ -170,14 +171,15 @@ class MllpSessions:
         return self._unanswered is None and self.fast_path.request is None
 
     def _slow_path(self) -> Unanswered:
-        """Return what waits in the slow path, after the request that waited in the fast path has moved there."""
-        unanswered = self._unanswered
+        """Return what waits in the slow path; a request that waits in the fast path is handed over to it before."""
+        unanswered, fast_path = self._unanswered, self.fast_path
+        request = fast_path.hand_over() if fast_path.request is not None else None
         if unanswered is None:
             unanswered = self._unanswered = Unanswered(self._memory)
-        if self.fast_path.request is not None:
-            half, raw, offset, start_ns, end_ns = self.fast_path.hand_over()
+        if request is not None:
+            half, raw, offset, start_ns, end_ns, *_ = request
             self._add_block(unanswered, half, Frame(_BLOCK, offset, raw, 1, 2), start_ns, end_ns)
-            self.fast_path.ready = False
+            fast_path.ready = False
         return unanswered
 
     def _add_block(self, unanswered: Unanswered, half: Half, frame: Frame, start_ns: int, end_ns: int) -> None:
@@ -196,14 +198,14 @@ class MllpSessions:
             if unanswered.lingers:
                 for exchange in unanswered.lingering(side):  # the sender has gone on, so nothing more joins them
                     unanswered.end(exchange, _COMPLETE)
-            exchange = self._begin(half, offset, raw, start_ns, end_ns)
+            exchange = Exchange(connection.session_id(half, offset, raw, start_ns), half, start_ns, end_ns)
             exchange.add_request(seen, whole=whole)
         else:
             kind = _ACK if code in POSITIVE else _NAK
             found, awaited = unanswered.find(side, reply_to, accept=is_accept(code))
             if found is None:
                 faults = (*faults, Fault(self.fast_path.fault_of_reply(reply_to), offset))
-                exchange = self._begin(half, offset, raw, start_ns, end_ns)
+                exchange = Exchange(connection.session_id(half, offset, raw, start_ns), half, start_ns, end_ns)
                 exchange.ids = (reply_to,)
                 exchange.is_reply = True
                 exchange.whole = False
@@ -258,9 +260,6 @@ class MllpSessions:
         else:
             unanswered.end(exchange, _COMPLETE)
 
-    def _begin(self, half: Half, offset: int, first: bytes, start_ns: int, end_ns: int) -> Exchange:
-        return Exchange(self._connection.session_id(half, offset, first, start_ns), half, start_ns, end_ns)
-
     def _add_batch(
         self, exchange: Exchange, half: Half, frame: Frame, text: bytes, spans: list[tuple[int, int]],
         element: Element, message: Message,
@@ -306,10 +305,10 @@ class MllpSessions:
 
     def _end_strays(self, unanswered: Unanswered, ending: Ending, only: Half | None = None) -> None:
         """Put bytes that no block followed with the block before them, else in a session of their own."""
-        strays = self._strays
-        if strays is None or not strays.waiting:
-            return
-        for half in self._connection.halves if only is None else (only,):
+        connection, strays = self._connection, self._strays
+        for half in connection.halves if only is None else (only,):
+            if strays is None or not strays.waiting:
+                return
             taken = strays.take_waiting(half)
             if not taken:
                 continue
@@ -317,10 +316,12 @@ class MllpSessions:
             if last is not None and not last.is_open:
                 strays.place(last, half, taken)
                 continue
-            exchange = self._begin(half, taken[0].offset, taken[0].content, taken[0].time_ns, half.last_ns)
+            first, start_ns = taken[0], taken[0].time_ns
+            session_id = connection.session_id(half, first.offset, first.content, start_ns)
+            exchange = Exchange(session_id, half, start_ns, half.last_ns)
             exchange.whole = False
             exchange.is_reply = True
-            self._connection.settle_roles(-1)
+            connection.settle_roles(-1)
             strays.place(exchange, half, taken)
             unanswered.end(exchange, ending)
 
