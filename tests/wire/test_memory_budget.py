@@ -93,7 +93,7 @@ def test_one_message_of_the_largest_size_may_always_wait():
 
 @pytest.mark.parametrize("before", [0, 1], ids=["slow path", "fast path"])
 def test_all_that_waits_for_an_answer_is_bounded_together(before):
-    """Also where only one message waits on each connection, by the short way of the usual exchange."""
+    """Also where only one message waits on each connection, on the fast path."""
     decoder = Decoder(DecoderOptions(reassembly_bytes=4 * MIB, max_message=MIB))
     sessions = []
     everyone = talks(100)

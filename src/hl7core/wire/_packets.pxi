@@ -4,7 +4,7 @@ from cpython.list cimport PyList_Append
 
 from hl7core.wire.connection import DECIDED, IGNORED, Connection, Half
 from hl7core.wire.peek import NO_REPLY
-from hl7core.wire.memory_budget import LIGHT
+from hl7core.wire.memory_budget import UNREPORTED
 from hl7core.wire.mllp_sessions.fast_path import TERMS, FastExchange, FastPath, Reply, Request, Terms, terms_of
 
 cdef object _DECIDED = DECIDED
@@ -12,7 +12,7 @@ cdef object _IGNORED = IGNORED
 cdef frozenset _NO_REPLY = NO_REPLY
 cdef dict _terms = TERMS
 cdef object _LAST = (1 << 63) - 1
-cdef Py_ssize_t _LIGHT = LIGHT
+cdef Py_ssize_t _UNREPORTED = UNREPORTED
 
 cdef enum:
     _TO_FLAGS = 54      # from an Ethernet header to the end of a TCP header without options
@@ -200,7 +200,7 @@ cdef class SlowPathPackets:
         if self._shared:
             self._share, self._share_end = share.start, share.stop
         self._decoder, self._deliver, self._begin = decoder, decoder.deliver, decoder.begin
-        self._arm, self._ended = streams.arm, streams.ended
+        self._arm, self._ended = streams.arm, streams.finish_block
         self._buffer = batch.buffer
         self._starts, self._ends, self._times = batch.starts, batch.ends, batch.times
         self._count = len(self._starts)
@@ -325,7 +325,7 @@ cdef class SlowPathPackets:
         fast_path = _get(connection, _FAST_PATH)
         if type(fast_path) is not _FastPath or _get(fast_path, _READY) is not True or _get(peer, _PENDING) is not False:
             return False
-        if not _get(half, _PENDING) and size <= _LIGHT and _begins(<Bytes>PyBytes_AS_STRING(raw), size):
+        if not _get(half, _PENDING) and size <= _UNREPORTED and _begins(<Bytes>PyBytes_AS_STRING(raw), size):
             if connection.unproven is not None or size > <Py_ssize_t>_get(fast_path, _LONGEST_BLOCK) - 3:
                 return False
             self._begin(half, raw, now, self._out)
@@ -337,9 +337,9 @@ cdef class SlowPathPackets:
         if _get(half, _PENDING):
             if connection.unproven is not None:
                 return False
-            begun = framer.begun()
+            begun = framer.open_block()
             held = PyBytes_GET_SIZE(begun)
-            if not held or held >= _LIGHT:
+            if not held or held >= _UNREPORTED:
                 return False
             raw = begun + raw
             try:
@@ -390,7 +390,7 @@ cdef class SlowPathPackets:
         request = _get(fast_path, _REQUEST)
         if request is None:
             if (
-                wants_none or size > _LIGHT or size - begin < 3
+                wants_none or size > _UNREPORTED or size - begin < 3
                 or PyBytes_FromStringAndSize(<char*>block + begin, 3) not in _NO_REPLY
                 or half.connection.device_side < 0
             ):

@@ -100,7 +100,7 @@ class MessageSeen(NamedTuple):
 class Tracker(Protocol):
     """Turns the frames of one connection into sessions.  Times are packet times in unix nanoseconds."""
 
-    def take(self, half: Half, frames: list[Frame]) -> list[Session]:
+    def add_frames(self, half: Half, frames: list[Frame]) -> list[Session]:
         """Add the next frames of one direction; return the sessions that ended or changed."""
 
     def expire(self, now_ns: int) -> list[Session]:
@@ -112,7 +112,7 @@ class Tracker(Protocol):
     def end(self, ending: Ending) -> list[Session]:
         """End every open session as ``ending``; return them."""
 
-    def let_go(self, upto: int) -> list[Session]:
+    def evict_to(self, upto: int) -> list[Session]:
         """Evict the oldest data until no more than ``upto`` bytes are held; return the sessions that this ended."""
 
     def open_sessions(self) -> list[OpenSession]:
@@ -279,7 +279,7 @@ class Connection:
             self._text = f"{opener}-{acceptor}"
         return self._text
 
-    def come_apart(self) -> None:
+    def detach(self) -> None:
         """Break the reference cycles of a closed connection, so that its memory is freed at once.
 
         A half that is still referenced then belongs to a connection that is ignored.
@@ -290,7 +290,7 @@ class Connection:
             half.marks = ()
             half.connection, half.peer = _DETACHED, peer
 
-    def forget(self) -> None:
+    def drop_caches(self) -> None:
         """Drop what can be computed again; it adds up over ten thousand idle connections."""
         self._ends = None
         self._hash = None
@@ -314,7 +314,7 @@ class Connection:
         millis = f"{time_ns // 1_000_000 & 0xFFFFFFFFFFFF:012x}"
         return f"{millis[:8]}-{millis[8:]}-7{digest[:3]}-{_VARIANT[digest[19]]}{digest[3:6]}-{digest[6:18]}"
 
-    def settle_roles(self, device_side: int) -> None:
+    def assign_roles(self, device_side: int) -> None:
         """Decide which side is the analyzer, once: as configured, else ``device_side``, else the opener.
 
         ``device_side`` is the side that the messages suggest, or -1.

@@ -231,7 +231,7 @@ class Decoder:
             connection = half.connection
             if connection.state == IGNORED and (
                 connection.protocol or not buffer.startswith(again, begin)
-                or not streams.look_again(half, seq, buffer[begin:stop])
+                or not streams.reconsider(half, seq, buffer[begin:stop])
             ):  # fmt: skip
                 if flags & (FIN | RST):
                     self._forget(connection)
@@ -284,10 +284,10 @@ class Decoder:
             self._finished(streams.finished.pop(), out)
 
     def begin(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
-        """As ``deliver``, of the first bytes of a block that goes on (``MllpFramer.begin``)."""
+        """As ``deliver``, of the first bytes of a block that goes on (``MllpFramer.start_block``)."""
         half.offset += len(data)
         streams = self._streams
-        streams.begin(half, data, now)
+        streams.start_block(half, data, now)
         while streams.finished:
             self._finished(streams.finished.pop(), out)
 
@@ -403,7 +403,7 @@ class Decoder:
                         half.next_seq = origin
                     return
                 if half.loose and (half.origin - origin & _MASK) <= LOOSE_BYTES:  # stored behind the first data
-                    half.begin_before(half.origin - origin & _MASK)
+                    half.extend_back(half.origin - origin & _MASK)
                     half.loose = half.connection.joined_midstream = False
                     return
                 self._close(half.connection, Ending.CLOSED, out)  # the same ports again: its FIN was lost
@@ -428,7 +428,7 @@ class Decoder:
                 self._resets[connection] = None
         elif flags & FIN:
             if half.origin < 0:
-                half.begin(seq)
+                half.start_at(seq)
             half.finish(seq)
             self._finished(half, out)
 
@@ -465,12 +465,12 @@ class Decoder:
             if self._halves.pop(key, None) is None:
                 continue
             self._bypassed.discard(key)
-            self._streams.unhold(half)
+            self._streams.drop_held(half)
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
             self._remembered[key] = (half.origin, half.next_seq, connection.last_ns)
         self._resets.pop(connection, None)
-        connection.come_apart()
+        connection.detach()
 
     def _evict(self, out: list[Session]) -> None:
         """Make room: let go the tenth of the connections that have been idle for longest."""
@@ -517,7 +517,7 @@ class Decoder:
             if due and due <= now:
                 for half in connection.halves:
                     if half.pending:
-                        streams.settle(half, out)
+                        streams.settle_framer(half, out)
                 out.extend(tracker.expire(now))
             streams.arm(connection)
 

@@ -32,7 +32,7 @@ __all__ = ["Delivery"]
 
 _PER_WAITING: Final = 64
 _PER_MARK: Final = 128
-_LIGHT: Final = 512
+_UNREPORTED: Final = 512
 """Framers that hold less are not counted: ``max_connections`` bounds them."""
 _MANY_TIMERS: Final = 4096
 _TLS: Final = Dialect("tls", lambda _first, _second: 0, TlsFramer, turns=False)
@@ -77,7 +77,7 @@ class Delivery:
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect]) -> None:
         """Use other options for the connections that begin from now on."""
         self.options = options
-        self._budget.most = options.reassembly_bytes
+        self._budget.limit = options.reassembly_bytes
         self._recognition.configure(options, dialects)
         self.again = self._recognition.again
 
@@ -93,14 +93,14 @@ class Delivery:
         if framer is None or tracker is None:
             return
         if half.peer.pending:
-            self.settle(half.peer, out)
+            self.settle_framer(half.peer, out)
         pending = half.pending
         half.last_ns = now
         if pending:
             half.mark(half.offset - len(data), now)
         frames = framer.feed(data)
         if frames:
-            out.extend(tracker.take(half, frames))
+            out.extend(tracker.add_frames(half, frames))
             last = frames[-1]
             if last.offset + len(last.raw) + last.missing == half.offset:
                 if pending:
@@ -116,21 +116,21 @@ class Delivery:
         if pending or half.pending:
             self._note_pending(half)
 
-    def begin(self, half: Half, data: bytes, now: int) -> None:
-        """Start a block with its first bytes, as ``MllpFramer.begin`` does; no bytes may be pending on either side."""
+    def start_block(self, half: Half, data: bytes, now: int) -> None:
+        """Start a block, as ``MllpFramer.start_block`` does; no bytes may be pending on either side."""
         framer = half.framer
         if isinstance(framer, MllpFramer):
-            framer.begin(data)
+            framer.start_block(data)
         half.pending = True
         half.last_ns = now
         half.mark(half.offset - len(data), now)
         self._note_pending(half)
 
-    def ended(self, half: Half, size: int) -> None:
+    def finish_block(self, half: Half, size: int) -> None:
         """Drop the block that a framer had started: the fast path has read all ``size`` bytes of it."""
         framer = half.framer
         if isinstance(framer, MllpFramer):
-            framer.ended(size)
+            framer.finish_block(size)
         half.pending = False
         half.marks = ()
         self._note_pending(half)
@@ -143,14 +143,14 @@ class Delivery:
             marks = marks[1:]
         half.marks = marks or ((since, now),)
 
-    def settle(self, half: Half, out: list[Session]) -> None:
+    def settle_framer(self, half: Half, out: list[Session]) -> None:
         """Settle the framer of ``half``: its peer spoke, or silence fell."""
         tracker = half.connection.tracker
         if half.framer is None or tracker is None:
             return
         frames = half.framer.settle()
         if frames:
-            out.extend(tracker.take(half, frames))
+            out.extend(tracker.add_frames(half, frames))
             half.pending = half.framer.pending > 0
             if not half.pending:
                 half.marks = ()
@@ -165,7 +165,7 @@ class Delivery:
         if connection.unproven is not None:  # a frame with a gap proves nothing
             connection.unproven = (half, b"")
         half.last_ns = max(half.last_ns, half.marks[-1][1] if half.marks else 0) or now
-        out.extend(connection.tracker.take(half, half.framer.skip(missing)))
+        out.extend(connection.tracker.add_frames(half, half.framer.skip(missing)))
         half.pending = False
         half.marks = ()
         half.last_ns = now
@@ -184,24 +184,24 @@ class Delivery:
                     else:
                         frames = framer.close()
                     if frames:
-                        out.extend(connection.tracker.take(half, frames))
+                        out.extend(connection.tracker.add_frames(half, frames))
             out.extend(connection.tracker.end(ending))
             if connection.fast_path is not None:
                 connection.fast_path.forget()
         for half in connection.halves:
             if half in self._in_framers.of:
-                self._in_framers.put(half, 0)
+                self._in_framers.set(half, 0)
 
     def _note_pending(self, half: Half) -> None:
         """Record what the framer of ``half`` holds; if all framers hold too much, mark the largest for eviction."""
         size = half.framer.pending if half.pending and half.framer is not None else 0
         held = self._in_framers
-        if size < _LIGHT and half not in held.of:
+        if size < _UNREPORTED and half not in held.of:
             return
-        held.put(half, size + _PER_MARK * len(half.marks) if size else 0)
+        held.set(half, size + _PER_MARK * len(half.marks) if size else 0)
         if held.total > self.options.reassembly_bytes:
             for fullest in held.largest():
-                held.put(fullest, 0)
+                held.set(fullest, 0)
                 connection = fullest.connection.outer or fullest.connection
                 connection.crowded = True
                 self.finished.append(connection.halves[0])
@@ -267,7 +267,7 @@ class Delivery:
             connection.state = IGNORED
             self.counters["ignored"] += 1
             for half in connection.halves:
-                self.unhold(half)
+                self.drop_held(half)
             return
         if verdict.name in ("lis01", "plain") and not self._recognition.is_told(connection, waiting):
             connection.unproven = (connection.halves[0], b"")
@@ -303,10 +303,10 @@ class Delivery:
             if isinstance(connection.halves[0].framer, MllpFramer) and seen is None:
                 connection.fast_path = sessions.fast_path
 
-    def unhold(self, half: Half) -> None:
+    def drop_held(self, half: Half) -> None:
         """Drop all data held for one direction."""
         if half in self._in_framers.of:
-            self._in_framers.put(half, 0)
+            self._in_framers.set(half, 0)
         self._armed.pop(half.connection.keys[0], None)
 
     def is_encrypted(self, data: bytes) -> bool:
@@ -324,15 +324,15 @@ class Delivery:
         if known and framer.pending != len(known):
             return
         if not known and connection.tracker is not None:
-            out.extend(connection.tracker.take(half, framer.close()))
+            out.extend(connection.tracker.add_frames(half, framer.close()))
         connection.protocol = dialect.name
         peer.framer = dialect.make(self.options.max_message, peer.offset)
         half.framer = dialect.make(self.options.max_message, half.offset - len(data) - len(known))
         frames = half.framer.feed(known)
         if frames and connection.tracker is not None:
-            out.extend(connection.tracker.take(half, frames))
+            out.extend(connection.tracker.add_frames(half, frames))
 
-    def look_again(self, half: Half, seq: int, head: bytes) -> bool:
+    def reconsider(self, half: Half, seq: int, head: bytes) -> bool:
         """Examine an ignored connection again, from a segment that begins with one of ``again``.
 
         ``head`` are the segment's bytes.  Returns False if the connection is encrypted; it then stays ignored, and is
@@ -348,8 +348,8 @@ class Delivery:
         connection.state = UNDECIDED
         connection.protocol = ""
         self.counters["ignored"] -= 1
-        self.unhold(half)
-        half.begin(seq)
+        self.drop_held(half)
+        half.start_at(seq)
         half.peer.origin = -1
         return True
 
@@ -361,7 +361,7 @@ class Delivery:
 
     def add_gap(self, half: Half, count: int, now: int, out: list[Session]) -> None:
         """Add a gap: the next ``count`` bytes of a stream cannot be decrypted."""
-        half.miss(count, now)
+        half.skip(count, now)
         self.gap(half, count, now, out)
 
     def note_unread(self, connection: Connection, reason: str) -> None:

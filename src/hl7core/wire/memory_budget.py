@@ -14,10 +14,10 @@ from typing import Final
 from hl7core.model.session import Session
 from hl7core.wire.connection import Connection, DecoderOptions, Half
 
-__all__ = ["ELEMENT", "EXCHANGE", "LIGHT", "PER_PIECE", "ConnectionMemory", "HeldBytes", "MemoryBudget"]
+__all__ = ["ELEMENT", "EXCHANGE", "PER_PIECE", "UNREPORTED", "ConnectionMemory", "HeldBytes", "MemoryBudget"]
 
-LIGHT: Final = 4096
-"""A connection reports what it holds above this many bytes, and again each time that changes by as many."""
+UNREPORTED: Final = 4096
+"""What a connection holds up to this many bytes is not reported; more is, and again each time it changes by as many."""
 ELEMENT: Final = 640
 """Roughly how many bytes an element takes besides its content, with the message that it may carry."""
 EXCHANGE: Final = 640
@@ -34,7 +34,7 @@ class HeldBytes:
         self.of: dict[Half, int] = {}
         self.total = 0
 
-    def put(self, half: Half, size: int) -> None:
+    def set(self, half: Half, size: int) -> None:
         """Record that ``half`` now holds ``size`` bytes."""
         self.total += size - self.of.get(half, 0)
         if size:
@@ -48,16 +48,16 @@ class HeldBytes:
 
 
 class MemoryBudget:
-    """What the open sessions of all connections hold, and the ``most`` bytes that they may.
+    """What the open sessions of all connections hold, and the ``limit`` in bytes.
 
     ``counters["crowded"]`` counts the evictions.
     """
 
-    __slots__ = ("_held", "counters", "most")
+    __slots__ = ("_held", "counters", "limit")
 
-    def __init__(self, most: int, counters: dict[str, int]) -> None:
+    def __init__(self, limit: int, counters: dict[str, int]) -> None:
         self._held = HeldBytes()
-        self.most = most
+        self.limit = limit
         self.counters = counters
 
     @property
@@ -65,69 +65,69 @@ class MemoryBudget:
         """How many bytes are held."""
         return self._held.total
 
-    def weigh(self, connection: Connection, held: int) -> None:
+    def set_held(self, connection: Connection, held: int) -> None:
         """Record that ``connection`` now holds ``held`` bytes."""
-        self._held.put(connection.halves[0], held)
+        self._held.set(connection.halves[0], held)
 
-    def relieve(self) -> list[Session]:
+    def reclaim(self) -> list[Session]:
         """Evict the oldest data where most is held until a sixteenth of the budget is free; return what ended."""
         ended: list[Session] = []
         held = self._held
-        goal = self.most - self.most // 16  # so that many bytes arrive before the next search for the largest
+        goal = self.limit - self.limit // 16  # so that many bytes arrive before the next search for the largest
         while held.total > goal and held.of:
             for half in held.largest():
                 connection = half.connection.outer or half.connection
                 if connection.tracker is None:
-                    held.put(half, 0)
+                    held.set(half, 0)
                 else:
-                    ended += connection.tracker.let_go(max(0, held.of.get(half, 0) - (held.total - goal)))
+                    ended += connection.tracker.evict_to(max(0, held.of.get(half, 0) - (held.total - goal)))
                 if held.total <= goal:
                     break
         return ended
 
 
 class ConnectionMemory:
-    """What the open sessions of one connection hold: ``held`` bytes, and the ``most`` that they may.
+    """What the open sessions of one connection hold: ``held`` bytes, at most ``limit``.
 
-    Whoever changes ``held`` calls ``weigh`` afterwards, unless ``held`` stays between ``low`` and ``high``.
+    Whoever changes ``held`` calls ``report`` afterwards, unless ``held`` stays between ``low`` and ``high``.
     """
 
-    __slots__ = ("_budget", "_connection", "_reported", "held", "high", "low", "most")
+    __slots__ = ("_budget", "_connection", "_reported", "held", "high", "limit", "low")
 
     def __init__(self, budget: MemoryBudget, connection: Connection) -> None:
         self._budget = budget
         self._connection = connection
         self._reported = 0
-        self.most = connection_limit(connection.options)
+        self.limit = connection_limit(connection.options)
         self.held = 0
         self.low = -1
-        self.high = LIGHT
+        self.high = UNREPORTED
 
-    def weigh(self) -> None:
+    def report(self) -> None:
         """Report ``held`` to the budget."""
-        size = self.held if self.held > LIGHT else 0
+        size = self.held if self.held > UNREPORTED else 0
         if size != self._reported:
             self._reported = size
-            self.low, self.high = size - LIGHT, size + LIGHT
-            self._budget.weigh(self._connection, size)
+            self.low, self.high = size - UNREPORTED, size + UNREPORTED
+            self._budget.set_held(self._connection, size)
 
     def add(self, size: int) -> None:
         """Add ``size`` bytes (negative: remove them) and report."""
         self.held += size
-        self.weigh()
+        self.report()
 
     def has_room(self, size: int) -> bool:
         """Return whether ``size`` more bytes fit in the budget."""
-        return self._budget.held + size <= self._budget.most
+        return self._budget.held + size <= self._budget.limit
 
-    def relieve(self) -> list[Session]:
+    def reclaim(self) -> list[Session]:
         """Evict what exceeds the budget, on whichever connections hold most; return the sessions that this ended."""
         connection = self._connection.outer or self._connection
-        if self._budget.held <= self._budget.most or connection.crowded:  # crowded: it is being evicted as a whole
+        if self._budget.held <= self._budget.limit or connection.crowded:  # crowded: it is being evicted as a whole
             return []
-        return self._budget.relieve()
+        return self._budget.reclaim()
 
-    def given_up(self) -> None:
+    def count_eviction(self) -> None:
         """Count one eviction."""
         self._budget.counters["crowded"] += 1
 

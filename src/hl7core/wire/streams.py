@@ -58,7 +58,7 @@ class Streams(Delivery):
         The caller calls ``acknowledged`` afterwards.
         """
         if half.origin < 0:
-            half.begin(seq, loose=True)
+            half.start_at(seq, loose=True)
         waited = bool(half.held)
         pieces = half.push(seq, data, now, ack)
         if half.held:
@@ -106,9 +106,9 @@ class Streams(Delivery):
                 half = min(waiting, key=lambda h: (not h.lacks and not h.loose, h.hole_since))
                 self._stop_waiting(half, out)
 
-    def unhold(self, half: Half) -> None:
+    def drop_held(self, half: Half) -> None:
         """Drop all data held for one direction."""
-        super().unhold(half)
+        super().drop_held(half)
         half.held.clear()
         half.held_bytes = 0
         self._note_waiting(half)
@@ -118,9 +118,9 @@ class Streams(Delivery):
     def _note_waiting(self, half: Half) -> None:
         """Record how many bytes of ``half`` wait."""
         if half.held:
-            self._held.put(half, half.held_bytes + PER_PIECE * len(half.held))
+            self._held.set(half, half.held_bytes + PER_PIECE * len(half.held))
         elif half in self.holes:
-            self._held.put(half, 0)
+            self._held.set(half, 0)
             second = self._check_at.pop(half, -1)
             if second >= 0:
                 self._cancel_check(half, second)
@@ -151,7 +151,7 @@ class Streams(Delivery):
             upto = min(upto, peer.fin_offset)
         missing = upto - peer.offset
         if 0 < missing <= HELD_PER_STREAM:
-            self.deliver_pieces(peer, self._advanced(peer, peer.miss(missing, time_ns)), out)
+            self.deliver_pieces(peer, self._advanced(peer, peer.skip(missing, time_ns)), out)
         else:
             peer.absent = True
 

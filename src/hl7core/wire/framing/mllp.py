@@ -84,7 +84,7 @@ class MllpFramer(Buffered):
         self._pour(frames, data)
         return frames
 
-    def begin(self, data: bytes) -> None:
+    def start_block(self, data: bytes) -> None:
         """Start a block with its first bytes; more will follow.
 
         No block may be open.  ``data`` begins with VT and M, holds no other VT, FS or FF, and is no longer than the
@@ -95,13 +95,13 @@ class MllpFramer(Buffered):
         self._framed = True
         self._seen = len(data) - (data[-1] == _CR)  # FF may follow
 
-    def begun(self) -> bytes:
+    def open_block(self) -> bytes:
         """Return the bytes of the open block if nothing about it is unusual so far, else b""."""
         if self._open and self._framed and not self._dropping and not self._noted:
             return bytes(self._buffer)
         return b""
 
-    def ended(self, size: int) -> None:
+    def finish_block(self, size: int) -> None:
         """Drop the open block, which was read elsewhere, ``size`` bytes in all; continue behind it."""
         self.offset += size
         self._buffer.clear()

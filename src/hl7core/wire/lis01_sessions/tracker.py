@@ -55,7 +55,7 @@ class Lis01Sessions:
         self._done: list[Session] = []
         self._joined_midstream = connection.joined_midstream  # until the first session begins
 
-    def take(self, half: Half, frames: list[Frame]) -> list[Session]:
+    def add_frames(self, half: Half, frames: list[Frame]) -> list[Session]:
         """Add the next frames of one direction; return the sessions that ended."""
         for frame in frames:
             start_ns = half.captured_at(frame.offset) if half.marks else half.last_ns
@@ -64,8 +64,8 @@ class Lis01Sessions:
         memory.held = self._held()
         done, self._done = self._done, []
         if not memory.low <= memory.held <= memory.high:
-            memory.weigh()
-            done += memory.relieve()
+            memory.report()
+            done += memory.reclaim()
         return done
 
     def expire(self, now_ns: int) -> list[Session]:
@@ -86,16 +86,16 @@ class Lis01Sessions:
         if self._builder is not None:
             self._end_session(self._builder, ending)
         self._memory.held = 0
-        self._memory.weigh()
+        self._memory.report()
         done, self._done = self._done, []
         return done
 
-    def let_go(self, upto: int) -> list[Session]:
+    def evict_to(self, upto: int) -> list[Session]:
         """Evict the open session, or what waits for one, unless no more than ``upto`` bytes are held."""
         if self._memory.held <= upto:
-            self._memory.weigh()
+            self._memory.report()
             return []
-        self._memory.given_up()
+        self._memory.count_eviction()
         return self.end(Ending.EVICTED)
 
     def open_sessions(self) -> list[OpenSession]:
@@ -136,8 +136,8 @@ class Lis01Sessions:
             builder = None
         if builder is None:
             builder = self._begin_session(half, placed)
-        elif builder.size > self._max_bytes or builder.held_bytes > self._memory.most:
-            self._memory.given_up()
+        elif builder.size > self._max_bytes or builder.held_bytes > self._memory.limit:
+            self._memory.count_eviction()
             self._end_session(builder, Ending.EVICTED)
             builder = self._begin_session(half, placed)
         builder.add(placed)
@@ -187,7 +187,7 @@ class Lis01Sessions:
         connection = self._connection
         if connection.device_side < 0:
             tells = any(_RESULT_OR_QUERY.search(message.text) for message in builder.messages)
-            connection.settle_roles(builder.sender if tells else -1)
+            connection.assign_roles(builder.sender if tells else -1)
         directions = connection.directions
         # The direction of a message is certain only now that the roles are assigned.
         sides = {placed.index: placed.side for placed in builder.placed if placed.index is not None}

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from hl7core.model.schema import TO_ESCAPE
 from hl7core.model.session import Element, ElementType, Ending, Message, Session
 from hl7core.wire.connection import Connection, Half
-from hl7core.wire.memory_budget import LIGHT, ConnectionMemory
+from hl7core.wire.memory_budget import UNREPORTED, ConnectionMemory
 from hl7core.wire.mllp_sessions.acknowledgement import POSITIVE, completes, completing
 from hl7core.wire.peek import NO_REPLY
 
@@ -179,13 +179,13 @@ class FastPath:
         if request is None:
             if terms.wants_none or raw[end + 1 : end + 4] not in NO_REPLY:
                 return False
-            if len(raw) > LIGHT:
+            if len(raw) > UNREPORTED:
                 if not self._memory.has_room(len(raw)):
                     return False
                 self._weight = len(raw)
                 self._memory.add(self._weight)
             if self._connection.device_side < 0:
-                self._connection.settle_roles(side_of_device(half.side, fields[6]))
+                self._connection.assign_roles(side_of_device(half.side, fields[6]))
             self.terms = terms
             self.request = _new(Request, (
                 half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms.charset, plain,
@@ -260,7 +260,7 @@ class FastPath:
         """Drop the last session: ten thousand idle connections would hold as many."""
         self._last = self._last_exchange = None
         self.holds_last = False
-        self._connection.forget()
+        self._connection.drop_caches()
 
     # The ids that were answered.
 

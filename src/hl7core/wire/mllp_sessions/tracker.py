@@ -73,7 +73,7 @@ class MllpSessions:
 
     # The face of a tracker.
 
-    def take(self, half: Half, frames: list[Frame]) -> list[Session]:
+    def add_frames(self, half: Half, frames: list[Frame]) -> list[Session]:
         """Take the next frames of one direction; return the sessions that ended or changed."""
         fast_path = self.fast_path
         if fast_path.ready and self._seen is None and len(frames) == 1:
@@ -95,11 +95,11 @@ class MllpSessions:
         memory = self._memory
         if memory.low <= memory.held <= memory.high:
             return self._emitted(unanswered)
-        if memory.held > memory.most:
-            self._shed(unanswered, memory.most)
+        if memory.held > memory.limit:
+            self._shed(unanswered, memory.limit)
         sessions = self._emitted(unanswered)
-        memory.weigh()
-        return sessions + memory.relieve()
+        memory.report()
+        return sessions + memory.reclaim()
 
     def expire(self, now_ns: int) -> list[Session]:
         """End the exchanges that nobody has answered for as long as the settings allow."""
@@ -131,14 +131,14 @@ class MllpSessions:
         unanswered.clear_late()
         return self._emitted_and_weighed(unanswered)
 
-    def let_go(self, upto: int) -> list[Session]:
+    def evict_to(self, upto: int) -> list[Session]:
         """End the oldest that wait, until no more than ``upto`` bytes are held; return the sessions that this ended."""
         if self._is_idle:
             return []
         unanswered = self._slow_path()
         self._shed(unanswered, upto)
         sessions = self._emitted(unanswered)
-        self._memory.weigh()
+        self._memory.report()
         return sessions
 
     def open_sessions(self) -> list[OpenSession]:
@@ -189,7 +189,7 @@ class MllpSessions:
         connection, strays = self._connection, self._strays
         side = half.side
         if connection.device_side < 0:
-            connection.settle_roles(side_of_device(side, message_type))
+            connection.assign_roles(side_of_device(side, message_type))
         late = rejoins = False
         if reply_to is None:
             kind = _MESSAGE
@@ -320,7 +320,7 @@ class MllpSessions:
             exchange = self._begin(half, taken[0].offset, taken[0].content, taken[0].time_ns, half.last_ns)
             exchange.whole = False
             exchange.is_reply = True
-            self._connection.settle_roles(-1)
+            self._connection.assign_roles(-1)
             strays.place(exchange, half, taken)
             unanswered.end(exchange, ending)
 
@@ -335,7 +335,7 @@ class MllpSessions:
                 self._end_strays(unanswered, _EVICTED)
                 return
             if not exchange.complete:
-                memory.given_up()
+                memory.count_eviction()
             if exchange.is_open:
                 unanswered.end(exchange, _COMPLETE if exchange.complete else _EVICTED)
             else:
@@ -365,5 +365,5 @@ class MllpSessions:
         sessions = self._emitted(unanswered)
         memory = self._memory
         if not memory.low <= memory.held <= memory.high:
-            memory.weigh()
+            memory.report()
         return sessions

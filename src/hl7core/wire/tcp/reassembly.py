@@ -77,13 +77,13 @@ class Stream:
         """Whether bytes are missing before the first segment that waits (otherwise it waits for another reason)."""
         return bool(self.held) and self.held[0][0] != self.offset
 
-    def begin(self, seq: int, *, loose: bool = False) -> None:
+    def start_at(self, seq: int, *, loose: bool = False) -> None:
         """Continue at sequence number ``seq``, whatever came before."""
         self.origin = (seq - self.offset) & _MASK
         self.next_seq = seq
         self.loose = loose
 
-    def begin_before(self, count: int) -> None:
+    def extend_back(self, count: int) -> None:
         """Move the beginning of a loose stream ``count`` bytes back."""
         self.origin = self.next_seq = (self.next_seq - count) & _MASK
         self.held = [(start + count, data, time_ns, ack) for start, data, time_ns, ack in self.held]
@@ -95,7 +95,7 @@ class Stream:
         start = self.offset_of(seq)
         if start < self.offset:
             if self.loose and start >= -_BEFORE:
-                self.begin_before(-start)
+                self.extend_back(-start)
                 start = 0
             else:  # a repeat, the old byte of a keep-alive (RFC 1122 section 4.2.3.6), or an overlap
                 if start + len(data) <= self.offset:
@@ -128,9 +128,9 @@ class Stream:
             self._advance(len(data))
             return [Piece(data, time_ns), *self.drain()]
         self.loose = False
-        return self.miss(missing, time_ns)
+        return self.skip(missing, time_ns)
 
-    def miss(self, count: int, time_ns: int) -> list[Piece]:
+    def skip(self, count: int, time_ns: int) -> list[Piece]:
         """Declare the next ``count`` bytes a gap, noticed at ``time_ns``; return it and the pieces it lets through."""
         self._advance(count)
         return [Piece(b"", time_ns, count), *self.drain()]

@@ -79,7 +79,7 @@ class Unwrapped:
         self._inner.outer = connection
         self._out: list[Session] = []
 
-    def take(self, half: Half, frames: list[Frame]) -> list[Session]:
+    def add_frames(self, half: Half, frames: list[Frame]) -> list[Session]:
         """Add the next records of one direction; return the sessions inside that ended or changed."""
         for frame in frames:
             if self._over:
@@ -111,10 +111,10 @@ class Unwrapped:
                 self._ignore(NO_HANDSHAKE if not self._suite else "its keys in the key log do not fit")
         return self._collect()
 
-    def let_go(self, upto: int) -> list[Session]:
+    def evict_to(self, upto: int) -> list[Session]:
         """Evict the oldest data inside until no more than ``upto`` bytes are held; return the sessions ended."""
         if self._inner.tracker is not None:
-            self._out += self._inner.tracker.let_go(upto)
+            self._out += self._inner.tracker.evict_to(upto)
         return self._collect()
 
     def open_sessions(self) -> list[OpenSession]:
