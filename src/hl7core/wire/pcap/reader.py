@@ -118,7 +118,7 @@ class CaptureReader:
         return batches
 
     def finish(self) -> list[PacketBatch]:
-        """End the reading; :attr:`damage` then says whether the file was cut off within a packet.
+        """End the reading; :attr:`damage` then tells if the file was cut short within a packet.
 
         Returns no packets, since :meth:`feed` has returned all that are whole.  Raises CaptureFileError if the file
         ends before or within its header.
