@@ -6,7 +6,7 @@ import time
 import pytest
 
 from hl7core.errors import PluginError, SettingsError, StoreError
-from hl7core.guard import contained, describe, guarded, in_thread
+from hl7core.guard import contained, describe, guarded, in_thread, reason_of
 
 
 @pytest.mark.parametrize("error", [ValueError(), SystemExit(), GeneratorExit(), asyncio.CancelledError()])
@@ -108,3 +108,17 @@ def test_cancelling_the_caller_is_not_the_plugins_failure():
             await task
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (StoreError("the disk is full"), "the disk is full"),
+        (OSError(28, "No space left on device", "/data/PATIENT.json"), "No space left on device"),
+        (ValueError("PATIENT^NAME"), "ValueError"),
+    ],
+    ids=["ours", "the system's", "foreign"],
+)
+def test_a_reason_never_holds_what_a_foreign_exception_quotes(error, reason):
+    assert reason in reason_of(error)
+    assert "PATIENT" not in reason_of(error)

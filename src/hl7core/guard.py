@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from hl7core.errors import Hl7coreError, PluginError, SettingsError
 
-__all__ = ["contained", "describe", "guarded", "in_thread"]
+__all__ = ["contained", "describe", "guarded", "in_thread", "reason_of"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,18 @@ def describe(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{kind}{detail}{place}"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why ``error`` was raised, in words for a person.
+
+    The text of a foreign exception may hold message content, so only its class is named.
+    """
+    if isinstance(error, Hl7coreError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return describe(error)
 
 
 async def in_thread(function: Callable[..., T], *args: Any, deadline: float | None = None, name: str = "plugin") -> T:

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from hl7core.engine.parts import InForce, Parts
-from hl7core.engine.reason import reason_of
 from hl7core.engine.sources import own_request
 from hl7core.engine.store_probe import probe_store
 from hl7core.errors import Hl7coreError
-from hl7core.guard import in_thread
+from hl7core.guard import in_thread, reason_of
 from hl7core.model.events import SettingsChanged
 from hl7core.settings.reading import Settings
 from hl7core.wire.detect import unknown_pins

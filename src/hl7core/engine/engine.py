@@ -29,22 +29,22 @@ from hl7core.engine.keeper import Keeper, Policy
 from hl7core.engine.ledger import Ledger
 from hl7core.engine.lock import EngineLock
 from hl7core.engine.news import Follower, News
-from hl7core.engine.options import limits_of
 from hl7core.engine.outbox.outbox import Outbox
 from hl7core.engine.outbox.records import StoredRecords
 from hl7core.engine.parts import InForce, Parts
-from hl7core.engine.reason import reason_of
 from hl7core.engine.reloader import Reloader
 from hl7core.engine.runtime import EngineRuntime
+from hl7core.engine.session_memory import Limits
 from hl7core.engine.sources import Sources, own_request
 from hl7core.engine.stores import AttachedStores
 from hl7core.errors import EngineError, Hl7coreError
-from hl7core.guard import in_thread
+from hl7core.guard import in_thread, reason_of
 from hl7core.model.events import PluginChanged
 from hl7core.model.session import Ending, Session
 from hl7core.plugin_host.dispatch import Dispatch
 from hl7core.plugin_host.registry import Registry
 from hl7core.settings import reading
+from hl7core.settings.model import CoreSettings
 from hl7core.settings.reading import Settings
 
 __all__ = ["Engine"]
@@ -100,7 +100,7 @@ class Engine:
             self.registry.load_only(only)
         self.dispatch = Dispatch(self.registry, self._plugin_changed)
         self.news = News(self.dispatch)
-        self.ledger = Ledger(limits_of(settings.core), on_lost=self.news.lost)
+        self.ledger = Ledger(_limits_of(settings.core), on_lost=self.news.lost)
         self.stores = AttachedStores(self.dispatch, self.ledger, record=lambda: self.record)
         self.keeper = Keeper(
             self.ledger, self.dispatch, self.stores, self.news, policy=self._policy, now=clock, on_saved=self._saved
@@ -188,7 +188,7 @@ class Engine:
 
     def _limit(self) -> None:
         """Keep in memory what the settings say now."""
-        self.ledger.limit(limits_of(self.settings.core, finite=self.decoding.finite))
+        self.ledger.limit(_limits_of(self.settings.core, finite=self.decoding.finite))
         self.keeper.wake()
         self.outbox.wake()
 
@@ -392,3 +392,8 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task of the engine failed: %s", reason_of(error))
             self.request_stop(EngineError(f"a task of the engine failed: {reason_of(error)}"))
+
+
+def _limits_of(core: CoreSettings, *, finite: bool = False) -> Limits:
+    """Return how much is kept in memory; ``finite``: the packets come from files, which can wait."""
+    return Limits(core.memory_sessions, core.memory_bytes, core.unsaved_sessions, core.enable_persistence, finite)

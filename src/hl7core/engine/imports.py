@@ -18,12 +18,12 @@ from itertools import islice
 from typing import Any, Final
 
 from hl7core.engine.parts import Parts
-from hl7core.engine.reason import reason_of
 from hl7core.engine.session_files import read_sessions, session_files
 from hl7core.engine.session_state import stamp
 from hl7core.engine.store_probe import PROBE_ID
 from hl7core.engine.stores import age
 from hl7core.errors import EngineError, PluginError, SessionRefused, StoreError
+from hl7core.guard import reason_of
 from hl7core.hl7.query import sort_key
 from hl7core.model.schema import at_stored_precision, session_to_json
 from hl7core.model.session import Session, SessionQuery

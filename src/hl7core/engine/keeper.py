@@ -18,11 +18,10 @@ from typing import Final, NamedTuple, TypeVar
 
 from hl7core.engine.ledger import Ledger, Stamped
 from hl7core.engine.news import News
-from hl7core.engine.reason import reason_of
 from hl7core.engine.store_jobs import StoreJobs
 from hl7core.engine.stores import AttachedStores
 from hl7core.errors import EngineError, SessionRefused
-from hl7core.guard import describe
+from hl7core.guard import describe, reason_of
 from hl7core.model.events import SessionSaved, SessionUnsaved
 from hl7core.model.session import Session
 from hl7core.plugin_host.dispatch import Dispatch

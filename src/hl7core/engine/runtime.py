@@ -17,11 +17,10 @@ from typing import Any, Protocol, TypeVar
 
 from hl7core.contract import CoreView, SourceRequest, State
 from hl7core.engine.parts import Parts
-from hl7core.engine.reason import reason_of
 from hl7core.engine.session_state import ignore, renewed, retry, unignore
 from hl7core.engine.sources import default_bpf
 from hl7core.engine.stores import TRASH_PART
-from hl7core.guard import describe, in_thread
+from hl7core.guard import describe, in_thread, reason_of
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import CaptureChanged, CleanupSummary, Event, NoticeRaised, SessionsRemoved
 from hl7core.model.packet import Interface

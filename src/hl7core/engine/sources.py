@@ -16,14 +16,12 @@ from typing import Final
 from hl7core.contract import PacketSource, SourceRequest, SourceStats
 from hl7core.engine.intake import Intake
 from hl7core.engine.news import News
-from hl7core.engine.options import parts_of
-from hl7core.engine.reason import reason_of
 from hl7core.errors import Hl7coreError, SourceError
-from hl7core.guard import in_thread
+from hl7core.guard import in_thread, reason_of
 from hl7core.model.events import CaptureChanged, PacketsDropped
 from hl7core.model.packet import PacketBatch
 from hl7core.plugin_host.dispatch import Dispatch
-from hl7core.settings.model import CoreSettings
+from hl7core.settings.model import CoreSettings, comma_separated
 
 __all__ = ["Sources", "default_bpf", "own_request"]
 
@@ -38,7 +36,7 @@ def default_bpf(core: CoreSettings) -> str:
     """Return the packet filter for the addresses and the port in the settings, "" if there are none."""
     terms: list[str] = []
     for addresses in (core.device_address, core.lis_address):
-        hosts = parts_of(addresses)
+        hosts = comma_separated(addresses)
         if hosts:
             ends = " or ".join(f"{'net' if '/' in host else 'host'} {host}" for host in hosts)
             terms.append(f"({ends})")

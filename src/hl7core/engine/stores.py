@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from hl7core.engine.ledger import Ledger
-from hl7core.engine.reason import reason_of
 from hl7core.engine.store_jobs import JobCancelled
 from hl7core.engine.store_probe import PROBE_ID, remove_probe
 from hl7core.errors import StoreError
+from hl7core.guard import reason_of
 from hl7core.hl7.query import sort_key
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.session import Session, SessionQuery

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from hl7core.wire.connection import SECOND, DecoderOptions
 from hl7core.wire.pins import parse_pins
 
-__all__ = ["CoreSettings"]
+__all__ = ["CoreSettings", "comma_separated"]
 
 
 class CoreSettings(BaseModel):
@@ -101,8 +101,8 @@ class CoreSettings(BaseModel):
     def decoder_options(self, sensor: str = "") -> DecoderOptions:
         """Return the options for the decoder.  ``sensor`` names the machine that captures."""
         return DecoderOptions(
-            device_addresses=_parts(self.device_address),
-            lis_addresses=_parts(self.lis_address),
+            device_addresses=comma_separated(self.device_address),
+            lis_addresses=comma_separated(self.lis_address),
             lis_port=self.lis_port,
             start_marker=self.start_marker,
             ack_marker=self.ack_marker,
@@ -118,5 +118,6 @@ class CoreSettings(BaseModel):
         )
 
 
-def _parts(text: str) -> tuple[str, ...]:
+def comma_separated(text: str) -> tuple[str, ...]:
+    """Return the values in ``text``, a setting such as "eth0, eth1"."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -290,7 +290,7 @@ class Decoder:
             self._finished(streams.finished.pop(), out)
 
     def begin(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
-        """Add the first bytes of a block that is not whole yet (``MllpFramer.start_block``); otherwise as ``deliver``."""
+        """Add the first bytes of a block that is not whole yet; otherwise as ``deliver``."""
         half.offset += len(data)
         streams = self._streams
         streams.start_block(half, data, now)

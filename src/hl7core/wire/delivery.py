@@ -117,7 +117,7 @@ class Delivery:
             self._note_pending(half)
 
     def start_block(self, half: Half, data: bytes, now: int) -> None:
-        """Start a block with its first bytes, as ``MllpFramer.start_block`` does; no bytes may be pending on either side."""
+        """Start a block, as ``MllpFramer.start_block`` does; no bytes may be pending on either side."""
         framer = half.framer
         if isinstance(framer, MllpFramer):
             framer.start_block(data)

@@ -39,10 +39,10 @@ from hl7core.engine.control.protocol import (
 )
 from hl7core.engine.imports import ImportReport, Imports
 from hl7core.engine.parts import Parts
-from hl7core.engine.reason import reason_of
 from hl7core.engine.runtime import EngineRuntime
 from hl7core.engine.stores import PAGE
 from hl7core.errors import EngineError
+from hl7core.guard import reason_of
 from hl7core.model.events import CleanupProgress
 from hl7core.model.schema import session_to_json
 from hl7core.model.session import Session
