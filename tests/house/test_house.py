@@ -41,7 +41,18 @@ def imported_by(*arguments: str) -> set[str]:
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["version"]])
 def test_help_imports_nothing_heavy_and_no_plugin(arguments):
     modules = imported_by(*arguments)
-    heavy = {"scapy", "hl7apy", "httpx", "pydantic", "dynaconf", "rich", "pluggy", "watchfiles", "hl7core_plugins", "orjson"}
+    heavy = {
+        "scapy",
+        "hl7apy",
+        "httpx",
+        "pydantic",
+        "dynaconf",
+        "rich",
+        "pluggy",
+        "watchfiles",
+        "hl7core_plugins",
+        "orjson",
+    }
     assert not modules & heavy
 
 

@@ -43,6 +43,7 @@ cdef Py_ssize_t _LAST_NS = _slot(Half, "last_ns")
 cdef Py_ssize_t _READY = _slot(FastPath, "ready")
 cdef Py_ssize_t _REQUEST = _slot(FastPath, "request")
 cdef Py_ssize_t _LONGEST_BLOCK = _slot(FastPath, "longest")
+cdef Py_ssize_t _TERMS = _slot(FastPath, "terms")
 
 
 # Records of a pcap file.
@@ -346,7 +347,7 @@ cdef class SlowPathPackets:
                 start_ns = half.marks[0][1]
             except OverflowError:
                 return False
-        if not self._add_block(fast_path, half, raw, offset, start_ns, now):
+        if not self._add_block(connection, fast_path, half, raw, offset, start_ns, now):
             return False
         _set(half, _OFFSET, <long long>_get(half, _OFFSET) + size)
         _set(half, _LAST_NS, _get(connection, _CONNECTION_LAST_NS))  # which is now
@@ -359,7 +360,7 @@ cdef class SlowPathPackets:
         return True
 
     cdef bint _add_block(
-        self, fast_path, half, bytes raw, long long offset, long long start_ns, long long end_ns
+        self, connection, fast_path, half, bytes raw, long long offset, long long start_ns, long long end_ns
     ) except -1:
         """As ``FastPath.add_block``."""
         cdef Bytes block = <Bytes>PyBytes_AS_STRING(raw)
@@ -392,10 +393,10 @@ cdef class SlowPathPackets:
             if (
                 wants_none or size > _UNREPORTED or size - begin < 3
                 or PyBytes_FromStringAndSize(<char*>block + begin, 3) not in _NO_REPLY
-                or half.connection.device_side < 0
+                or <long long>_get(connection, _DEVICE_SIDE) < 0
             ):
                 return False
-            fast_path.terms = terms
+            _set(fast_path, _TERMS, terms)
             _set(fast_path, _REQUEST, _named(_Request, (
                 half, raw, offset, start_ns, end_ns,
                 PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL),
@@ -423,10 +424,10 @@ cdef class SlowPathPackets:
             line = stop - block
         if PyUnicode_DecodeLatin1(<char*>block + begin, line - begin, NULL) != control_id:
             return False
-        _, completing, _ = _fields(fast_path.terms, _Terms)
+        _, completing, _ = _fields(_get(fast_path, _TERMS), _Terms)
         if (<dict>completing).get(code) is not True:
             return False  # more is to come, or the code is unknown
-        fast_path.emit(_named(_FastExchange, (half.connection, request, _named(_Reply, (
+        fast_path.emit(_named(_FastExchange, (connection, request, _named(_Reply, (
             half, raw, offset, start_ns, end_ns,
             PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL),
             PyUnicode_DecodeLatin1(<char*>block + fields[6], fields[7] - 1 - fields[6], NULL),

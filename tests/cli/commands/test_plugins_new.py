@@ -118,7 +118,7 @@ def test_it_is_as_clean_as_ours(projects, kind):
 def test_a_name_that_cannot_be_one_is_refused(tmp_path, name):
     done = run("hl7core", "plugins", "new", "--", name, cwd=tmp_path)
     assert done.returncode == 2
-    assert "no plugin name" in done.stderr
+    assert "not a valid plugin name" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

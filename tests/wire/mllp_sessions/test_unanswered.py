@@ -24,6 +24,14 @@ def unanswered(talk: TcpTalk, count: int) -> None:
         talk.opener(ask(str(number)))
 
 
+def none_wanted(talk: TcpTalk, count: int) -> None:
+    for number in range(count):
+        talk.opener(ask(str(number), "NE", "ER"))
+        talk.wait(1)
+    for number in range(count):
+        talk.acceptor(reply(str(number), "CR"))
+
+
 def answered_backwards(talk: TcpTalk, count: int) -> None:
     unanswered(talk, count)
     for number in reversed(range(count)):
@@ -98,10 +106,10 @@ def one_a_second(talk: TcpTalk, count: int) -> None:
 
 
 SHAPES = (
-    unanswered, answered_backwards, all_of_one_id_on_both_levels, answers_to_nothing, the_same_answer_to_nothing,
-    a_batch_acknowledged_one_by_one, a_batch_of_which_no_trailer_counts_right, gaps_in_what_might_have_answered,
-    batches_that_still_owe_while_the_other_side_asks, confirmed_again_and_again, line_ends_behind_a_batch,
-    one_a_second,
+    unanswered, none_wanted, answered_backwards, all_of_one_id_on_both_levels, answers_to_nothing,
+    the_same_answer_to_nothing, a_batch_acknowledged_one_by_one, a_batch_of_which_no_trailer_counts_right,
+    gaps_in_what_might_have_answered, batches_that_still_owe_while_the_other_side_asks, confirmed_again_and_again,
+    line_ends_behind_a_batch, one_a_second,
 )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""MLLP: from blocks to exchanges, one session each."""
+"""MLLP: from blocks to sessions, one per exchange of a request and its acknowledgements."""

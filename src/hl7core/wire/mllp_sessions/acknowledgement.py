@@ -10,6 +10,7 @@ Sources: HL7 v2 chapter 2.9 (original and enhanced mode), table 0155 (values of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["POSITIVE", "canonical", "completes", "completing", "is_accept"]
@@ -45,6 +46,12 @@ def completes(accept: str, application: str, codes: Sequence[str]) -> bool:
     certain one.  A value of MSA-1 that table 0008 does not list counts as an accept acknowledgement if it begins with
     C, else as an application acknowledgement.
     """
+    # Only values of the tables are kept in memory, not what a hostile peer may put in their place.
+    return _completes(_known(accept), _known(application), tuple(map(canonical, codes)))
+
+
+@lru_cache(1024)
+def _completes(accept: str, application: str, codes: tuple[str, ...]) -> bool:
     accepted = any(is_accept(code) for code in codes)
     applied = not all(is_accept(code) for code in codes)
     if not accept and not application:
