@@ -80,7 +80,7 @@ def test_a_key_log_of_others_leaves_it_named(tls, tmp_path):
 
 
 def test_what_is_no_key_log_is_said_before_anything_is_read(tls, tmp_path):
-    for path, reason in ((tmp_path / "missing.log", "cannot be read"), (tmp_path / "day.pcap", "is no key log")):
+    for path, reason in ((tmp_path / "missing.log", "cannot be read"), (tmp_path / "day.pcap", "is not a key log")):
         run = hl7core("read", tmp_path / "day.pcap", "--keylog", path)
         assert run.returncode == 2
         assert reason in run.stderr

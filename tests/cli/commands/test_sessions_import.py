@@ -138,7 +138,7 @@ def test_sessions_move_between_stores_and_back_unchanged(place):
     assert run.stdout == "7 sessions found, 7 copied and verified\n"
     assert "hl7core plugins disable shelf" in run.stderr
     assert place.json_files() == {session.id: session_to_json(session) for session in sessions}
-    assert place.run("sessions", "import", "--from", "shelf").stdout.endswith("7 were there already\n")
+    assert place.run("sessions", "import", "--from", "shelf").stdout.endswith("7 already there\n")
     moved = place.run("sessions", "import", "--from", "shelf", "--move")
     assert "7 deleted from shelf" in moved.stdout
     assert not place.shelved()
@@ -202,7 +202,7 @@ def test_files_come_in_and_a_damaged_entry_is_exit_4(place):
     assert place.run("sessions", "import", "good.jsonl").returncode == 0
     run = place.run("sessions", "import", "bad.jsonl")
     assert run.returncode == 4
-    assert "1 entries are no sessions" in run.stderr
+    assert "1 entries are not valid sessions" in run.stderr
     assert len(place.json_files()) == 3
     assert place.run("sessions", "import", "no-such-file").returncode == 1
 
