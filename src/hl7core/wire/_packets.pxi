@@ -427,10 +427,11 @@ cdef class SlowPathPackets:
         _, completing, _ = _fields(_get(fast_path, _TERMS), _Terms)
         if (<dict>completing).get(code) is not True:
             return False  # more is to come, or the code is unknown
-        fast_path.emit(_named(_FastExchange, (connection, request, _named(_Reply, (
-            half, raw, offset, start_ns, end_ns,
-            PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL),
+        own_id = PyUnicode_DecodeLatin1(<char*>block + fields[7], fields[8] - 1 - fields[7], NULL)
+        exchange = _named(_FastExchange, (connection, request, _named(_Reply, (
+            half, raw, offset, start_ns, end_ns, own_id,
             PyUnicode_DecodeLatin1(<char*>block + fields[6], fields[7] - 1 - fields[6], NULL),
             charset, True, code,
-        )))), self._out)
+        ))))
+        fast_path.emit(exchange, control_id, own_id, self._out)
         return True

@@ -213,16 +213,19 @@ class FastPath:
         reply = _new(Reply, (
             half, raw, offset, start_ns, end_ns, fields[7], fields[6], terms.charset, plain, code,
         ))  # fmt: skip
-        self.emit(_new(FastExchange, (self._connection, request, reply)), out)
+        self.emit(_new(FastExchange, (self._connection, request, reply)), parts[1], fields[7], out)
         return True
 
-    def emit(self, exchange: FastExchange, out: list[Any]) -> None:
-        """Add what is made of an exchange to ``out``: the request that waits has been answered."""
+    def emit(self, exchange: FastExchange, control_id: str, reply_id: str, out: list[Any]) -> None:
+        """Add what is made of an exchange to ``out``: the request that waits has been answered.
+
+        ``control_id`` and ``reply_id`` are the MSH-10 of its request and its reply.
+        """
         self.request = None
         if self._weight:
             self._release()
         self._last_exchange, self._last = exchange, None
-        self.note_answer(exchange.request.control_id, exchange.reply.control_id)
+        self.note_answer(control_id, reply_id)
         if not self.holds_last:
             self.holds_last = True
             self._recent.append(self)
