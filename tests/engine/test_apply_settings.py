@@ -205,9 +205,9 @@ def test_toggling_in_the_settings_file_takes_a_second_at_most(parts, tmp_path):
         poll(lambda: len(listener.sessions) == 1)
 
 
-def test_a_pin_to_what_nobody_speaks_is_told_and_detection_decides_there(tmp_path):
+def test_a_pin_to_an_unknown_protocol_is_reported_and_detection_decides_there(tmp_path):
     with EngineHarness(tmp_path, settings={"core.protocols": ":2575=nobody"}) as harness:
-        assert "core.protocols: nothing here speaks nobody" in dict(harness.state().notices)["protocols"]
+        assert "core.protocols: unknown protocol nobody" in dict(harness.state().notices)["protocols"]
         talk = TcpTalk()
         talk.open()
         talk.opener(b"\x0bMSH|^~\\&|A|||||ORU^R01|M1|P|2.5\r\x1c\r")
