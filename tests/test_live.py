@@ -222,6 +222,6 @@ def test_the_capture_ends_by_saying_what_came_and_what_was_lost(capture):
     (session,) = capture.end()
     assert session["messageInfo"][0]["controlId"] == "M1"
     words = (capture.folder / "err").read_text()
-    said = re.search(r"^(\d+) packets decoded, 0 lost; 1 sessions$", words, re.MULTILINE)
+    said = re.search(r"^(\d+) packets decoded, 0 lost; 1 session$", words, re.MULTILINE)
     assert said, words
     assert f"{said[1]} packets written to" in words

@@ -15,10 +15,10 @@ def test_a_capture_file_is_stored_once(tmp_path):
     talk.opener(b"\x0bMSH|^~\\&|A|B|C|D|||ORU^R01|M1|P|2.5\r\x1c\r")
     (tmp_path / "day.pcap").write_bytes(pcap_header() + b"".join(pcap_record(p.time_ns, p.data) for p in talk.packets))
     first = hl7core("read", "day.pcap", "--store", cwd=tmp_path)
-    assert "1 sessions saved" in first.stderr
+    assert "1 session saved" in first.stderr
     again = hl7core("read", "day.pcap", "--store", cwd=tmp_path)
     assert "0 sessions saved" in again.stderr
-    assert "1 were already stored" in again.stderr
+    assert "1 already stored" in again.stderr
     (path,) = (tmp_path / "docs/sessions").glob("*.json")
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import click
 
 from hl7core.cli.load_settings import load_settings
+from hl7core.cli.output.text import counted
 from hl7core.cli.session_access import engine_client, stores_of
 from hl7core.engine.engine import Engine
 from hl7core.engine.session_state import carried, stamp
@@ -51,11 +52,11 @@ class Saver:
 
     def summary(self) -> str:
         """Return in one line what was saved."""
-        text = f"{self.saved} sessions saved to {self._settings.output_folder}"
+        text = f"{counted(self.saved, 'session')} saved to {self._settings.output_folder}"
         if self.known:
-            text += f", {self.known} were already stored"
+            text += f", {self.known:,} already stored"
         if self.failed:
-            text += f", {self.failed} could not be saved: {self.reason}"
+            text += f", {self.failed:,} could not be saved: {self.reason}"
         return text
 
     def _flush(self) -> None:

@@ -11,6 +11,7 @@ import click
 
 from hl7core.cli import exit_codes
 from hl7core.cli.output.live_view import show_live
+from hl7core.cli.output.text import counted
 from hl7core.cli.tune_gc import tune_gc
 from hl7core.engine.engine import Engine
 
@@ -74,7 +75,7 @@ async def _run(engine: Engine, output: str | None, limit: Limit) -> int:
     if isinstance(limited, Exception):
         raise limited
     if engine.unsaved:
-        click.echo(f"hl7core: {len(engine.unsaved)} sessions could not be saved", err=True)
+        click.echo(f"hl7core: {counted(len(engine.unsaved), 'session')} could not be saved", err=True)
         return exit_codes.PARTIAL
     return exit_codes.INTERRUPTED if interrupted else exit_codes.OK
 

@@ -185,7 +185,7 @@ cdef class SlowPathPackets:
     """
 
     cdef bytes _buffer
-    cdef object _decoder, _starts, _ends, _times, _again, _arm, _deliver, _begin, _ended
+    cdef object _decoder, _starts, _ends, _times, _again, _arm, _deliver, _start_block, _ended
     cdef dict _halves, _holes
     cdef set _bypassed
     cdef list _out, _places
@@ -200,7 +200,7 @@ cdef class SlowPathPackets:
         self._sharded = shard is not None
         if self._sharded:
             self._shard, self._shard_end = shard.start, shard.stop
-        self._decoder, self._deliver, self._begin = decoder, decoder.deliver, decoder.begin
+        self._decoder, self._deliver, self._start_block = decoder, decoder.deliver, decoder.start_block
         self._arm, self._ended = streams.arm, streams.finish_block
         self._buffer = batch.buffer
         self._starts, self._ends, self._times = batch.starts, batch.ends, batch.times
@@ -329,7 +329,7 @@ cdef class SlowPathPackets:
         if not _get(half, _PENDING) and size <= _UNREPORTED and _begins(<Bytes>PyBytes_AS_STRING(raw), size):
             if connection.unproven is not None or size > <Py_ssize_t>_get(fast_path, _LONGEST_BLOCK) - 3:
                 return False
-            self._begin(half, raw, now, self._out)
+            self._start_block(half, raw, now, self._out)
             return True
         if size < 2 or (<Bytes>PyBytes_AS_STRING(raw))[size - 1] != 0x0D:
             return False

@@ -289,7 +289,7 @@ class Decoder:
         while streams.finished:
             self._finished(streams.finished.pop(), out)
 
-    def begin(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
+    def start_block(self, half: Half, data: bytes, now: int, out: list[Session]) -> None:
         """Add the first bytes of a block that is not whole yet; otherwise as ``deliver``."""
         half.offset += len(data)
         streams = self._streams

@@ -84,7 +84,7 @@ def test_filters_and_ids_choose_and_the_name_of_the_file_tells_the_format(desk, 
     folder, sessions = desk
     out = tmp_path / "some.csv"
     run = hl7core("sessions", "export", "--specimen", "S-0002", "-w", out, cwd=folder)
-    assert "1 sessions written" in run.stderr
+    assert "1 session written" in run.stderr
     assert sessions[1].id in out.read_text()
     assert exported(desk, "-n", "1") == session_to_json(sessions[-1]) + b"\n"
     assert exported(desk, sessions[2].id[:13]) == session_to_json(sessions[2]) + b"\n"
@@ -184,7 +184,7 @@ def test_what_was_not_kept_whole_is_rebuilt_beside_the_originals_and_both_are_to
     run = hl7core(
         "sessions", "export", "--packets", "part1.pcap", "--packets", "part2.pcap", "-w", "out.pcapng", cwd=tmp_path
     )
-    assert "1 sessions as original packets" in run.stderr
+    assert "1 session as original packets" in run.stderr
     assert "2 sessions rebuilt" in run.stderr
     again = [
         json.loads(line) for line in hl7core("read", "out.pcapng", "-o", "jsonl", cwd=tmp_path).stdout.splitlines()
@@ -199,7 +199,7 @@ def test_a_session_changed_before_it_was_stored_is_never_exported_as_it_was_on_t
     blank = session.messages[0].text.replace(b"X1", b"**")
     store(tmp_path, [session._replace(messages=(session.messages[0]._replace(text=blank), session.messages[1]))])
     run = hl7core("sessions", "export", "--packets", "line.pcap", "-w", "out.pcapng", cwd=tmp_path)
-    assert "1 sessions rebuilt" in run.stderr
+    assert "1 session rebuilt" in run.stderr
     assert b"X1" not in (tmp_path / "out.pcapng").read_bytes()
 
 
@@ -239,7 +239,7 @@ def test_a_capture_that_cannot_be_read_is_named_and_costs_nothing(tmp_path):
     assert run.returncode == 0
     assert "bad.pcap" in run.stderr
     assert "gone.pcap" in run.stderr
-    assert "1 sessions rebuilt" in run.stderr
+    assert "1 session rebuilt" in run.stderr
 
 
 def test_options_that_make_no_sense_are_refused(desk):

@@ -202,7 +202,7 @@ def test_files_come_in_and_a_damaged_entry_is_exit_4(place):
     assert place.run("sessions", "import", "good.jsonl").returncode == 0
     run = place.run("sessions", "import", "bad.jsonl")
     assert run.returncode == 4
-    assert "1 entries are not valid sessions" in run.stderr
+    assert "1 invalid entry" in run.stderr
     assert len(place.json_files()) == 3
     assert place.run("sessions", "import", "no-such-file").returncode == 1
 
@@ -239,9 +239,9 @@ def test_a_capture_whose_sessions_are_in_an_attached_store_is_not_stored_again(p
     talk.acceptor(b"\x0bMSH|^~\\&|LIS|LAB|AN|LAB|||ACK|1|P|2.5\rMSA|AA|1\r\x1c\r")
     capture = place.folder / "day.pcap"
     capture.write_bytes(pcap_header() + b"".join(pcap_record(p.time_ns, p.data) for p in talk.packets))
-    assert "1 sessions saved" in place.run("read", capture, "--store").stderr
+    assert "1 session saved" in place.run("read", capture, "--store").stderr
     place.write('store = "shelf"')
     run = place.run("read", capture, "--store")
     assert "0 sessions saved" in run.stderr
-    assert "1 were already stored" in run.stderr
+    assert "1 already stored" in run.stderr
     assert not place.shelved()

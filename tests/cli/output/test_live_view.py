@@ -36,7 +36,7 @@ def test_sessions_go_to_stdout_and_warnings_to_stderr(capfd):
     asyncio.run(show_live(Follower([SESSIONS[0], LOST], [SESSIONS[1]]), "jsonl"))
     out, err = capfd.readouterr()
     assert [json.loads(line)["sessionId"] for line in out.splitlines()] == [session.id for session in SESSIONS]
-    assert err == "7 packets of scapy_source were lost (kernel)\n"
+    assert err == "7 packets of scapy_source lost (kernel)\n"
 
 
 def test_without_a_format_nothing_is_shown(capfd):

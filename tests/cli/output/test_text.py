@@ -5,7 +5,7 @@ import unicodedata
 import click
 import pytest
 
-from hl7core.cli.output.text import headline
+from hl7core.cli.output.text import counted, headline
 from hl7core.model.session import Ending
 from hl7core.testing import make_message, make_session
 
@@ -45,3 +45,16 @@ def test_without_a_terminal_nothing_is_left_out():
     line = click.unstyle(headline(SESSIONS[0], dated=True))
     for part in ("192.0.2.10:49152", "192.0.2.20:2575", "complete", "AA after 20 ms"):
         assert part in line
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "words"),
+    [
+        (0, "session", "0 sessions"),
+        (1, "session", "1 session"),
+        (2000, "session", "2,000 sessions"),
+        (3, "entry", "3 entries"),
+    ],
+)
+def test_what_is_counted_is_in_the_plural_unless_it_is_one(count, noun, words):
+    assert counted(count, noun) == words

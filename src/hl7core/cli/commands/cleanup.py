@@ -11,7 +11,7 @@ import click
 from hl7core.cli import exit_codes
 from hl7core.cli.load_settings import load_settings
 from hl7core.cli.output.progress import progress_of_cleanup
-from hl7core.cli.output.text import size
+from hl7core.cli.output.text import counted, size
 from hl7core.cli.session_access import open_sessions, plugins_with
 from hl7core.engine.control.protocol import event_to_json
 from hl7core.model.cleanup import CleanupReport
@@ -70,7 +70,7 @@ def command(settings_path: str | None, dry_run: bool, confirmed: bool, output: s
 
 def _lines(report: CleanupReport) -> Iterator[str]:
     would = "would be " if report.dry_run else ""
-    yield f"{report.deleted} sessions {would}deleted ({size(report.freed)})"
+    yield f"{counted(report.deleted, 'session')} {would}deleted ({size(report.freed)})"
     if report.emptied:
         yield f"{report.emptied} {would}deleted permanently from the trash"
     if report.failed:

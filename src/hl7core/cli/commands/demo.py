@@ -20,7 +20,7 @@ from hl7core.cli import exit_codes
 from hl7core.cli.demo.receiver import DemoReceiver
 from hl7core.cli.demo.simulators import Heard, Script, converse, scripts
 from hl7core.cli.demo.source import DemoSource
-from hl7core.cli.output.text import colourful, columns, headline
+from hl7core.cli.output.text import colourful, columns, counted, headline
 from hl7core.contract import SourceRequest
 from hl7core.engine.engine import Engine
 from hl7core.errors import SourceError
@@ -205,11 +205,11 @@ class _Demo:
         _say("")
         submitted = len(self.seen.keys() & self.submitted)
         _say(
-            f"{said} conversations in {took:.0f} s, {len(sessions)} recorded, {stored} stored,"
+            f"{counted(said, 'conversation')} in {took:.0f} s, {len(sessions)} recorded, {stored} stored,"
             f" submitted {submitted} of {len(sessions)}"
         )
         _say("  " + ", ".join(f"{count} {name}" for name, count in sorted(protocols.items())))
-        _say(f"  {refused} frames refused and repeated, {unanswered} messages never answered")
+        _say(f"  {counted(refused, 'frame')} refused and repeated, {counted(unanswered, 'message')} never answered")
         problem = self.failure
         if not problem and not said:
             problem = "no conversation took place"

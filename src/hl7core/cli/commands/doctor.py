@@ -18,7 +18,7 @@ from hl7core import __version__
 from hl7core.cli import exit_codes
 from hl7core.cli.commands.version import is_compiled
 from hl7core.cli.load_settings import load_settings
-from hl7core.cli.output.text import colourful, size
+from hl7core.cli.output.text import colourful, counted, size
 from hl7core.cli.session_access import engine_client
 from hl7core.engine.control.client import ControlClient
 from hl7core.errors import Hl7coreError, SettingsError
@@ -210,28 +210,39 @@ def _engine(settings: Settings) -> Iterator[_Check]:
     with client:
         state = client.call("state")
         yield _stored(client)
-    yield _Check("ok", "engine", f"running: {state.get('packets', 0)} packets, {state.get('sessions', 0)} sessions")
+    yield _Check(
+        "ok",
+        "engine",
+        f"running: {counted(state.get('packets', 0), 'packet')}, {counted(state.get('sessions', 0), 'session')}",
+    )
     drops = state.get("dropped_kernel", 0) + state.get("dropped_intake", 0)
     if drops:
         yield _Check(
-            "note", "drops", f"{drops} packets lost", "use a narrower filter, or raise net.core.rmem_max and buffer_mib"
+            "note",
+            "drops",
+            f"{counted(drops, 'packet')} lost",
+            "use a narrower filter, or raise net.core.rmem_max and buffer_mib",
         )
     encrypted = state.get("counters", {}).get("tls", 0)
     if encrypted:
         yield _Check(
             "note",
             "encrypted",
-            f"{encrypted} connections use TLS and cannot be decoded live",
+            f"TLS on {counted(encrypted, 'connection')}, which cannot be decoded live",
             "keep the packets with capture -w; hl7core read FILE --keylog KEYS decodes them with a peer's keys",
         )
     if state.get("unsaved"):
-        yield _Check("bad", "unsaved", f"{state['unsaved']} sessions are not saved yet", "check the folder above")
+        yield _Check(
+            "bad", "unsaved", f"{counted(state['unsaved'], 'session')} not saved yet", "check the folder above"
+        )
     for _, text in state.get("notices", ()):
         yield _Check("note", "notice", text)
 
 
 def _stored(client: ControlClient) -> _Check:
     try:
-        return _Check("ok", "stored", f"{size(client.store_size())}, {len(client.trash())} sessions in the trash")
+        return _Check(
+            "ok", "stored", f"{size(client.store_size())}, {counted(len(client.trash()), 'session')} in the trash"
+        )
     except Hl7coreError as error:
         return _Check("note", "stored", str(error))

@@ -14,6 +14,7 @@ import click
 from hl7core.cli import exit_codes
 from hl7core.cli.output.formats import Writer, chosen_format, output_option, writer_for, writes_messages
 from hl7core.cli.output.progress import progress_of_capture
+from hl7core.cli.output.text import counted
 from hl7core.cli.tune_gc import tune_gc
 from hl7core.errors import CaptureFileError, SettingsError
 from hl7core.files import CaptureFile
@@ -111,8 +112,8 @@ def command(
         return exit_codes.PARTIAL if counters["packets"] else exit_codes.ERROR
     if not counters["sessions"]:
         click.echo(
-            f"hl7core: no HL7 or LIS01 conversation in {counters['packets']} packets"
-            f" ({counters['connections']} connections with data)",
+            f"hl7core: no HL7 or LIS01 conversation in {counted(counters['packets'], 'packet')}"
+            f" ({counted(counters['connections'], 'connection')} with data)",
             err=True,
         )
         return exit_codes.NOTHING
@@ -229,7 +230,7 @@ def _read(
                 raise
             damage.append(error)
         for link_type, count in sorted(unknown.items()):
-            what = f"{name}: {count} packets are of link type {link_type}, which cannot be read"
+            what = f"{name}: {counted(count, 'packet')} of link type {link_type}, which cannot be read"
             damage.append(CaptureFileError(f"{what}: capture on an interface that has Ethernet or IP packets"))
     return damage
 

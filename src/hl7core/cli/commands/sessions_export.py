@@ -17,6 +17,7 @@ from hl7core.cli.load_settings import load_settings
 from hl7core.cli.output.formats import FORMATS, format_of_file, output_option
 from hl7core.cli.output.outfile import open_output
 from hl7core.cli.output.progress import progress_over_time
+from hl7core.cli.output.text import counted
 from hl7core.cli.session_access import SessionAccess, all_sessions, open_sessions
 from hl7core.model.packet import Interface
 from hl7core.model.session import Session, SessionQuery
@@ -100,7 +101,7 @@ def command(
                     out.write(form.of(session))
                 out.write(form.end())
     if file not in (None, "-"):
-        click.echo(f"{source.count:,} sessions written to {file}", err=True)
+        click.echo(f"{counted(source.count, 'session')} written to {file}", err=True)
     for one in missing:
         click.echo(f"no session {one}", err=True)
     return exit_codes.PARTIAL if missing else exit_codes.OK
@@ -172,12 +173,12 @@ def _pcapng(
     for problem in originals.problems if originals is not None else ():
         click.echo(f"hl7core: {problem}", err=True)
     if source.count > rebuilt:
-        click.echo(f"{source.count - rebuilt:,} sessions as original packets", err=True)
+        click.echo(f"{counted(source.count - rebuilt, 'session')} as original packets", err=True)
     if rebuilt:
         why = "" if rebuild else " because their original packets are not all available"
         click.echo(
-            f"{rebuilt:,} sessions rebuilt{why}: bytes and times are as captured, sequence numbers are made up, so a"
-            " decoder gives these sessions other ids",
+            f"{counted(rebuilt, 'session')} rebuilt{why}: bytes and times as captured, sequence numbers are made up, so"
+            " a decoder gives these sessions other ids",
             err=True,
         )
 

@@ -9,6 +9,7 @@ import click
 
 from hl7core.cli import exit_codes
 from hl7core.cli.output.progress import progress_over_time
+from hl7core.cli.output.text import counted
 from hl7core.cli.session_access import open_sessions
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _report(report: ImportReport | None, source: str | None) -> int:
     if report is None or not (report.found or report.damaged):
         click.echo(f"{source} has no sessions" if source else "these files have no sessions", err=True)
         return exit_codes.NOTHING
-    parts = [f"{report.found:,} sessions found", f"{report.copied:,} copied and verified"]
+    parts = [f"{counted(report.found, 'session')} found", f"{report.copied:,} copied and verified"]
     parts += [f"{report.known:,} already there"] if report.known else []
     parts += [f"{report.newer:,} kept because they were saved later"] if report.newer else []
     parts += [f"{report.removed:,} deleted from {source}"] if report.removed else []
@@ -66,7 +67,7 @@ def _report(report: ImportReport | None, source: str | None) -> int:
     if report.failed:
         click.echo(f"hl7core: {report.failed:,} could not be saved: {report.reason}", err=True)
     if report.damaged:
-        click.echo(f"hl7core: {report.damaged:,} entries are not valid sessions: {report.reason}", err=True)
+        click.echo(f"hl7core: {counted(report.damaged, 'invalid entry')}: {report.reason}", err=True)
     if report.failed or report.damaged:
         return exit_codes.PARTIAL
     if source and not report.removed and report.found:

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from hl7core.cli import exit_codes
+from hl7core.cli.output.text import counted
 from hl7core.cli.session_access import SessionAccess, open_sessions
 from hl7core.engine.control.protocol import millis_of
 from hl7core.model.session import SessionQuery
@@ -33,7 +34,7 @@ _PART: Final = 500
 def delete(settings_path: str | None, ids: tuple[str, ...], for_good: bool, yes: bool) -> int:
     """Move sessions to the trash, from which `restore` brings them back, or delete them permanently."""
     if for_good and not yes:
-        click.confirm(f"Delete {len(ids)} sessions permanently?", abort=True, err=True)
+        click.confirm(f"Delete {counted(len(ids), 'session')} permanently?", abort=True, err=True)
     with open_sessions(settings_path) as access:
         found = _change_in_parts(access, "delete", ids, to_trash=not for_good)
     return _report(ids, found, "deleted permanently" if for_good else "moved to the trash", "no session {}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hl7core.cli.output.text import counted
 from hl7core.contract import State
 
 __all__ = ["capture_summary"]
@@ -10,5 +11,5 @@ __all__ = ["capture_summary"]
 def capture_summary(state: State) -> str:
     """Return the numbers of a capture that has ended, in one line."""
     lost = state.dropped_kernel + state.dropped_intake
-    detail = f" ({state.dropped_kernel} by the kernel, {state.dropped_intake} before decoding)" if lost else ""
-    return f"{state.packets} packets decoded, {lost} lost{detail}; {state.sessions} sessions"
+    detail = f" ({state.dropped_kernel:,} by the kernel, {state.dropped_intake:,} before decoding)" if lost else ""
+    return f"{counted(state.packets, 'packet')} decoded, {lost:,} lost{detail}; {counted(state.sessions, 'session')}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from hl7core.cli.output.formats import Writer, writer_for
-from hl7core.cli.output.text import colourful
+from hl7core.cli.output.text import colourful, counted
 from hl7core.engine.news import Follower
 from hl7core.model.events import CaptureChanged, NoticeRaised, PacketsDropped, PluginChanged, Resync, SettingsChanged
 from hl7core.model.session import Session
@@ -44,7 +44,7 @@ def warning_text(event: object) -> str:
         case NoticeRaised(text=text, resolved=resolved):
             return f"resolved: {text}" if resolved else text
         case PacketsDropped(where=where, source=source, count=count):
-            return f"{count} packets of {source} were lost ({where})"
+            return f"{counted(count, 'packet')} of {source} lost ({where})"
         case PluginChanged(plugin=plugin, state=("failed" | "hanging" | "quarantined") as state, error=error):
             return f"plugin {plugin} is {state}: {error}" if state != "failed" else f"plugin {plugin} failed: {error}"
         case SettingsChanged(problems=problems) if problems:

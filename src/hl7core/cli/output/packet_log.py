@@ -17,6 +17,7 @@ from typing import BinaryIO, Final, Self
 
 from hl7core import __version__
 from hl7core.cli.captures import note_capture
+from hl7core.cli.output.text import counted
 from hl7core.model.packet import Interface, PacketBatch
 from hl7core.wire.pcap.reader import PcapngWriter
 
@@ -66,11 +67,11 @@ class PacketLog:
 
     def summary(self) -> str:
         """Return in one line what was written."""
-        text = f"{self.packets} packets written to {self._path}"
+        text = f"{counted(self.packets, 'packet')} written to {self._path}"
         if self._number > 1:
             text += f" ({len(self._kept)} of {self._number} files kept)"
         if self.dropped:
-            text += f"; {self.dropped} packets are missing: {self.error or 'the disk was too slow'}"
+            text += f"; {counted(self.dropped, 'packet')} missing: {self.error or 'the disk was too slow'}"
         return text
 
     def __enter__(self) -> Self:

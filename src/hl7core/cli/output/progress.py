@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from hl7core.cli.output.text import counted
 from hl7core.files import CaptureFile
 
 __all__ = ["progress_of_capture", "progress_of_cleanup", "progress_of_sending", "progress_over_time"]
@@ -45,7 +46,7 @@ def progress_over_time(doing: str, *, shown: bool) -> Iterator[Callable[[int, fl
         def step(count: int, first: float, at: float, last: float) -> None:
             span = max(last - first, 0.001)
             done = min(max(at - first, 0.0), span)
-            bar.update(task, total=span, completed=done, count=f"{count:,} sessions")
+            bar.update(task, total=span, completed=done, count=counted(count, "session"))
 
         yield step
 

@@ -37,6 +37,13 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else "·" for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with what it counts: ``1 session``, ``2,000 sessions``, ``1 entry``, ``3 entries``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"
+
+
 def size(count: int) -> str:
     """Return a number of bytes in words: ``812 B``, ``1.2 KiB``."""
     value = float(count)
