@@ -5,7 +5,7 @@ from cpython.list cimport PyList_Append
 from hl7core.wire.connection import DECIDED, IGNORED, Connection, Half
 from hl7core.wire.peek import NO_REPLY
 from hl7core.wire.memory_budget import UNREPORTED
-from hl7core.wire.mllp_sessions.fast_path import TERMS, FastExchange, FastPath, Reply, Request, Terms, terms_of
+from hl7core.wire.mllp_sessions.fast_path import MAX_ANSWERED, TERMS, FastExchange, FastPath, Reply, Request, Terms, terms_of
 
 cdef object _DECIDED = DECIDED
 cdef object _IGNORED = IGNORED
@@ -13,6 +13,7 @@ cdef frozenset _NO_REPLY = NO_REPLY
 cdef dict _terms = TERMS
 cdef object _LAST = (1 << 63) - 1
 cdef Py_ssize_t _UNREPORTED = UNREPORTED
+cdef Py_ssize_t _MAX_ANSWERED = MAX_ANSWERED
 
 cdef enum:
     _TO_FLAGS = 54      # from an Ethernet header to the end of a TCP header without options
@@ -44,6 +45,12 @@ cdef Py_ssize_t _READY = _slot(FastPath, "ready")
 cdef Py_ssize_t _REQUEST = _slot(FastPath, "request")
 cdef Py_ssize_t _LONGEST_BLOCK = _slot(FastPath, "longest")
 cdef Py_ssize_t _TERMS = _slot(FastPath, "terms")
+cdef Py_ssize_t _WEIGHT = _slot(FastPath, "_weight")
+cdef Py_ssize_t _ANSWERED = _slot(FastPath, "_answered")
+cdef Py_ssize_t _LAST_EXCHANGE = _slot(FastPath, "_last_exchange")
+cdef Py_ssize_t _LAST_SESSION = _slot(FastPath, "_last")
+cdef Py_ssize_t _HOLDS_LAST = _slot(FastPath, "holds_last")
+cdef Py_ssize_t _MAKE = _slot(FastPath, "_make")
 
 
 # Records of a pcap file.
@@ -433,5 +440,22 @@ cdef class SlowPathPackets:
             PyUnicode_DecodeLatin1(<char*>block + fields[6], fields[7] - 1 - fields[6], NULL),
             charset, True, code,
         ))))
-        fast_path.emit(exchange, control_id, own_id, self._out)
+        self._emit(fast_path, exchange, control_id, own_id)
         return True
+
+    cdef int _emit(self, fast_path, exchange, str control_id, str own_id) except -1:
+        """As ``FastPath.emit``, for a request that weighs nothing on a connection that keeps its last session."""
+        cdef str answered
+        if _get(fast_path, _WEIGHT) or not _get(fast_path, _HOLDS_LAST):
+            fast_path.emit(exchange, control_id, own_id, self._out)
+            return 0
+        _set(fast_path, _REQUEST, None)
+        _set(fast_path, _LAST_EXCHANGE, exchange)
+        _set(fast_path, _LAST_SESSION, None)
+        answered = f"{<str>_get(fast_path, _ANSWERED)}{control_id}\r{own_id}\r"
+        if len(answered) > _MAX_ANSWERED:
+            fast_path.note_answer(control_id, own_id)
+        else:
+            _set(fast_path, _ANSWERED, answered)
+        self._out.append(_get(fast_path, _MAKE)(exchange))
+        return 0

@@ -20,7 +20,7 @@ __all__ = ["FastExchange", "FastPath", "Make", "Reply", "Request", "exchange_ses
 
 _HEAD: Final = b"\x0bMSH|^~\\&|"
 _HEADER: Final = 200
-_MAX_ANSWERED: Final = 1300
+MAX_ANSWERED: Final = 1300
 _BETWEEN: Final = "\r"  # no field of a message holds one
 _CONTROLS: Final = bytes([*range(13), *range(14, 32)])
 """The ASCII control characters except CR."""
@@ -269,7 +269,7 @@ class FastPath:
     def note_answer(self, request: str, reply: str) -> None:
         """Note that the message ``reply`` (MSH-10) has answered ``request`` (MSA-2)."""
         answered = f"{self._answered}{request}\r{reply}\r"
-        if len(answered) > _MAX_ANSWERED:
+        if len(answered) > MAX_ANSWERED:
             ids = answered.split(_BETWEEN)
             answered = _BETWEEN.join(ids[len(ids) // 4 * 2 :])
         self._answered = answered
