@@ -7,20 +7,55 @@ quote a patient, unless the error is one of ours.  Only Ctrl-C passes, and only 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import inspect
 import os
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hl7core.errors import Hl7coreError, PluginError, SettingsError
 
-__all__ = ["contained", "describe", "guarded", "in_thread", "reason_of"]
+__all__ = [
+    "contained",
+    "describe",
+    "guarded",
+    "in_thread",
+    "made_progress",
+    "progress_of",
+    "reason_of",
+    "watched_progress",
+]
 
 T = TypeVar("T")
+
+_on_progress: ContextVar[Callable[[], None] | None] = ContextVar("hl7core-on-progress", default=None)
+
+
+def made_progress() -> None:
+    """Note that the plugin's call that runs here, if there is one, is getting on: its time begins anew."""
+    on_progress = _on_progress.get()
+    if on_progress is not None:
+        on_progress()
+
+
+def progress_of() -> Callable[[], None] | None:
+    """Return the function that notes progress of the plugin's call that runs here, None if there is no such call."""
+    return _on_progress.get()
+
+
+@contextlib.contextmanager
+def watched_progress(on_progress: Callable[[], None]) -> Iterator[None]:
+    """Call ``on_progress`` whenever the code in the block makes progress, on its thread."""
+    token = _on_progress.set(on_progress)
+    try:
+        yield
+    finally:
+        _on_progress.reset(token)
 
 
 def contained(error: BaseException) -> bool:
@@ -100,12 +135,27 @@ async def in_thread(function: Callable[..., T], *args: Any, deadline: float | No
 async def guarded(what: str, function: Callable[..., Any], *args: Any, deadline: float) -> Any:
     """Run plugin code within ``deadline`` seconds: on a thread, or on the loop if it is ``async def``.
 
-    ``what`` names the call in errors.  Raises PluginError or SettingsError, whatever the plugin raises.
+    Progress that the code makes extends the deadline.  ``what`` names the call in errors.  Raises PluginError or
+    SettingsError, whatever the plugin raises.
     """
+    loop = asyncio.get_running_loop()
+    extended = loop.time()
+
+    def extend() -> None:
+        with contextlib.suppress(RuntimeError):  # the call is over
+            limit.reschedule(loop.time() + deadline)
+
+    def on_progress() -> None:
+        nonlocal extended
+        if loop.time() - extended >= 1:
+            extended = loop.time()
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(extend)
 
     def call() -> Any:
         try:
-            return function(*args)
+            with watched_progress(on_progress):
+                return function(*args)
         except BaseException as error:
             if isinstance(error, Exception) and not isinstance(error, StopIteration):
                 raise
@@ -114,7 +164,8 @@ async def guarded(what: str, function: Callable[..., Any], *args: Any, deadline:
     try:
         async with asyncio.timeout(deadline) as limit:
             answer = await in_thread(call, name=f"hl7core-{what}")
-            return await answer if inspect.isawaitable(answer) else answer
+            with watched_progress(on_progress):
+                return await answer if inspect.isawaitable(answer) else answer
     except (PluginError, SettingsError):
         raise
     except BaseException as error:

@@ -97,7 +97,7 @@ def test_while_paused_no_session_falls_silent(rooms):
 
 def test_who_listens_hears_every_packet_before_its_session(rooms):
     heard = []
-    intake, _, sessions = rooms(listeners=lambda: (heard.append,))
+    intake, _, sessions = rooms(listeners=lambda: (heard.extend,))
     batch = exchange("A")
     intake.put(batch, "eth0")
     poll(lambda: sessions)

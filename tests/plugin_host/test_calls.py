@@ -13,12 +13,12 @@ def test_ten_errors_within_a_minute_take_a_listener_out_of_service():
     with service({"bad": {"on_packet": fail}}, clock=clock) as dispatch:
         (listen,) = dispatch.packet_listeners()
         for _ in range(9):
-            listen(PACKET)
+            listen([PACKET])
         clock.now += 61
         for _ in range(9):
-            listen(PACKET)
+            listen([PACKET])
         assert dispatch.registry.running() == ("bad",)
-        listen(PACKET)
+        listen([PACKET])
         assert dispatch.registry.running() == ()
         assert dispatch.packet_listeners() == ()
         info = dispatch.registry.info("bad")

@@ -14,7 +14,7 @@ def test_a_listener_comes_and_goes_with_its_plugin_and_the_generation_says_so():
         assert dispatch.packet_listeners()[0] is listen
         asyncio.run(dispatch.registry.disable("one"))
         assert dispatch.generation != before
-        listen(PACKET)
+        listen([PACKET])
         assert heard == []
         assert dispatch.packet_listeners() == ()
 
@@ -22,7 +22,7 @@ def test_a_listener_comes_and_goes_with_its_plugin_and_the_generation_says_so():
 def test_a_listener_may_take_no_argument():
     heard = []
     with service({"one": {"on_packet": lambda self: heard.append(1)}}) as dispatch:
-        dispatch.packet_listeners()[0](PACKET)
+        dispatch.packet_listeners()[0]([PACKET])
     assert heard == [1]
 
 

@@ -9,8 +9,9 @@ from hl7core.hookspecs import hookimpl
 from hl7core.model.events import Resync
 from hl7core.plugin_host import dispatch as dispatch_module
 from hl7core.plugin_host.calls import Calls, NotInService
+from hl7core.plugin_host.helper_thread import HelperThread
 from hl7core.plugin_host.hook_table import HookTable
-from hl7core.plugin_host.threads import HelperThread, NewsThread, PluginThreads
+from hl7core.plugin_host.threads import Lane, NewsThread, PluginThreads
 from plugin_host.parts import FINDING, RUNTIME, notice, service, wait_for
 
 
@@ -131,16 +132,16 @@ def test_a_diagnose_that_hangs_delays_the_caller_once(monkeypatch):
 
 def test_a_helper_thread_that_has_ended_is_not_waited_for():
     helper = HelperThread("one")
-    assert helper.ask(lambda: "heard", 30) == "heard"
+    assert helper.ask(lambda: "heard", seconds=30) == "heard"
     helper.end()
     for _ in range(2):
         with pytest.raises(NotInService):
-            helper.ask(lambda: "never heard", 1_000_000)
+            helper.ask(lambda: "never heard", seconds=1_000_000)
 
 
 def test_no_thread_is_started_to_ask_a_plugin_that_has_gone():
     def threads():
-        return [thread.name for thread in threading.enumerate() if thread.name == "hl7core-ask-goes"]
+        return [thread.name for thread in threading.enumerate() if thread.name == "hl7core-ask-goes-rules"]
 
     made = registry({"goes": type("Plugin", (), {"diagnose": hookimpl(lambda self: [FINDING])})})
     plugin_threads = PluginThreads(Calls(made))
@@ -150,11 +151,11 @@ def test_no_thread_is_started_to_ask_a_plugin_that_has_gone():
     asyncio.run(made.disable("goes"))
     asyncio.run(made.enable("goes"))
     here = table.of("goes", "diagnose")
-    assert plugin_threads.helper(here).ask(lambda: "asked", 30) == "asked"
+    assert plugin_threads.helper(here, Lane.RULES).ask(lambda: "asked", seconds=30) == "asked"
     with pytest.raises(NotInService):
-        plugin_threads.helper(gone)
+        plugin_threads.helper(gone, Lane.RULES)
     assert len(threads()) == 1
     plugin_threads.close(time.monotonic())
     with pytest.raises(NotInService):
-        plugin_threads.helper(here)
+        plugin_threads.helper(here, Lane.RULES)
     wait_for(lambda: not threads())

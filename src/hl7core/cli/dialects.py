@@ -7,16 +7,21 @@ Only third-party plugins are loaded: the bundled ones have no dialects.  Of a pl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from hl7core.errors import Hl7coreError, PluginError
 from hl7core.guard import contained, describe
 from hl7core.plugin_host.guarded_framer import guarded_dialect
+from hl7core.plugin_host.helper_thread import AnswerTimeout, HelperThread
 from hl7core.plugin_host.registry import Registry
 from hl7core.settings.reading import Settings
 from hl7core.wire.detect import unknown_pins
 from hl7core.wire.framing.framer import Dialect
 
 __all__ = ["enabled_dialects", "pin_problems"]
+
+_PATIENCE: Final = 30.0
+"""Seconds that a dialect may take for one answer."""
 
 
 def enabled_dialects(settings: Settings, warn: Callable[[str], None]) -> tuple[Dialect, ...]:
@@ -42,6 +47,15 @@ def _dialects_of(registry: Registry, name: str, warn: Callable[[str], None]) -> 
     if "register_framers" not in registry.info(name).hooks:
         return []
 
+    helper = HelperThread(name)
+
+    def ask(function: Callable[[], Any]) -> Any:
+        try:
+            return helper.ask(function, seconds=_PATIENCE)
+        except AnswerTimeout:
+            warn(f"plugin {name}: its dialect has not answered for {_PATIENCE:.0f} seconds and is left out")
+            raise
+
     def report(error: BaseException) -> None:
         if not contained(error):
             raise error
@@ -50,10 +64,12 @@ def _dialects_of(registry: Registry, name: str, warn: Callable[[str], None]) -> 
     try:
         configure = getattr(plugin, "configure", None)
         if configure is not None:
-            configure(registry.settings_of(name))
-        offered = list(plugin.register_framers() or ())  # type: ignore[attr-defined]  # it is among its hooks
+            ask(lambda: configure(registry.settings_of(name)))
+        offered = ask(lambda: list(plugin.register_framers() or ()))  # type: ignore[attr-defined]  # among its hooks
+    except AnswerTimeout:
+        return []
     except Exception as error:  # noqa: BLE001 - a plugin's failure affects no other plugin
         raise PluginError(f"{name}: {describe(error)}") from None
     if not all(isinstance(item, Dialect) for item in offered):
         raise PluginError(f"{name}: register_framers must yield Dialect values")
-    return [guarded_dialect(item, report) for item in offered]
+    return [guarded_dialect(item, report, ask) for item in offered]

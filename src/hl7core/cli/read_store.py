@@ -17,9 +17,10 @@ from hl7core.cli.output.text import counted
 from hl7core.cli.session_access import engine_client, stores_of
 from hl7core.engine.engine import Engine
 from hl7core.engine.session_state import carried, stamp
-from hl7core.errors import EngineBusy, PluginError
+from hl7core.errors import EngineBusy, PluginError, StoreError
 from hl7core.model.session import Session, SessionQuery
 from hl7core.plugin_host.dispatch import Dispatch
+from hl7core.plugin_host.redactors import Redactors
 from hl7core.settings.reading import Settings
 
 __all__ = ["Saver", "open_saver"]
@@ -95,6 +96,13 @@ class Saver:
         return found
 
 
+def _check(redactors: Redactors) -> None:
+    """Raise StoreError if nothing may be saved, because a plugin that changes what is saved does not run."""
+    missing = redactors.missing()
+    if missing is not None:
+        raise StoreError(str(missing))
+
+
 @contextmanager
 def open_saver(settings_path: str | None) -> Iterator[Saver]:
     """Open the store of record for saving.  Raises SettingsError, and PluginError if the store does not start."""
@@ -116,9 +124,13 @@ def open_saver(settings_path: str | None) -> Iterator[Saver]:
         stack.callback(lambda: runner.run(registry.stop()))
         if core.store not in engine.dispatch.stores.attached_stores():
             raise PluginError(f"the store {core.store} does not start: {'; '.join(problems)}")
+        redactors = engine.dispatch.redactors
+        _check(redactors)
+        redactors.remember()
         saver = Saver(engine.dispatch, settings)
         yield saver
         saver.close()
+        _check(redactors)
         if saver.saved and not engine.lock.held and (client := engine_client(settings)) is not None:
             with client:
                 client.find_pending()  # the engine does not know of these sessions yet

@@ -76,6 +76,8 @@ async def _run(engine: Engine, output: str | None, limit: Limit) -> int:
         raise limited
     if engine.unsaved:
         click.echo(f"hl7core: {counted(len(engine.unsaved), 'session')} could not be saved", err=True)
+        if engine.unsaved_reason:
+            click.echo(f"hl7core: {engine.unsaved_reason}", err=True)
         return exit_codes.PARTIAL
     return exit_codes.INTERRUPTED if interrupted else exit_codes.OK
 

@@ -40,7 +40,9 @@ _PAGE: Final = 500
 
 
 class SessionAccess(Protocol):
-    """What commands can do with stored sessions."""
+    """What commands can do with stored sessions.  ``note`` says what is missing from the last answer, if anything."""
+
+    note: str
 
     def sessions(self, query: SessionQuery) -> Iterator[Session]:
         """Yield at most ``query.limit`` sessions."""
@@ -100,6 +102,11 @@ def stores_of(settings: Settings) -> tuple[str, ...]:
     return (record, *(name for name in plugins_with(settings, "persist_session") if name != record))
 
 
+def _redactors_of(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the enabled plugins that change what is saved.  Imports the enabled plugins."""
+    return plugins_with(settings, "before_persist")
+
+
 def plugins_with(settings: Settings, *hooks: str) -> tuple[str, ...]:
     """Return the names of the enabled plugins that implement one of ``hooks``.  Imports the enabled plugins."""
     from hl7core.plugin_host.registry import Registry
@@ -121,11 +128,14 @@ def plugins_with(settings: Settings, *hooks: str) -> tuple[str, ...]:
 class _Remote:
     """Sessions through the control socket of the running engine."""
 
-    def __init__(self, client: ControlClient) -> None:
+    def __init__(self, client: ControlClient, *, or_memory: bool) -> None:
         self._client = client
+        self._or_memory = or_memory
+        self.note = ""
 
     def sessions(self, query: SessionQuery) -> Iterator[Session]:
-        yield from self._client.sessions(query)
+        yield from self._client.sessions(query, or_memory=self._or_memory)
+        self.note = self._client.note
 
     def change(self, do: str, ids: list[str], **more: Any) -> list[str]:
         found: list[str] = getattr(self._client, do)(ids, **more)
@@ -151,6 +161,7 @@ class _Own:
     def __init__(self, runner: asyncio.Runner, engine: Engine) -> None:
         self._runner = runner
         self._engine = engine
+        self.note = ""
 
     def sessions(self, query: SessionQuery) -> Iterator[Session]:
         yield from self._runner.run(self._engine.runtime.sessions(query))
@@ -204,9 +215,11 @@ def open_sessions(
     also_store: str = "",
     plugins: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    or_memory: bool = False,
 ) -> Iterator[SessionAccess]:
     """Open the stored sessions, through the running engine if there is one.
 
+    ``or_memory``: if its store does not answer, it may answer with the sessions in memory.
     The rest is for the case that none runs: ``also_store`` names a store to attach even if it is disabled, ``plugins``
     are loaded too (they submit nothing, and their periodic jobs do not run), ``overrides`` are settings for this time.
     Raises SettingsError, PluginError and EngineError.
@@ -217,12 +230,13 @@ def open_sessions(
     client = engine_client(settings)
     if client is not None:
         with client:
-            yield _Remote(client)
+            yield _Remote(client, or_memory=or_memory)
         return
     changed = {**(overrides or {}), **({f"plugins.{also_store}.enabled": True} if also_store else {})}
     if changed:
         settings = reading.read(settings.path, changed)
-    with own_engine(settings, (*stores_of(settings), *plugins), hand_on=False) as (runner, engine):
+    wanted = (*stores_of(settings), *_redactors_of(settings), *plugins)
+    with own_engine(settings, wanted, hand_on=False) as (runner, engine):
         engine.runtime.end_jobs()
         yield _Own(runner, engine)
 

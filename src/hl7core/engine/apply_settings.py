@@ -53,6 +53,14 @@ class SettingsApplier:
             self._put_in_force(parts.in_force()._replace(problems=tuple(problems)))
             return problems
 
+    async def retry_plugin(self, name: str) -> None:
+        """Enable a plugin again that has failed or was quarantined.  Raises PluginError or SettingsError."""
+        parts = self._parts
+        async with self._turn:
+            await parts.registry.enable(name)
+            await self.configure_decoding()
+            await parts.sources.sync(self._with_sources([name]))
+
     def _with_sources(self, names: Sequence[str]) -> list[str]:
         """Return those plugins of ``names`` that provide packets, or did before."""
         owners = self._parts.sources.owners()

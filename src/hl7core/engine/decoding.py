@@ -46,7 +46,7 @@ class Decoding:
         on_sessions: Callable[[list[Session]], None],
         on_open: Callable[[list[OpenSession]], None] = lambda _sessions: None,
         on_fault: Callable[[str], None] = lambda _text: None,
-        listeners: Callable[[], Sequence[Callable[[Packet], None]]] = lambda: (),
+        listeners: Callable[[], Sequence[Callable[[Sequence[Packet]], None]]] = lambda: (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._intake = intake
@@ -118,13 +118,19 @@ class Decoding:
         self._run_in_order(done.set)
         return done
 
-    def stop(self, ending: Ending, timeout: float) -> bool:
-        """Decode what is waiting, end the open sessions and the thread; return false if packets were discarded."""
+    def stop(self, ending: Ending, timeout: float, on_stuck: Callable[[], None] = lambda: None) -> bool:
+        """Decode what is waiting, end the open sessions and the thread; return false if packets were discarded.
+
+        ``on_stuck`` is called if half of the time has passed.
+        """
         if self._thread is None or self._stopped.is_set():
             return True
         self._intake.close()
         done = self.end_open(ending)
-        complete = done.wait(timeout)
+        complete = done.wait(timeout / 2)
+        if not complete:
+            on_stuck()
+            complete = done.wait(timeout / 2)
         if not complete:
             lost = self._intake.discard()
             logger.warning("stopped with a backlog: %d captured packets were not decoded", lost)
@@ -168,9 +174,9 @@ class Decoding:
     def _decode(self, batch: PacketBatch) -> None:
         listeners = self._listeners()
         if listeners:
-            for packet in batch.packets():
-                for listener in listeners:
-                    listener(packet)
+            packets = tuple(batch.packets())
+            for listener in listeners:
+                listener(packets)
         self._last_packet_ns = batch.times[-1]
         self._last_packet_at = self._monotonic()
         self._fed = True

@@ -55,6 +55,8 @@ STOP_DEADLINE: Final = 5.0
 _WATCH_EVERY: Final = 1.0
 _STUCK: Final = 5.0
 _STORE_AGAIN: Final = 15.0
+_PATIENCE: Final = 0.5
+"""For how many seconds a plugin may keep decoding from its end at the stop."""
 _SENDING: Final = 0.4
 """The share of the stop deadline that attempts in flight at a destination may take."""
 _NOW: Final = partial(datetime.now, UTC)
@@ -86,6 +88,7 @@ class Engine:
     ) -> None:
         self.folder = settings.output_folder
         self.unsaved: list[str] = []
+        self.unsaved_reason = ""
         self.loop: asyncio.AbstractEventLoop
         self.running = False
         self._in_force = InForce(settings, settings.core.store)
@@ -134,11 +137,15 @@ class Engine:
             sources=self.sources,
         )
         self.runtime = EngineRuntime(self.parts, self)
+        self._applier = SettingsApplier(self.parts, self._put_in_force)
         self.control = Control(
-            self.parts, self.runtime, problems=self.settings_problems, request_stop=self.request_stop
+            self.parts,
+            self.runtime,
+            problems=self.settings_problems,
+            retry_plugin=self._applier.retry_plugin,
+            request_stop=self.request_stop,
         )
         self.path = settings_path or settings.path
-        self._applier = SettingsApplier(self.parts, self._put_in_force)
         self._reloader = Reloader(
             self.path or settings.root / "settings.toml",
             read=self._read_settings,
@@ -239,9 +246,11 @@ class Engine:
         self.decoding.start()
         self.running = True
         problems = await self.registry.start(self.runtime, self.runtime.of)
+        await asyncio.to_thread(self.dispatch.redactors.remember)
         self._put_in_force(self._in_force._replace(problems=tuple(problems)))
         self._applier.report(problems, started=True)
         self._applier.report_persistence()
+        self._report_saving()
         await self._applier.configure_decoding()
         self.keeper.submit(self.stores.remove_probes)
         self.keeper.submit(lambda: self.stores.fill(self.settings.core.memory_sessions))
@@ -285,9 +294,13 @@ class Engine:
             sending = asyncio.create_task(self.outbox.stop(_SENDING * self._stop_deadline))
             await self.sources.stop()
             left = max(0.5, until - time.monotonic() - 1.0)
-            await asyncio.to_thread(self.decoding.stop, Ending.STOPPED, min(2.0, left))
+            await asyncio.to_thread(
+                self.decoding.stop, Ending.STOPPED, min(2.0, left), lambda: self.dispatch.abandon_decoding(_PATIENCE)
+            )
             await sending
+            missing = self.dispatch.redactors.missing()
             self.unsaved = await asyncio.to_thread(self.keeper.stop, max(0.5, until - time.monotonic()))
+            self.unsaved_reason = str(missing) if missing is not None else ""
             await self.control.stop()
             for task in list(self._tasks):
                 if task is not asyncio.current_task():
@@ -337,6 +350,24 @@ class Engine:
         if event.state == "failed" and self.running:
             self.loop.call_soon_threadsafe(lambda: self._task(self.registry.retire(event.plugin)))
         self.news.event(event)
+        if self.running:
+            self._report_saving()
+            if event.state in ("enabled", "disabled"):
+                self.keeper.retry()
+
+    def _report_saving(self) -> None:
+        """Raise a notice while a plugin keeps sessions from being saved or read (called on any thread)."""
+        missing = self.dispatch.redactors.missing()
+        if missing is not None:
+            self.news.notice("required", str(missing))
+        else:
+            self.news.resolve("required", "every required plugin runs again")
+        silent = self.dispatch.stores.not_answering()
+        if silent:
+            text = "; ".join(silent.values())
+            self.news.notice("silent", f"{text}. Sessions wait in memory, and `sessions list` shows only those")
+        else:
+            self.news.resolve("silent", "the stores answer again")
 
     def _packets_ended(self, error: Exception | None) -> None:
         """The last source ended by itself (called on the loop)."""
@@ -374,6 +405,8 @@ class Engine:
                 self.news.notice("lost", f"{self.ledger.lost} sessions were lost: too many were waiting to be saved")
             if generation != self.registry.generation:
                 generation = self.registry.generation
+                self._report_saving()
+                await asyncio.to_thread(self.dispatch.redactors.remember)
                 await self._applier.configure_decoding()
 
     def _report_encrypted(self) -> None:

@@ -137,10 +137,17 @@ class Imports:
         settings, record, _ = parts.in_force()
         if not settings.core.enable_persistence:
             raise EngineError("nothing is saved while core.enable_persistence is false")
+        self._check_redactors()
         if record not in parts.dispatch.stores.attached_stores():
             reason = parts.registry.info(record).error if record in parts.registry.names() else ""
             raise StoreError(f"the store {record} is not running{f': {reason}' if reason else ''}")
         return record
+
+    def _check_redactors(self) -> None:
+        """Raise StoreError if nothing may be saved, because a plugin that changes what is saved does not run."""
+        missing = self._parts.dispatch.redactors.missing()
+        if missing is not None:
+            raise StoreError(str(missing))
 
     async def _on_store_thread(self, job: Callable[[], Any]) -> Any:
         return await asyncio.wrap_future(self._parts.keeper.submit(job))
@@ -151,6 +158,7 @@ class Imports:
         """Write what the store of record lacks or has older; return the ids that it holds afterwards."""
         if not sessions:
             return []
+        self._check_redactors()
         ledger, record = self._parts.ledger, self._parts.in_force().record
         latest = {session.id: session for session in sessions}
         report.found += len(latest)

@@ -25,6 +25,7 @@ from hl7core.guard import describe, reason_of
 from hl7core.model.events import SessionSaved, SessionUnsaved
 from hl7core.model.session import Session
 from hl7core.plugin_host.dispatch import Dispatch
+from hl7core.plugin_host.helper_thread import on_asking_thread
 
 __all__ = ["Keeper", "Policy"]
 
@@ -117,9 +118,20 @@ class Keeper:
     def give_way(self) -> None:
         """Save waiting sessions in the middle of the current job, if it gives way and has run long enough.
 
-        Does nothing in other jobs and on other threads.  Raises EngineError if the keeper is stopping.
+        For a store's hook while the keeper waits for it; elsewhere, and in other jobs, it does nothing.  Raises
+        EngineError if the keeper is stopping.
         """
+        if self._jobs.interruptible:
+            on_asking_thread(self._give_way)
+
+    def _give_way(self) -> None:
         self._jobs.give_way(self._save_guarded, stopping=self._drain_until is not None)
+
+    def retry(self) -> None:
+        """Try at once what could not be saved: something has changed for the better."""
+        self._gate = 0.0
+        self._ledger.all_due()
+        self.wake()
 
     def stop(self, timeout: float) -> list[str]:
         """Save what is waiting within ``timeout`` seconds, end the thread; return the ids that could not be saved."""

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from hl7core.engine.save_queue import Entry
 from hl7core.engine.session_memory import Limits, SessionMemory
 from hl7core.engine.session_state import carried, size_of, stamp, with_deliveries
-from hl7core.hl7.query import matches
+from hl7core.hl7.query import matches, sort_key
 from hl7core.model.finding import Finding
 from hl7core.model.session import Session, SessionQuery
 
@@ -83,6 +83,13 @@ class Ledger:
         with self._lock:
             entry = self._memory.get(session_id)
             return entry.session if entry else None
+
+    def matching(self, query: SessionQuery) -> list[Session]:
+        """Return the sessions in memory that match ``query``, in its order and at most ``query.limit``."""
+        with self._lock:
+            found = [entry.session for entry in self._memory.all()]
+        found = [session for session in found if matches(session, query)]
+        return sorted(found, key=sort_key, reverse=query.newest_first)[: query.limit]
 
     def newer(self, query: SessionQuery) -> tuple[list[Session], set[str]]:
         """Return the matching sessions that no store holds as they are now.

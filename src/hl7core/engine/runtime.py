@@ -13,14 +13,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from threading import Event as Flag
 from threading import Lock, Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from hl7core.contract import CoreView, SourceRequest, State
 from hl7core.engine.parts import Parts
 from hl7core.engine.session_state import ignore, renewed, retry, unignore
 from hl7core.engine.sources import default_bpf
 from hl7core.engine.stores import TRASH_PART
-from hl7core.guard import describe, in_thread, reason_of
+from hl7core.guard import describe, in_thread, made_progress, progress_of, reason_of
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import CaptureChanged, CleanupSummary, Event, NoticeRaised, SessionsRemoved
 from hl7core.model.packet import Interface
@@ -30,6 +30,8 @@ __all__ = ["EngineRuntime", "RunningEngine"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_PROGRESS_EVERY: Final = 2.0
 
 
 class RunningEngine(Protocol):
@@ -252,11 +254,24 @@ class EngineRuntime:
         return self._parts.now()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run ``coroutine`` on the event loop, from another thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop)
+        """Run ``coroutine`` on the event loop, from another thread.
+
+        While it runs, the plugin's call that waits for it counts as getting on.
+        """
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._engine.loop)
+        on_progress = progress_of()
+        if on_progress is not None:
+            self._engine.loop.call_soon_threadsafe(self._show_progress, future, on_progress)
+        return future
+
+    def _show_progress(self, future: Future[T], on_progress: Callable[[], None]) -> None:
+        on_progress()
+        if not future.done():
+            self._engine.loop.call_later(_PROGRESS_EVERY, self._show_progress, future, on_progress)
 
     def give_way(self) -> None:
         """Let waiting sessions be saved before a store reads on.  Raises EngineError if the engine is stopping."""
+        made_progress()
         self._parts.keeper.give_way()
 
     async def _on_store_thread(self, job: Callable[..., T], *args: Any, gives_way: bool = False) -> T:
@@ -272,6 +287,8 @@ class EngineRuntime:
         def run() -> None:
             logged = ""
             while not flag.wait(seconds):
+                if self._owner and self._parts.registry.suspended(self._owner):
+                    continue
                 try:
                     job()
                     logged = ""

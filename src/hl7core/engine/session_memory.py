@@ -63,6 +63,10 @@ class SessionMemory:
         """Return the entries of those of ``ids`` that are in memory."""
         return [entry for session_id in ids if (entry := self._entries.get(session_id)) is not None]
 
+    def all(self) -> list[Entry]:
+        """Return all entries."""
+        return list(self._entries.values())
+
     def not_as_stored(self) -> list[Entry]:
         """Return the entries that no store holds as they are now."""
         return [entry for entry in self._entries.values() if entry.dirty or not entry.stored]

@@ -54,6 +54,11 @@ class StoreJobs:
         """Whether the current run of jobs has used up its time."""
         return self._monotonic() - self._began >= FAIR
 
+    @property
+    def interruptible(self) -> bool:
+        """Whether the current job gives way and has used up its time."""
+        return self._interruptible is not None and self.spent
+
     def start_run(self) -> None:
         """Sessions were saved: a new run of jobs begins."""
         self._began = self._monotonic()

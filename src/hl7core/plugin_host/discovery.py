@@ -29,6 +29,8 @@ class PluginState(StrEnum):
     FAILED = "failed"
     HANGING = "hanging"
     QUARANTINED = "quarantined"
+    SUSPENDED = "suspended"
+    """Out of service until its call returns."""
 
 
 class PluginInfo(NamedTuple):

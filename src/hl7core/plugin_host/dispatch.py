@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -28,13 +28,15 @@ from hl7core.model.events import Event, PluginChanged
 from hl7core.model.finding import Finding
 from hl7core.model.packet import Interface, Packet
 from hl7core.model.session import Session
-from hl7core.plugin_host.calls import Calls, NotInService
+from hl7core.plugin_host.calls import DECODING_HOOKS, Calls, NotInService
 from hl7core.plugin_host.dispatch_stores import StoreDispatch
-from hl7core.plugin_host.guarded_framer import guarded_dialect
+from hl7core.plugin_host.guarded_framer import Ask, guarded_dialect
+from hl7core.plugin_host.helper_thread import AnswerTimeout, HelperThread
 from hl7core.plugin_host.hook_table import HookTable, Impl, Impls
+from hl7core.plugin_host.redactors import Redactors
 from hl7core.plugin_host.registry import Registry
-from hl7core.plugin_host.threads import AnswerTimeout, PluginThreads
-from hl7core.plugin_host.watchdog import HANGING_AFTER
+from hl7core.plugin_host.threads import Lane, PluginThreads
+from hl7core.plugin_host.watchdog import HANGING_AFTER, Limit, RunningCall
 from hl7core.wire.framing.framer import Dialect
 
 __all__ = ["Dispatch", "NotInService"]
@@ -54,8 +56,9 @@ _DEFAULTS: Final = DestinationSettings(enabled=True)
 class Dispatch:
     """Calls the hooks of the plugins that ``registry`` has in service; safe to use from any thread.
 
-    ``stores`` has the hooks of stores.  ``on_change`` is called with every change of a plugin's state, and with its
-    errors, on whichever thread they happen.  ``clock`` gives seconds for the watchdog and never goes back.
+    ``stores`` has the hooks of stores, ``redactors`` knows without which plugins nothing is saved.  ``on_change`` is
+    called with every change of a plugin's state, and with its errors, on whichever thread they happen.  ``clock`` gives
+    seconds for the watchdog and never goes back.
     """
 
     def __init__(
@@ -70,8 +73,9 @@ class Dispatch:
         registry.listen(on_change)
         self._threads = PluginThreads(self.calls)
         self._table = HookTable(registry, self._follow)
-        self.stores = StoreDispatch(self._table, self.calls)
-        self._packet_listeners: tuple[Callable[[Packet], None], ...] = ()
+        self.redactors = Redactors(registry, registry.settings.output_folder)
+        self.stores = StoreDispatch(self._table, self.calls, self._threads, registry, self.redactors)
+        self._packet_listeners: tuple[Callable[[Sequence[Packet]], None], ...] = ()
         self._submitting: Counter[str] = Counter()
         self._submitting_lock = threading.Lock()
 
@@ -88,18 +92,37 @@ class Dispatch:
 
     def _follow(self, impls: Impls) -> None:
         """Adapt to a changed table; the table's lock is held."""
-        self._packet_listeners = self.calls.listeners(impls.get("on_packet", ()))
         self._threads.follow(impls)
+        found = impls.get("on_packet", ())
+        self._packet_listeners = tuple(
+            partial(self._listen, impl, listen, running)
+            for impl, (listen, running) in zip(found, self.calls.listeners(found), strict=True)
+        )
 
     # News.
 
-    def packet_listeners(self) -> tuple[Callable[[Packet], None], ...]:
-        """Return the implementations of ``on_packet``, guarded; empty if there are none."""
+    def packet_listeners(self) -> tuple[Callable[[Sequence[Packet]], None], ...]:
+        """Return the implementations of ``on_packet``, guarded, as functions of many packets; empty if there are none.
+
+        Each runs on a thread of its plugin's and returns when that has heard all, or hangs and is out of service.
+        """
         self._table.refresh()
         listeners = self._packet_listeners
         if listeners:
             self.calls.watchdog.start()
         return listeners
+
+    def _listen(
+        self, impl: Impl, listen: Callable[[Iterable[Packet]], None], running: RunningCall, packets: Sequence[Packet]
+    ) -> None:
+        try:
+            self._threads.helper(impl, Lane.DECODING).ask(partial(listen, packets), running)
+        except (AnswerTimeout, NotInService):  # the watchdog has reported it
+            return
+
+    def abandon_decoding(self, seconds: float) -> None:
+        """Let decoding wait no longer for plugins that have not returned for ``seconds``: they are out of service."""
+        self.calls.watchdog.abandon(DECODING_HOOKS, seconds)
 
     def session_complete(self, session: Session) -> None:
         """Queue ``session`` for every plugin that implements ``on_session_complete``."""
@@ -120,7 +143,11 @@ class Dispatch:
         found: list[Finding] = []
         for impl in self._table.all("diagnose"):
             try:
-                found += self._threads.helper(impl).ask(partial(self._diagnosed, impl, session), DIAGNOSE_SECONDS)
+                listed = impl._replace(function=_listed(impl.function))
+                offered = self._threads.ask(Lane.RULES, listed, session, seconds=DIAGNOSE_SECONDS)
+                if not all(isinstance(item, Finding) for item in offered):
+                    raise PluginError(f"{impl.plugin}: diagnose must yield Finding values")  # noqa: TRY301
+                found += offered
             except NotInService:
                 continue
             except AnswerTimeout:
@@ -130,25 +157,44 @@ class Dispatch:
                 self.calls.report(impl, error, budget=True)
         return tuple(found)
 
-    def _diagnosed(self, impl: Impl, session: Session) -> list[Finding]:
-        with self.calls.guard(impl):
-            found = list(impl(session) or ())
-        if not all(isinstance(item, Finding) for item in found):
-            raise PluginError(f"{impl.plugin}: diagnose must yield Finding values")
-        return found
-
     def dialects(self) -> tuple[Dialect, ...]:
-        """Return the dialects that plugins contribute, each guarded."""
+        """Return the dialects that plugins contribute, each guarded; a plugin that cannot say has failed."""
         found: list[Dialect] = []
         for impl in self._table.all("register_framers"):
             try:
-                offered = self.calls.call(impl._replace(function=_listed(impl.function)))
+                helper = self._threads.helper(impl, Lane.DECODING)
+                offered = self._threads.ask(Lane.DECODING, impl._replace(function=_listed(impl.function)))
                 if not all(isinstance(item, Dialect) for item in offered):
                     raise PluginError(f"{impl.plugin}: register_framers must yield Dialect values")  # noqa: TRY301
-                found += [guarded_dialect(item, self._reporter(impl)) for item in offered]
+            except (AnswerTimeout, NotInService):
+                continue
             except Exception as error:  # noqa: BLE001 - a plugin's failure is the plugin's
-                self.calls.report(impl, error, budget=True)
+                self._fail(impl, error)
+                continue
+            ask = self._asker(impl, helper)
+            found += [guarded_dialect(item, self._reporter(impl), ask) for item in offered]
         return tuple(found)
+
+    def _asker(self, impl: Impl, helper: HelperThread) -> Ask:
+        """Return how framers are called: on ``helper``, watched, also while their plugin is being disabled."""
+
+        def ask(function: Callable[[], Any]) -> Any:
+            call = RunningCall(impl.plugin, impl.hook, impl.owner)
+            self.calls.watchdog.start()
+            self.calls.watchdog.watch(call)
+            began = call.began
+            try:
+                return helper.ask(function, call)
+            finally:
+                if not call.abandoned:
+                    self.calls.watchdog.leave(call)
+                    self.calls.trace(impl, self.calls.watchdog.clock() - began)
+
+        return ask
+
+    def _fail(self, impl: Impl, error: Exception) -> None:
+        """Take a plugin out of service that could not do what the engine needs of it."""
+        self._registry.fail(impl.plugin, f"{impl.hook}: {describe(error)}")
 
     def _reporter(self, impl: Impl) -> Callable[[BaseException], None]:
         def report(error: BaseException) -> None:
@@ -167,10 +213,14 @@ class Dispatch:
         entries: list[tuple[str, CleanupReport | Exception]] = []
         for impl in self._table.all("cleanup"):
             try:
-                report = self.calls.call(impl, now, dry_run, confirmed, unlimited=True)
+                report = self._threads.ask(Lane.CLEANUP, impl, now, dry_run, confirmed, limit=Limit.SUSPEND)
                 if not isinstance(report, CleanupReport):
                     raise PluginError(f"{impl.plugin}: cleanup must return a CleanupReport")  # noqa: TRY301
                 entries.append((impl.plugin, report))
+            except AnswerTimeout:  # the watchdog has reported it
+                entries.append((impl.plugin, PluginError(f"{impl.plugin}: cleanup does not return")))
+            except NotInService as error:
+                entries.append((impl.plugin, error))
             except Exception as error:  # noqa: BLE001 - handed back
                 self.calls.report(impl, error, budget=False)
                 entries.append((impl.plugin, _ours(f"{impl.plugin}: cleanup", error)))
@@ -239,7 +289,7 @@ class Dispatch:
         if impl is None:
             raise NotInService(f"the destination {name} is not in service")
         hanging_after = self.destination_settings(name).timeout + HANGING_AFTER
-        with self.calls.guard(impl, unlimited=True, hanging_after=hanging_after):
+        with self.calls.guard(impl, limit=Limit.NONE, hanging_after=hanging_after):
             if inspect.iscoroutinefunction(impl.function):
                 return await impl(what)
             answer = await in_thread(lambda: self._on_thread(impl, what), name=f"hl7core-submit-{name}")
@@ -268,15 +318,19 @@ class Dispatch:
         errors: list[Exception] = []
         for impl in self._table.all("open_source"):
             try:
-                source = self.calls.call(impl, request, unlimited=True)
+                source = self._threads.ask(Lane.CAPTURE, impl, request)
                 if source is None:
                     continue
                 if not isinstance(source, PacketSource):
                     raise PluginError(f"{impl.plugin}: open_source must return a PacketSource or None")  # noqa: TRY301
                 sources.append((impl.plugin, source))
+            except AnswerTimeout:
+                errors.append(SourceError(f"{impl.plugin}: open_source does not return"))
+            except NotInService:
+                continue
             except Exception as error:  # noqa: BLE001 - raised below, if there is no other source
-                if not isinstance(error, Hl7coreError):
-                    self.calls.report(impl, error, budget=False)
+                if isinstance(error, PluginError) or not isinstance(error, Hl7coreError):
+                    self._fail(impl, error)
                 errors.append(_ours(f"{impl.plugin}: open_source", error, SourceError))
         if errors and not sources:
             raise errors[0]
@@ -289,8 +343,13 @@ class Dispatch:
         found: dict[str, Interface] = {}
         for impl in self._table.all("list_interfaces"):
             try:
-                for interface in self.calls.call(impl, unlimited=True) or ():
+                offered = self._threads.ask(Lane.CAPTURE, impl._replace(function=_listed(impl.function)))
+                if not all(isinstance(item, Interface) for item in offered):
+                    raise PluginError(f"{impl.plugin}: list_interfaces must return Interface values")  # noqa: TRY301
+                for interface in offered:
                     found.setdefault(interface.name, interface)
+            except (AnswerTimeout, NotInService):
+                continue
             except Exception as error:  # noqa: BLE001 - the others still answer
                 self.calls.report(impl, error, budget=False)
         return list(found.values())

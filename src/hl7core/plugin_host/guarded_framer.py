@@ -1,16 +1,19 @@
 """A third party's dialect, made safe for the decoder thread.
 
 Whatever the plugin does, nothing is thrown away: a framer that raises, or whose frames are not the bytes it was fed, is
-dropped for its stream, and every byte that it had not framed yet comes out as a stray frame.
+dropped for its stream, and every byte that it had not framed yet comes out as a stray frame.  If a call does not return
+in time, that happens to all framers of the dialect.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from hl7core.errors import PluginError
 from hl7core.model.frame import Fault, Frame, FrameKind
+from hl7core.plugin_host.helper_thread import AnswerTimeout
 from hl7core.wire.framing.framer import Dialect, Framer
 
 __all__ = ["guarded_dialect"]
@@ -21,19 +24,45 @@ Report = Callable[[BaseException], None]
 """Reports what a plugin raised; raises it again if it is not the plugin's."""
 
 
-def guarded_dialect(dialect: Dialect, report: Report) -> Dialect:
+Ask = Callable[[Callable[[], Any]], Any]
+"""Calls a function of the plugin and returns its answer, on a thread of its own; raises AnswerTimeout if it hangs."""
+
+
+class _Plugin:
+    """The way to the plugin; closed for all framers of a dialect once it has not answered in time."""
+
+    def __init__(self, report: Report, ask: Ask) -> None:
+        self._report = report
+        self._ask = ask
+        self.open = True
+
+    def ask(self, function: Callable[[], Any]) -> Any:
+        """Return what ``function`` returns; raise PluginError, having reported why, if there is no answer."""
+        if not self.open:
+            raise PluginError("the plugin has not answered in time")
+        try:
+            return self._ask(function)
+        except AnswerTimeout:  # the watchdog has reported it
+            self.open = False
+            raise PluginError("the plugin has not answered in time") from None
+        except BaseException as error:
+            self._report(error)
+            raise PluginError("the plugin has failed") from error
+
+
+def guarded_dialect(dialect: Dialect, report: Report, ask: Ask) -> Dialect:
     """Return ``dialect`` with every call of it guarded."""
+    plugin = _Plugin(report, ask)
 
     def score(opener: bytes, other: bytes) -> int:
         try:
-            sure = dialect.score(opener, other)
-        except BaseException as error:  # noqa: BLE001 - a plugin's failure is the plugin's; report raises the rest
-            report(error)
+            sure = plugin.ask(lambda: dialect.score(opener, other))
+        except PluginError:
             return 0
         return min(max(int(sure), 0), 3) if isinstance(sure, int) else 0
 
     def make(largest: int, offset: int) -> Framer:
-        return _GuardedFramer(dialect, report, largest, offset)
+        return _GuardedFramer(dialect, plugin, largest, offset)
 
     again = tuple(start for start in dialect.again if isinstance(start, bytes) and start)
     return Dialect(dialect.name, score, make, dialect.turns, again)
@@ -42,16 +71,14 @@ def guarded_dialect(dialect: Dialect, report: Report) -> Dialect:
 class _GuardedFramer:
     name: ClassVar[str] = "dialect"
 
-    def __init__(self, dialect: Dialect, report: Report, largest: int, offset: int) -> None:
+    def __init__(self, dialect: Dialect, plugin: _Plugin, largest: int, offset: int) -> None:
         self.name = dialect.name  # type: ignore[misc] # a dialect's name is known only when it is registered
-        self._report = report
+        self._plugin = plugin
         self._unframed = bytearray()
         self._start = offset
         self._framer: Framer | None = None
-        try:
-            self._framer = dialect.make(largest, offset)
-        except BaseException as error:  # noqa: BLE001 - as above
-            report(error)
+        with contextlib.suppress(PluginError):
+            self._framer = plugin.ask(lambda: dialect.make(largest, offset))
 
     @property
     def pending(self) -> int:
@@ -77,22 +104,30 @@ class _GuardedFramer:
         return frames + self._strays()
 
     def _ask(self, ask: Callable[[Framer], list[Frame]], gap: int = 0) -> list[Frame]:
-        if self._framer is not None:
+        framer = self._framer
+        if framer is not None:
+
+            def call() -> list[Frame]:
+                frames = list(ask(framer))
+                self._check(frames, gap)
+                return frames
+
             try:
-                frames = list(ask(self._framer))
-                self._account(frames, gap)
-            except BaseException as error:  # noqa: BLE001 - as above
+                frames: list[Frame] = self._plugin.ask(call)
+            except PluginError:
                 self._framer = None
-                self._report(error)
             else:
+                self._drop(frames, gap)
                 return frames
         return self._strays()
 
-    def _account(self, frames: list[Frame], gap: int) -> None:
-        """Drop the bytes that ``frames`` hold from the unframed ones; raise PluginError if they are not the same."""
+    def _check(self, frames: list[Frame], gap: int) -> None:
+        """Raise PluginError unless ``frames`` hold the next unframed bytes, and the bytes never captured."""
         position = 0
         missing = 0
         for frame in frames:
+            if not _is_frame(frame) or frame.offset != self._start + position + missing:
+                raise PluginError(f"dialect {self.name}: its frames are not the bytes of the stream")
             size = len(frame.raw)
             if frame.kind is FrameKind.GAP:
                 missing += frame.missing
@@ -103,8 +138,12 @@ class _GuardedFramer:
             position += size
         if missing != gap:
             raise PluginError(f"dialect {self.name}: its gap frames do not add up to the bytes never captured")
-        del self._unframed[:position]
-        self._start += position + gap
+
+    def _drop(self, frames: list[Frame], gap: int) -> None:
+        """Drop the bytes that ``frames`` hold from the unframed ones."""
+        size = sum(len(frame.raw) for frame in frames)
+        del self._unframed[:size]
+        self._start += size + gap
 
     def _strays(self) -> list[Frame]:
         if not self._unframed:
@@ -113,3 +152,15 @@ class _GuardedFramer:
         self._start += len(self._unframed)
         self._unframed.clear()
         return [frame]
+
+
+def _is_frame(frame: object) -> bool:
+    """Return whether ``frame`` is a Frame whose fields have their types."""
+    return (
+        isinstance(frame, Frame)
+        and isinstance(frame.kind, FrameKind)
+        and isinstance(frame.raw, bytes)
+        and all(type(number) is int and number >= 0 for number in (frame.offset, frame.head, frame.tail, frame.missing))
+        and isinstance(frame.faults, tuple)
+        and all(isinstance(fault, Fault) for fault in frame.faults)
+    )

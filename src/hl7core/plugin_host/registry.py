@@ -127,6 +127,28 @@ class Registry:
         except SettingsError:
             return False
 
+    def required(self, name: str) -> bool | None:
+        """Return what ``required`` in the table of ``name`` says, None if nothing.  Raises SettingsError."""
+        return self._wanted.required(self._record(name), self.settings)
+
+    def reason_not_running(self, name: str) -> str:
+        """Return why ``name``, which the settings enable, does not answer hooks, as "has failed: ..."; else ""."""
+        record = self._record(name)
+        try:
+            if not self._wanted.enabled(record, self.settings):
+                return ""
+            left_out = not self._wanted.wants(record, self.settings)
+        except SettingsError:
+            left_out = False
+        if left_out:
+            return "is left out of this run"
+        detail = f": {record.error}" if record.error else ""
+        if record.state is PluginState.ENABLED and self.pm.has_plugin(name):
+            return ""
+        if record.state is PluginState.DISABLED:
+            return f"does not run{detail}"
+        return f"{'has failed' if record.state is PluginState.FAILED else f'is {record.state}'}{detail}"
+
     def problems(self, settings: Settings | None = None) -> tuple[str, ...]:
         """Return a sentence for each problem with the installed plugins and with ``settings``, importing no plugin."""
         return (*self._unused, *self._wanted.problems(settings or self.settings))
@@ -240,7 +262,7 @@ class Registry:
         """Record that the running plugin ``name`` hangs, or answers again."""
         with self._lock:
             record = self._records[name]
-            if self.pm.has_plugin(name) and record.state is not state:
+            if self.pm.has_plugin(name) and record.state not in (state, PluginState.SUSPENDED):
                 self._enter_state(record, state, error)
         self._changes.deliver()
 
@@ -255,6 +277,29 @@ class Registry:
     def fail(self, name: str, error: str) -> None:
         """Unregister at once a plugin that raised too often; ``retire`` calls its ``stop`` afterwards."""
         self._expel(name, PluginState.FAILED, error)
+
+    def suspend(self, name: str, error: str) -> None:
+        """Take a plugin out of service until ``resume``; it stays registered, and no call of it starts meanwhile."""
+        with self._lock:
+            if not self.pm.has_plugin(name):
+                return
+            self._enter_state(self._records[name], PluginState.SUSPENDED, error)
+        self._warn(name, PluginState.SUSPENDED, error)
+
+    def resume(self, name: str, plugin: object) -> None:
+        """Put ``plugin`` back into service, if it is the one of that name and is suspended."""
+        with self._lock:
+            record = self._records[name]
+            resumed = self.pm.get_plugin(name) is plugin and record.state is PluginState.SUSPENDED
+            if resumed:
+                self._enter_state(record, PluginState.ENABLED)
+        if resumed:
+            _log.warning("plugin %s is in service again: its call has returned", name)
+            self._changes.deliver()
+
+    def suspended(self, name: str) -> bool:
+        """Return whether ``name`` is out of service until a call of it returns."""
+        return self._records[name].state is PluginState.SUSPENDED
 
     def quarantine(self, name: str, error: str) -> None:
         """Unregister at once a plugin that does not return; its ``stop`` is not called."""
@@ -351,7 +396,7 @@ class Registry:
         """Let running calls finish, then call ``stop``; return what went wrong, "" if nothing did."""
         plugin, started = record.plugin, record.started
         record.plugin, record.started = None, False
-        if plugin is None or not started or record.state is PluginState.QUARANTINED:
+        if plugin is None or not started or record.state in (PluginState.QUARANTINED, PluginState.SUSPENDED):
             return ""
         until = time.monotonic() + STOP_DEADLINE
         while self.busy(record.name) and time.monotonic() < until:

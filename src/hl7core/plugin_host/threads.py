@@ -1,8 +1,9 @@
-"""The threads of plugins: each plugin has one that delivers its news and one that asks it questions.
+"""The threads of plugins: each plugin has one that delivers its news, and one for each kind of question asked of it.
 
 A slow plugin makes nobody else wait: its news queue is bounded, what does not fit is counted and reported by one
 Resync, and the caller goes on without an answer that does not come in time.  All are daemon threads, so a plugin that
-never returns cannot keep the process from ending.  A plugin out of service gets no more news, not even what was queued.
+never returns cannot keep the process from ending.  A plugin out of service gets no more news, not even what was queued;
+one that is suspended gets it afterwards.
 """
 
 from __future__ import annotations
@@ -11,23 +12,33 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
 
 from hl7core.model.events import Resync
 from hl7core.plugin_host.calls import Calls, NotInService
+from hl7core.plugin_host.helper_thread import HelperThread
 from hl7core.plugin_host.hook_table import Impl, Impls
+from hl7core.plugin_host.watchdog import Limit
 
-__all__ = ["AnswerTimeout", "HelperThread", "NewsThread", "PluginThreads"]
+__all__ = ["Lane", "NewsThread", "PluginThreads"]
 
 _log = logging.getLogger(__name__)
 
 NEWS: Final = ("on_session_complete", "on_event")
 QUEUE: Final = 10_000
+_SUSPENDED_POLL: Final = 0.2
 
-T = TypeVar("T")
+
+class Lane(Enum):
+    """For whom a plugin is asked; each lane of a plugin has a thread of its own, so that none waits for another."""
+
+    DECODING = "decoding"
+    SAVING = "saving"
+    RULES = "rules"
+    CLEANUP = "cleanup"
+    CAPTURE = "capture"
 
 
 class NewsThread:
@@ -93,69 +104,12 @@ class NewsThread:
                 self._changed.wait_for(lambda: self._ended or self._queue)
                 if self._ended:
                     return
+                if self._calls.suspended(self.name):
+                    self._changed.wait(_SUSPENDED_POLL)
+                    continue
                 hook, value = self._queue.popleft()
                 self._working = True
             self._calls.notify(self._impls[hook], value)
-
-
-class AnswerTimeout(Exception):  # noqa: N818 - named like TimeoutError's kin elsewhere: what happened
-    """The plugin did not answer in time."""
-
-
-class HelperThread:
-    """Asks one plugin, and waits a limited time for each answer."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._questions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._one_at_a_time = threading.Lock()
-        self._overdue = False
-        self._ending = threading.Lock()
-        self._ended = False
-        threading.Thread(target=self._run, name=f"hl7core-ask-{name}", daemon=True).start()
-
-    def ask(self, question: Callable[[], T], seconds: float) -> T:
-        """Return what ``question`` returns, or raise what it raises.
-
-        Raises AnswerTimeout after ``seconds``, and at once while an earlier answer is overdue; NotInService after
-        ``end``.
-        """
-        until = time.monotonic() + seconds
-        if self._overdue or not self._one_at_a_time.acquire(timeout=seconds):
-            raise AnswerTimeout
-        answer: Future[T] = Future()
-
-        def work() -> None:
-            try:
-                answer.set_result(question())
-            except Exception as error:  # noqa: BLE001 - handed to whoever asked
-                answer.set_exception(error)
-            finally:
-                self._overdue = False
-                self._one_at_a_time.release()
-
-        with self._ending:
-            if self._ended:  # the thread no longer answers
-                self._one_at_a_time.release()
-                raise NotInService(f"{self.name} is not in service")
-            self._questions.put(work)
-        try:
-            return answer.result(max(0.0, until - time.monotonic()))
-        except TimeoutError:
-            if answer.done():  # the plugin raised it
-                raise
-            self._overdue = True
-            raise AnswerTimeout from None
-
-    def end(self) -> None:
-        """Answer the questions asked so far and no others."""
-        with self._ending:
-            self._ended = True
-            self._questions.put(None)
-
-    def _run(self) -> None:
-        while (question := self._questions.get()) is not None:
-            question()
 
 
 class PluginThreads:
@@ -165,7 +119,7 @@ class PluginThreads:
         self._calls = calls
         self._lock = threading.Lock()
         self._news: dict[str, NewsThread] = {}
-        self._helpers: dict[str, HelperThread] = {}
+        self._helpers: dict[tuple[str, Lane], HelperThread] = {}
         self._owners: dict[str, object] = {}
         self._closed = False
 
@@ -190,23 +144,41 @@ class PluginThreads:
                     if name not in kept:
                         kept[name] = NewsThread(name, own, self._calls)
             self._news = kept
-            for name in self._helpers.keys() - stayed:
-                self._helpers.pop(name).end()
+            for name, lane in [key for key in self._helpers if key[0] not in stayed]:
+                helper = self._helpers.pop((name, lane))
+                if lane is not Lane.DECODING:  # its framers go on with the connections that they have
+                    helper.end()
 
     def publish(self, hook: str, value: Any) -> None:
         """Queue ``value`` for every plugin that implements ``hook``, one of NEWS; never waits."""
         for thread in tuple(self._news.values()):
             thread.put(hook, value)
 
-    def helper(self, impl: Impl) -> HelperThread:
+    def helper(self, impl: Impl, lane: Lane) -> HelperThread:
         """Return the thread that asks the plugin of ``impl``.  Raises NotInService if that plugin has gone."""
         with self._lock:
             if self._closed or self._owners.get(impl.plugin) is not impl.owner:
                 raise NotInService(f"{impl.plugin} is not in service")
-            helper = self._helpers.get(impl.plugin)
+            helper = self._helpers.get((impl.plugin, lane))
             if helper is None:
-                helper = self._helpers[impl.plugin] = HelperThread(impl.plugin)
+                helper = self._helpers[impl.plugin, lane] = HelperThread(f"{impl.plugin}-{lane.value}")
             return helper
+
+    def ask(
+        self, lane: Lane, impl: Impl, *values: Any, limit: Limit = Limit.QUARANTINE, seconds: float | None = None
+    ) -> Any:
+        """Call ``impl`` on its plugin's thread for ``lane``; return its answer, raise what it raises as an Exception.
+
+        Raises AnswerTimeout after ``seconds`` (None: no limit) and when the watchdog abandons the call, as ``limit``
+        says; NotInService if the plugin is not in service.
+        """
+        guard = self._calls.guard(impl, limit=limit)
+
+        def call() -> Any:
+            with guard:
+                return impl(*values)
+
+        return self.helper(impl, lane).ask(call, guard.running, seconds)
 
     def close(self, until: float) -> tuple[str, ...]:
         """Deliver the queued news, at most until the monotonic time ``until``, and end all threads.
@@ -215,7 +187,8 @@ class PluginThreads:
         """
         with self._lock:
             self._closed = True
-            threads, helpers = list(self._news.values()), list(self._helpers.values())
+            threads = list(self._news.values())
+            helpers = [helper for (_, lane), helper in self._helpers.items() if lane is not Lane.DECODING]
             self._news, self._helpers = {}, {}
         late = tuple(thread.name for thread in threads if not thread.drain(until))
         for thread in threads:

@@ -6,6 +6,9 @@ Nothing here imports or runs a plugin.  A plugin whose table is wrong is not wan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pydantic import BaseModel
 
 from hl7core.contract import PluginSettings
 from hl7core.errors import SettingsError
@@ -14,6 +17,12 @@ from hl7core.settings.reading import Settings
 from hl7core.settings.validation import nearest, validate_table
 
 __all__ = ["Wanted"]
+
+_REQUIRED: Final = "required"
+
+
+class _Required(BaseModel):
+    required: bool
 
 
 class Wanted:
@@ -38,12 +47,14 @@ class Wanted:
         return (*tables, *(name for name in self._records if name not in tables))
 
     def wants(self, record: Record, settings: Settings) -> bool:
-        """Return whether ``settings`` want the plugin to run; a store is wanted by being named.
+        """Return whether the plugin is to run: ``settings`` enable it, and ``restrict`` does not leave it out.
 
         Raises SettingsError if ``enabled`` in its table is not a boolean.
         """
-        if self._only is not None and record.name not in self._only:
-            return False
+        return (self._only is None or record.name in self._only) and self.enabled(record, settings)
+
+    def enabled(self, record: Record, settings: Settings) -> bool:
+        """Return whether ``settings`` enable the plugin; a store is enabled by being named.  Raises SettingsError."""
         table = settings.plugins.get(record.name, {})
         enabled = record.default_enabled
         if "enabled" in table:
@@ -55,8 +66,20 @@ class Wanted:
         """Return the plugin's table, validated with its model.  Raises SettingsError."""
         key = f"plugins.{record.name}"
         table = {**settings.plugins.get(record.name, {}), "enabled": True}
+        if _REQUIRED not in record.model.model_fields:
+            table.pop(_REQUIRED, None)
         raw = {name: text for name, text in settings.environment.items() if name != f"{key}.enabled"}
         return validate_table(record.model, key, table, raw, settings.origins)
+
+    def required(self, record: Record, settings: Settings) -> bool | None:
+        """Return what ``required`` in the plugin's table says, None if it is not there.  Raises SettingsError."""
+        value = settings.plugins.get(record.name, {}).get(_REQUIRED)
+        if value is None or _REQUIRED in record.model.model_fields:  # then it is the plugin's own
+            return None
+        table = {_REQUIRED: value}
+        return validate_table(
+            _Required, f"plugins.{record.name}", table, settings.environment, settings.origins
+        ).required
 
     def problems(self, settings: Settings) -> tuple[str, ...]:
         """Return a sentence for each thing wrong with ``settings``, as far as is known without importing a plugin."""
@@ -67,7 +90,8 @@ class Wanted:
                 found.append(f"{key}: no plugin {name} is installed{nearest(name, self._records)}")
         for record in self._records.values():
             try:
-                self.wants(record, settings)
+                self.enabled(record, settings)
+                self.required(record, settings)
             except SettingsError as error:
                 found += error.problems
         return tuple(found)

@@ -20,6 +20,7 @@ from hl7core.cli.session_access import engine_client
 from hl7core.errors import Hl7coreError, PluginError
 from hl7core.plugin_host.registry import PluginInfo, PluginState, Registry
 from hl7core.settings.file import change
+from hl7core.settings.reading import Settings
 
 __all__ = ["command"]
 
@@ -208,6 +209,19 @@ def _switch(settings_path: str | None, name: str, *, on: bool) -> None:
     path = settings.path or Path.cwd() / "settings.toml"
     change(path, {f"plugins.{name}.enabled": on})
     click.echo(f"{name} {'enabled' if on else 'disabled'} in {path}")
+    if on:
+        _retry(settings, name)
+
+
+def _retry(settings: Settings, name: str) -> None:
+    """Have a running engine enable a plugin again that is enabled in the settings but out of service there."""
+    client = engine_client(settings)
+    if client is None:
+        return
+    with client:
+        state = next((row["state"] for row in client.call("plugins") if row["name"] == name), "")
+        if state in (PluginState.FAILED, PluginState.QUARANTINED):
+            client.call("retry_plugin", name=name)
 
 
 def _rows(settings_path: str | None) -> list[dict[str, Any]]:

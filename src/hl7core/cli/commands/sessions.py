@@ -17,7 +17,7 @@ from hl7core.cli.filters import with_filters
 from hl7core.cli.id_prefix import MANY, find_by_prefix
 from hl7core.cli.output.formats import chosen_format, output_option, writer_for
 from hl7core.cli.output.text import colourful, headline, ladder, message_head
-from hl7core.cli.session_access import all_sessions, open_sessions
+from hl7core.cli.session_access import SessionAccess, all_sessions, open_sessions
 from hl7core.model.delivery import DeliveryStatus
 from hl7core.model.session import Session, SessionQuery
 
@@ -53,12 +53,13 @@ def list_(
     """List stored sessions, oldest first.  A session must match all filters that are given."""
     writer = writer_for(chosen_format(output), sys.stdout.buffer, saved=True)
     count = 0
-    with open_sessions(settings_path) as access:
+    with open_sessions(settings_path, or_memory=True) as access:
         found = all_sessions(access, query, limit)
         while part := list(islice(found, _TOGETHER)):
             count += len(part)
             writer.sessions(part)
     writer.close()
+    _note(access)
     if not count:
         click.echo("no matching sessions", err=True)
         return exit_codes.NOTHING
@@ -82,8 +83,9 @@ def show(settings_path: str | None, session_id: str, raw: bool, output: str) -> 
     """
     if raw and output != "text":
         raise click.UsageError("--raw is for -o text; the other formats have the messages as they came")
-    with open_sessions(settings_path) as access:
+    with open_sessions(settings_path, or_memory=True) as access:
         found = find_by_prefix(access, session_id)
+    _note(access)
     if len(found) != 1:
         _ambiguous(session_id, found)
         return exit_codes.NOTHING if not found else exit_codes.ERROR
@@ -96,6 +98,11 @@ def show(settings_path: str | None, session_id: str, raw: bool, output: str) -> 
     while part := list(islice(lines, _TOGETHER)):
         click.echo("\n".join(part), color=colourful(sys.stdout))
     return exit_codes.OK
+
+
+def _note(access: SessionAccess) -> None:
+    if access.note:
+        click.echo(f"hl7core: {access.note}", err=True)
 
 
 def _drawn(session: Session, *, raw: bool) -> Iterator[str]:

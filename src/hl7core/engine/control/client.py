@@ -95,6 +95,8 @@ class ControlClient:
 
     result: Any = None
     """The result of the last request."""
+    note: str = ""
+    """What the engine had to say about an answer, "" if nothing."""
 
     def stream(self, do: str, *, timeout: float | None = _TIMEOUT, **arguments: Any) -> Iterator[Any]:
         """Send the request ``do`` and yield the items of the answer as they arrive; raises as ``call`` does."""
@@ -108,6 +110,8 @@ class ControlClient:
                 reply = self._reply()
                 if "item" in reply:
                     yield reply["item"]
+                elif "note" in reply:
+                    self.note = str(reply["note"])
                 elif reply.get("ok"):
                     self.result = reply.get("result")
                     return
@@ -136,11 +140,14 @@ class ControlClient:
 
     # The requests of commands.
 
-    def sessions(self, query: SessionQuery) -> Iterator[Session]:
-        """Yield the matching sessions, at most ``query.limit``."""
+    def sessions(self, query: SessionQuery, *, or_memory: bool = False) -> Iterator[Session]:
+        """Yield the matching sessions, at most ``query.limit``.
+
+        ``or_memory``: while a store does not answer, those in memory alone; ``note`` then says so.
+        """
         from hl7core.model.stored import session_from_json
 
-        for item in self.stream("sessions", query=query_to_json(query)):
+        for item in self.stream("sessions", query=query_to_json(query), **({"or_memory": True} if or_memory else {})):
             yield session_from_json(json.dumps(item).encode())
 
     def retry(self, ids: Sequence[str]) -> list[str]:

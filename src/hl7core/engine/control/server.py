@@ -41,11 +41,11 @@ from hl7core.engine.imports import ImportReport, Imports
 from hl7core.engine.parts import Parts
 from hl7core.engine.runtime import EngineRuntime
 from hl7core.engine.stores import PAGE
-from hl7core.errors import EngineError
+from hl7core.errors import EngineError, StoreError
 from hl7core.guard import reason_of
 from hl7core.model.events import CleanupProgress
 from hl7core.model.schema import session_to_json
-from hl7core.model.session import Session
+from hl7core.model.session import Session, SessionQuery
 
 __all__ = ["Control"]
 
@@ -59,7 +59,8 @@ _PEER: Final = struct.Struct("3i")
 class Control:
     """Serves ``control.sock`` of an engine on its event loop.
 
-    ``problems`` returns what is wrong with the settings; ``request_stop`` stops the engine.
+    ``problems`` returns what is wrong with the settings; ``retry_plugin`` enables one that has failed.
+    ``request_stop`` stops the engine.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Control:
         runtime: EngineRuntime,
         *,
         problems: Callable[[], list[str]],
+        retry_plugin: Callable[[str], Awaitable[None]],
         request_stop: Callable[[], None],
     ) -> None:
         self._parts = parts
@@ -97,6 +99,7 @@ class Control:
             "interfaces": self._interfaces,
             "change_settings": lambda r: runtime.change_settings(table_in(r, "changes")),
             "enable": lambda r: runtime.change_settings({f"plugins.{text_in(r, 'name')}.enabled": True}),
+            "retry_plugin": lambda r: retry_plugin(text_in(r, "name")),
             "disable": lambda r: runtime.change_settings({f"plugins.{text_in(r, 'name')}.enabled": False}),
             "start_capture": lambda r: runtime.start_capture(texts_in(r, "interfaces"), text_in(r, "bpf", "")),
             "stop_capture": lambda _: runtime.stop_capture(),
@@ -214,11 +217,24 @@ class Control:
         await _send(writer, line_of({"ok": True, "result": result}))
 
     async def _sessions(self, request: Request, writer: asyncio.StreamWriter) -> int:
-        """Send matching sessions page by page, so that memory stays flat; return how many."""
+        """Send matching sessions page by page, so that memory stays flat; return how many.
+
+        With ``or_memory``, sessions in memory are the answer while a store does not give one; a note says so.
+        """
         query = query_from_json(request.get("query", {}))
+        or_memory = flag_in(request, "or_memory", default=False)
         count = 0
+        noted = False
         while count < query.limit:
-            page = await self._runtime.sessions(query._replace(limit=min(PAGE, query.limit - count)))
+            part = query._replace(limit=min(PAGE, query.limit - count))
+            silent = or_memory and self._parts.dispatch.stores.not_answering()
+            page = self._parts.ledger.matching(part) if silent else await self._stored(part, or_memory=or_memory)
+            if page is None:
+                continue
+            if silent and not noted:
+                noted = True
+                text = "; ".join(silent.values())
+                await _send(writer, line_of({"note": f"only the sessions in memory are shown: {text}"}))
             for session in page:
                 await _send(writer, b'{"item":' + session_to_json(session) + b"}\n")
             count += len(page)
@@ -226,6 +242,15 @@ class Control:
                 break
             query = query._replace(after=(page[-1].started_at, page[-1].id))
         return count
+
+    async def _stored(self, query: SessionQuery, *, or_memory: bool) -> list[Session] | None:
+        """Return matching sessions; None if a store has ceased to answer and memory is to answer instead."""
+        try:
+            return await self._runtime.sessions(query)
+        except StoreError:
+            if or_memory and self._parts.dispatch.stores.not_answering():
+                return None
+            raise
 
     async def _import(self, request: Request, writer: asyncio.StreamWriter) -> dict[str, Any]:
         """Import sessions, reporting after each page how far it has come."""
