@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
@@ -97,6 +98,82 @@ EXAMPLES = {
 }
 
 
+class Failure(NamedTuple):
+    """What becomes of a plugin whose ``hook`` fails; each cell begins with the state that `plugins list` shows."""
+
+    hook: str
+    raises: str
+    hangs: str
+    wrong: str
+
+
+FAILURES = (
+    Failure("`on_packet`", "failed (10)", "quarantined", "enabled: nothing is returned"),
+    Failure("`on_session_complete`", "failed (10)", "quarantined", "enabled: nothing is returned"),
+    Failure("`on_event`", "failed (10)", "quarantined", "enabled: nothing is returned"),
+    Failure("`diagnose`", "failed (10)", "quarantined", "failed (10)"),
+    Failure("`register_framers`", "failed", "quarantined", "failed"),
+    Failure(
+        "a framer", "failed (10): its bytes are kept as strays", "quarantined: as strays", "failed (10): as strays"
+    ),
+    Failure("a dialect's `score`", "failed (10)", "quarantined", "enabled: counts as 0"),
+    Failure(
+        "`before_persist`, required",
+        "enabled: nothing is saved",
+        "suspended: nothing is saved",
+        "enabled: nothing is saved",
+    ),
+    Failure(
+        "`before_persist`, not required", "failed (10 in a row)", "suspended: saved without it", "failed (10 in a row)"
+    ),
+    Failure(
+        "`persist_session`, `persist_sessions`",
+        "enabled: saved later",
+        "suspended: saved later",
+        "enabled: saved later",
+    ),
+    Failure("other hooks of a store", "enabled: an error is returned", "suspended", "enabled: an error is returned"),
+    Failure(
+        "`submit_session`, `submit_sessions`",
+        "enabled: one failed attempt",
+        "enabled: one failed attempt",
+        "enabled: one failed attempt",
+    ),
+    Failure("`cleanup`", "enabled: its report is missing", "suspended", "enabled: its report is missing"),
+    Failure("`open_source`", "failed", "quarantined", "failed"),
+    Failure(
+        "`list_interfaces`", "enabled: its interfaces are missing", "suspended", "enabled: its interfaces are missing"
+    ),
+    Failure("`configure`, `start`", "failed", "failed after 30 s", "enabled: what they return is ignored"),
+    Failure(
+        "`stop`",
+        "disabled, and that is logged",
+        "disabled after 10 s, and that is logged",
+        "disabled: nothing is returned",
+    ),
+)
+FAILURE_WORDS = (
+    "*It raises*: an `Exception`, `SystemExit`, or any other `BaseException`. It is logged at most once a minute by its",
+    "type, never by its text, and published as `PluginChanged`. *(10)*: that many within a minute make the plugin FAILED.",
+    "A `SourceError` from `open_source` says that there is nothing to capture from, so it is no failure; nor is a",
+    "`SubmitError` from `submit_session`.",
+    "",
+    "*It hangs*: it shows no progress. Within 5 seconds the plugin is named as hanging (log, `plugins list`, `doctor`,",
+    "event). Within 30 seconds it is out of service: *quarantined* until it is enabled again, or *suspended* until its call",
+    "returns; no other call of it starts meanwhile, and what the call returns late is dropped. While a store is suspended,",
+    "sessions wait in memory. `runtime.give_way()` counts as progress, and so does waiting for `runtime.call(...)`. Calls",
+    "that decoding waits for must also be quick together: if those that took over 0.1 seconds add up to 30 seconds within",
+    "a minute, the plugin FAILS. A destination counts as hanging only 5 seconds after its own `timeout`.",
+    "",
+    "*Required*: a plugin that implements `before_persist` may be what keeps patient data out of the store, so nothing is",
+    "saved while it is enabled but fails, hangs, cannot be loaded or is left out by `--safe-mode`. Sessions wait in memory",
+    "meanwhile, and a notice and `doctor` say why. A person lifts that: `required = false` in its table, `plugins disable`,",
+    "or `plugins enable` once it is mended. `required = true` makes any other plugin required too.",
+    "",
+    "What a hook is given is immutable or a copy of its own, so a plugin cannot change it for others.",
+)
+
+
 def hooks_page() -> str:
     """Return ``plugin_hooks.md``."""
     lines = [
@@ -110,21 +187,14 @@ def hooks_page() -> str:
         "",
         "## When a plugin fails",
         "",
-        "A plugin's exception never reaches another plugin. What happens instead depends on the hook:",
+        "Whatever a plugin does in a hook, the capture goes on, no session is lost, and no other plugin is affected. What",
+        "happens to the plugin itself depends on the hook:",
         "",
-        "| raised by | effect |",
-        "|---|---|",
-        "| `on_*`, `diagnose`, `register_framers` | counted, logged at most once a minute, published as `PluginChanged`; ten within a minute make the plugin FAILED |",
-        "| a store's hook, `before_persist` | the session stays in memory and is retried, less and less often |",
-        "| `submit_session`, `submit_sessions` | one failed attempt; the kind of `SubmitError` decides what happens to the session |",
-        "| `cleanup` | its report is missing, and a notice says so |",
-        "| lifecycle, `register_settings`, `register_hookspecs` | that plugin is FAILED |",
-        "| `open_source`, `list_interfaces` | logged; the other sources are still asked |",
+        "| hook | it raises | it hangs | it returns the wrong type |",
+        "|---|---|---|---|",
+        *(f"| {row.hook} | {row.raises} | {row.hangs} | {row.wrong} |" for row in FAILURES),
         "",
-        "A call that runs for over 5 seconds marks the plugin as hanging until it returns. After 30 seconds the plugin is",
-        "quarantined: taken out of service, shown in `hl7core plugins list`, and brought back by enabling it again. Calls that",
-        "may take long (stores, `cleanup`, destinations, opening a source) are never quarantined; a destination counts as",
-        "hanging only 5 seconds after its own `timeout`.",
+        *FAILURE_WORDS,
     ]
     for title, names in GROUPS.items():
         lines += ["", f"## {title}"]

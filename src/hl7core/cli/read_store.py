@@ -98,9 +98,9 @@ class Saver:
 
 def _check(redactors: Redactors) -> None:
     """Raise StoreError if nothing may be saved, because a plugin that changes what is saved does not run."""
-    missing = redactors.missing()
-    if missing is not None:
-        raise StoreError(str(missing))
+    problem = redactors.problem()
+    if problem:
+        raise StoreError(problem)
 
 
 @contextmanager

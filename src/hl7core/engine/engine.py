@@ -298,9 +298,9 @@ class Engine:
                 self.decoding.stop, Ending.STOPPED, min(2.0, left), lambda: self.dispatch.abandon_decoding(_PATIENCE)
             )
             await sending
-            missing = self.dispatch.redactors.missing()
+            problem = self.dispatch.redactors.problem()
             self.unsaved = await asyncio.to_thread(self.keeper.stop, max(0.5, until - time.monotonic()))
-            self.unsaved_reason = str(missing) if missing is not None else ""
+            self.unsaved_reason = problem
             await self.control.stop()
             for task in list(self._tasks):
                 if task is not asyncio.current_task():
@@ -352,14 +352,14 @@ class Engine:
         self.news.event(event)
         if self.running:
             self._report_saving()
-            if event.state in ("enabled", "disabled"):
+            if event.state in ("enabled", "disabled") and not event.error:
                 self.keeper.retry()
 
     def _report_saving(self) -> None:
         """Raise a notice while a plugin keeps sessions from being saved or read (called on any thread)."""
-        missing = self.dispatch.redactors.missing()
-        if missing is not None:
-            self.news.notice("required", str(missing))
+        problem = self.dispatch.redactors.problem()
+        if problem:
+            self.news.notice("required", problem)
         else:
             self.news.resolve("required", "every required plugin runs again")
         silent = self.dispatch.stores.not_answering()

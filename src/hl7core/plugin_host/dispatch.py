@@ -343,7 +343,8 @@ class Dispatch:
         found: dict[str, Interface] = {}
         for impl in self._table.all("list_interfaces"):
             try:
-                offered = self._threads.ask(Lane.CAPTURE, impl._replace(function=_listed(impl.function)))
+                listed = impl._replace(function=_listed(impl.function))
+                offered = self._threads.ask(Lane.CAPTURE, listed, limit=Limit.SUSPEND)
                 if not all(isinstance(item, Interface) for item in offered):
                     raise PluginError(f"{impl.plugin}: list_interfaces must return Interface values")  # noqa: TRY301
                 for interface in offered:

@@ -8,11 +8,11 @@ is a StoreError, raised or as the entry of its session; it quotes no error but o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from hl7core.errors import Hl7coreError, PluginError, StoreError
+from hl7core.errors import EngineError, Hl7coreError, PluginError, StoreError
 from hl7core.guard import describe
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.session import Session, SessionQuery
@@ -26,8 +26,6 @@ from hl7core.plugin_host.threads import Lane, PluginThreads
 from hl7core.plugin_host.watchdog import Limit
 
 __all__ = ["StoreDispatch"]
-
-T = TypeVar("T")
 
 FAILURES: Final = 10
 """So many failures of ``before_persist`` in a row take a plugin out of service that is not required."""
@@ -71,7 +69,8 @@ class StoreDispatch:
             try:
                 ready.append((index, self._prepared(session)))
             except Exception as error:  # noqa: BLE001 - one session's failure does not affect the others
-                entries[index] = _store_error("before_persist", error)
+                known = isinstance(error, StoreError)
+                entries[index] = error if known else StoreError(f"before_persist: {_reason(error)}")
         outcome = self.persist_as_is(store, [session for _, session in ready], replace)
         for (index, _), entry in zip(ready, outcome, strict=True):
             entries[index] = entry
@@ -90,50 +89,53 @@ class StoreDispatch:
             return [self._persist_one(single, session, replace=replace) for session in sessions]
         try:
             entries = self._call(several, list(sessions), replace)
-            return _checked_entries(store, entries, len(sessions))
+            return self._checked_entries(several, entries, len(sessions))
         except Exception as error:  # noqa: BLE001 - handed back, for each session
-            return [_store_error(f"{store}: persist_sessions", error)] * len(sessions)
+            return [self._failed(several, error)] * len(sessions)
 
     def load(self, store: str, query: SessionQuery) -> list[Session]:
         """Return the sessions of ``store`` that match ``query``.  Raises StoreError."""
-        found = self._ask(store, "load_sessions", query)
-        if found is None:
-            return []
-        return _list_of(Session, found, f"{store}: load_sessions must return a list of sessions")
+        found = self._ask(
+            store, "load_sessions", query,
+            must="a list of sessions, or None", check=lambda answer: answer is None or _are(Session, answer),
+        )  # fmt: skip
+        return list(found or ())
 
     def delete(self, store: str, ids: Sequence[str], to_trash: bool, deleted_at: datetime) -> list[str]:
         """Remove sessions from ``store``; return the ids that were removed.  Raises StoreError."""
-        removed = self._ask(store, "delete_sessions", list(ids), to_trash, deleted_at)
-        return _list_of(str, removed, f"{store}: delete_sessions must return the ids that were removed")
+        return list(self._ask(
+            store, "delete_sessions", list(ids), to_trash, deleted_at,
+            must="the ids that were removed", check=lambda answer: _are(str, answer),
+        ))  # fmt: skip
 
     def restore(self, store: str, ids: Sequence[str]) -> list[str]:
         """Bring sessions back from the trash of ``store``; return the ids that came back.  Raises StoreError."""
-        back = self._ask(store, "restore_sessions", list(ids))
-        return _list_of(str, back, f"{store}: restore_sessions must return the ids that came back")
+        return list(self._ask(
+            store, "restore_sessions", list(ids),
+            must="the ids that came back", check=lambda answer: _are(str, answer),
+        ))  # fmt: skip
 
     def empty_trash(self, store: str, before: datetime, limit: int) -> CleanupReport:
         """Delete permanently at most ``limit`` sessions that went to the trash of ``store`` before that time.
 
         Raises StoreError.
         """
-        report = self._ask(store, "empty_trash", before, limit)
-        if not isinstance(report, CleanupReport):
-            raise StoreError(f"{store}: empty_trash must return a CleanupReport")
+        report: CleanupReport = self._ask(
+            store, "empty_trash", before, limit,
+            must="a CleanupReport", check=lambda answer: isinstance(answer, CleanupReport),
+        )  # fmt: skip
         return report
 
     def list_trash(self, store: str) -> list[tuple[str, datetime]]:
         """Return the ids in the trash of ``store`` and when each went there, oldest first.  Raises StoreError."""
-        otherwise = f"{store}: list_trash must return ids and aware times"
-        found = _list_of(tuple, self._ask(store, "list_trash"), otherwise)
-        if not all(len(entry) == 2 and isinstance(entry[0], str) and _aware(entry[1]) for entry in found):
-            raise StoreError(otherwise)
-        return found
+        return list(self._ask(store, "list_trash", must="ids and aware times", check=_are_deletions))
 
     def store_size(self, store: str) -> int:
         """Return the bytes that the sessions of ``store`` take, its trash included.  Raises StoreError."""
-        size = self._ask(store, "store_size")
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise StoreError(f"{store}: store_size must return a number of bytes")
+        size: int = self._ask(
+            store, "store_size",
+            must="a number of bytes", check=lambda answer: type(answer) is int and answer >= 0,
+        )  # fmt: skip
         return size
 
     def _prepared(self, session: Session) -> Session:
@@ -150,7 +152,8 @@ class StoreDispatch:
             except Exception as error:
                 self._prepare_failed(impl, error, required=required)
                 raise
-            del self._failures[impl.plugin]
+            if self._failures.pop(impl.plugin, 0) and required:
+                self._redactors.works(impl.plugin)
             session = session if changed is None else changed
         return session
 
@@ -158,8 +161,10 @@ class StoreDispatch:
         """Name a plugin whose ``before_persist`` failed; if it is not required, it is left out after some failures."""
         if isinstance(error, StoreError):  # it was not called, or does not return; the watchdog names it
             return
-        self._calls.report(impl, error, budget=False)
         self._failures[impl.plugin] += 1
+        if required:
+            self._redactors.fails(impl.plugin, f"{impl.hook}: {describe(error)}")
+        self._calls.report(impl, error, budget=False)
         if not required and self._failures[impl.plugin] >= FAILURES:
             text = f"taken out of service after {FAILURES} failures in a row; {impl.hook}: {describe(error)}"
             self._registry.fail(impl.plugin, text)
@@ -167,10 +172,10 @@ class StoreDispatch:
     def _persist_one(self, impl: Impl, session: Session, *, replace: bool) -> str | Exception:
         try:
             location = self._call(impl, session, replace)
+            if location is not None and not isinstance(location, str):
+                raise _must_return(impl, "where the session now lives")  # noqa: TRY301
         except Exception as error:  # noqa: BLE001 - handed back
-            return _store_error(f"{impl.plugin}: persist_session", error)
-        if location is not None and not isinstance(location, str):
-            return StoreError(f"{impl.plugin}: persist_session must return where the session now lives")
+            return self._failed(impl, error)
         return location or ""
 
     def _impl(self, hook: str, store: str) -> Impl:
@@ -192,45 +197,59 @@ class StoreDispatch:
                 raise StoreError(f"{impl.plugin} is not in service") from None
         raise StoreError(f"{impl.plugin} does not answer: {self._registry.info(impl.plugin).error}")
 
-    def _ask(self, store: str, hook: str, *values: Any) -> Any:
+    def _ask(self, store: str, hook: str, *values: Any, must: str, check: Callable[[Any], bool]) -> Any:
+        """Return what the store answers; raise StoreError if that fails, or is not what ``check`` holds it to."""
         impl = self._impl(hook, store)
         try:
-            return self._call(impl, *values)
+            answer = self._call(impl, *values)
+            if not check(answer):
+                raise _must_return(impl, must)  # noqa: TRY301
         except Exception as error:
-            known = _store_error(f"{store}: {hook}", error)
+            known = self._failed(impl, error)
             if known is error:
                 raise
             raise known from error
+        return answer
+
+    def _failed(self, impl: Impl, error: Exception) -> StoreError:
+        """Return ``error`` as a StoreError; one that stores are not expected to raise is reported too."""
+        if isinstance(error, StoreError):
+            return error
+        if not isinstance(error, EngineError):  # then the engine is stopping
+            self._calls.report(impl, error, budget=False)
+        what = f"{impl.plugin}: {impl.hook}"
+        made = StoreError(str(error) if _is_ours(error, what) else f"{what}: {_reason(error)}")
+        made.__cause__ = error
+        return made
+
+    def _checked_entries(self, impl: Impl, entries: Any, count: int) -> list[str | Exception]:
+        if not isinstance(entries, list) or len(entries) != count:
+            raise _must_return(impl, "one entry for each session")
+        wrong = _must_return(impl, "places or exceptions")
+        return [
+            entry if isinstance(entry, str) else self._failed(impl, entry if isinstance(entry, Exception) else wrong)
+            for entry in entries
+        ]
 
 
-def _aware(value: object) -> bool:
-    return isinstance(value, datetime) and value.tzinfo is not None
+def _must_return(impl: Impl, what: str) -> PluginError:
+    return PluginError(f"{impl.plugin}: {impl.hook} must return {what}")
 
 
-def _store_error(what: str, error: Exception) -> StoreError:
-    """Return ``error`` as a StoreError; an error that is not ours is described, not quoted."""
-    if isinstance(error, StoreError):
-        return error
-    made = StoreError(f"{what}: {error}" if isinstance(error, Hl7coreError) else f"{what}: {describe(error)}")
-    made.__cause__ = error
-    return made
+def _is_ours(error: Exception, what: str) -> bool:
+    return isinstance(error, Hl7coreError) and str(error).startswith(what)
 
 
-def _checked_entries(store: str, entries: Any, count: int) -> list[str | Exception]:
-    if not isinstance(entries, list) or len(entries) != count:
-        raise StoreError(f"{store}: persist_sessions must return one entry for each session")
-    made: list[str | Exception] = []
-    for entry in entries:
-        if isinstance(entry, str):
-            made.append(entry)
-        elif isinstance(entry, Exception):
-            made.append(_store_error(f"{store}: persist_sessions", entry))
-        else:
-            made.append(StoreError(f"{store}: persist_sessions must return places or exceptions"))
-    return made
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, Hl7coreError) else describe(error)
 
 
-def _list_of(kind: type[T], found: Any, otherwise: str) -> list[T]:
-    if not isinstance(found, list | tuple) or not all(isinstance(item, kind) for item in found):
-        raise StoreError(otherwise)
-    return list(found)
+def _are(kind: type, answer: Any) -> bool:
+    return isinstance(answer, list | tuple) and all(isinstance(item, kind) for item in answer)
+
+
+def _are_deletions(answer: Any) -> bool:
+    return _are(tuple, answer) and all(
+        len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], datetime) and entry[1].tzinfo is not None
+        for entry in answer
+    )

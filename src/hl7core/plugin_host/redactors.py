@@ -34,11 +34,7 @@ class MissingRedactor(NamedTuple):
 
     def __str__(self) -> str:
         """Say what is wrong and how to mend it."""
-        return (
-            f"nothing is saved, because the required plugin {self.plugin} {self.reason}. Mend it and run"
-            f" `hl7core plugins enable {self.plugin}`; or save without it: `hl7core plugins disable {self.plugin}`, or"
-            f" required = false in [plugins.{self.plugin}]"
-        )
+        return _sentence(self.plugin, self.reason)
 
 
 class Redactors:
@@ -48,6 +44,7 @@ class Redactors:
         self._registry = registry
         self._path = folder / _MEMORY
         self._remembered = _read(self._path)  # None: not known
+        self._failing: dict[str, str] = {}
 
     def missing(self) -> MissingRedactor | None:
         """Return a required plugin that the settings enable and that does not run, None if there is none."""
@@ -56,6 +53,25 @@ class Redactors:
             if reason and self._required(name):
                 return MissingRedactor(name, reason)
         return None
+
+    def problem(self) -> str:
+        """Return why sessions are not saved, as a sentence with its remedy; "" if no required plugin is the cause."""
+        missing = self.missing()
+        if missing is not None:
+            return str(missing)
+        for name, reason in dict(self._failing).items():
+            if self._registry.wanted(name) and self._required(name):
+                return _sentence(name, f"cannot do its work ({reason})")
+        return ""
+
+    def fails(self, name: str, reason: str) -> None:
+        """Note that the ``before_persist`` of a required plugin has failed."""
+        self._failing[name] = reason
+
+    def works(self, name: str) -> None:
+        """Note that the ``before_persist`` of a plugin has worked, and report that it does so again."""
+        if self._failing.pop(name, None) is not None:
+            self._registry.set_error(name, "")
 
     def is_required(self, name: str) -> bool:
         """Return whether nothing may be saved without the plugin ``name``."""
@@ -82,6 +98,13 @@ class Redactors:
             return stated
         hooks = self._registry.info(name).hooks
         return _HOOK in hooks if hooks else self._remembered is None or name in self._remembered
+
+
+def _sentence(plugin: str, reason: str) -> str:
+    return (
+        f"nothing is saved, because the required plugin {plugin} {reason}. Mend it and run `hl7core plugins enable"
+        f" {plugin}`; or save without it: `hl7core plugins disable {plugin}`, or required = false in [plugins.{plugin}]"
+    )
 
 
 def _read(path: Path) -> frozenset[str] | None:
