@@ -291,7 +291,7 @@ def test_a_plugin_that_fails_in_a_hook_stops_nothing_and_becomes_what_the_docs_s
         _ask(harness, hook)
         harness.wait_for(lambda: state() == wanted and fault.calls, PATIENCE)
         if "nothing is saved" in said:
-            assert "required" in dict(harness.state().notices)
+            harness.wait_for(lambda: "required" in dict(harness.state().notices), PATIENCE)
             time.sleep(0.3)
             assert harness.state().unsaved >= 20
         elif wanted in ("failed", "quarantined") and not is_store:

@@ -156,7 +156,7 @@ class JsonStore:
                 else:
                     taken.add(piece.session_id)
                     pieces[index] = piece
-            for index, saved in zip(pieces, save_group(list(pieces.values())), strict=True):
+            for index, saved in zip(pieces, save_group(list(pieces.values()), layout.give_way), strict=True):
                 piece = pieces[index]
                 if isinstance(saved, OSError):
                     self._unsure.add(piece.session_id)

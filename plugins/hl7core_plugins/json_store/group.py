@@ -13,7 +13,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -38,21 +38,23 @@ class Piece(NamedTuple):
     replace: bool
 
 
-def save_group(pieces: Sequence[Piece]) -> list[int | OSError]:
+def save_group(pieces: Sequence[Piece], give_way: Callable[[], None] = lambda: None) -> list[int | OSError]:
     """Save ``pieces`` (each of another name) durably; one entry each, in order: its inode, or why it was not saved.
 
     A piece that is not to replace a file that has its name counts as saved if one has it; its entry is 0 then.
+    ``give_way`` is called after each step, to show progress.
     """
     outcomes: list[int | OSError] = []
     for at in range(0, len(pieces), GROUP):
-        outcomes += _save(pieces[at : at + GROUP])
+        outcomes += _save(pieces[at : at + GROUP], give_way)
+        give_way()
     return outcomes
 
 
-def _save(pieces: Sequence[Piece]) -> list[int | OSError]:
+def _save(pieces: Sequence[Piece], give_way: Callable[[], None]) -> list[int | OSError]:
     outcomes: list[int | OSError] = [0] * len(pieces)
     if len(pieces) <= _ALONE:
-        return [_save_one(piece) for piece in pieces]
+        return [_save_one(piece, give_way) for piece in pieces]
     handles = _handles({piece.final.parent for piece in pieces})
     drafts: dict[int, files.Draft] = {}
     try:
@@ -61,7 +63,8 @@ def _save(pieces: Sequence[Piece]) -> list[int | OSError]:
                 drafts[index] = files.open_draft(piece.final.parent, piece.session_id, piece.data)
             except OSError as error:
                 outcomes[index] = error
-        synced = _synced(handles, [draft.descriptor for draft in drafts.values()])
+            give_way()
+        synced = _synced(handles, [draft.descriptor for draft in drafts.values()], give_way)
     finally:
         for descriptor in (*handles, *(draft.descriptor for draft in drafts.values())):
             files.close(descriptor)
@@ -69,7 +72,7 @@ def _save(pieces: Sequence[Piece]) -> list[int | OSError]:
         for draft in drafts.values():
             files.discard(draft.path)
         for index in drafts:
-            outcomes[index] = _save_one(pieces[index])
+            outcomes[index] = _save_one(pieces[index], give_way)
         return outcomes
     named: dict[int, Path] = {}
     for index, draft in drafts.items():
@@ -90,14 +93,16 @@ def _save(pieces: Sequence[Piece]) -> list[int | OSError]:
     return outcomes
 
 
-def _save_one(piece: Piece) -> int | OSError:
+def _save_one(piece: Piece, give_way: Callable[[], None]) -> int | OSError:
     try:
         return files.save(piece.final, piece.session_id, piece.data, replace=piece.replace)
     except OSError as error:
         return error
+    finally:
+        give_way()
 
 
-def _synced(folders: Sequence[int], drafts: Sequence[int]) -> bool:
+def _synced(folders: Sequence[int], drafts: Sequence[int], give_way: Callable[[], None]) -> bool:
     """Sync the drafts to the disk, all at once if ``folders`` are given, else one by one."""
     try:
         if folders:
@@ -106,6 +111,7 @@ def _synced(folders: Sequence[int], drafts: Sequence[int]) -> bool:
         else:
             for descriptor in drafts:
                 os.fsync(descriptor)
+                give_way()
     except OSError:  # what went wrong shows again, and is told, as each is written by itself
         return False
     return True

@@ -70,10 +70,10 @@ class Seen(NamedTuple):
 
 
 class Layout:
-    """The folders of a store.  While it lists them it may ``give_way`` to saves."""
+    """The folders of a store.  ``give_way`` is called between any two steps of work that may take long."""
 
     def __init__(self, output_folder: str, give_way: Callable[[], None] = lambda: None) -> None:
-        self._give_way = give_way
+        self.give_way = give_way
         self.root = Path(output_folder).absolute()
         self.sessions = self.root / "sessions"
         self.trash = self.root / "trash"
@@ -181,7 +181,7 @@ class Layout:
                 with files.opened(folder) as descriptor, os.scandir(descriptor) as entries:
                     for number, entry in enumerate(entries, 1):
                         if not number % _A_WHILE:
-                            self._give_way()
+                            self.give_way()
                         if entry.is_file(follow_symlinks=False):
                             yield folder, entry
                         elif entry.is_dir(follow_symlinks=False):

@@ -62,6 +62,7 @@ def recover(layout: Layout, drafts: Iterable[Path]) -> Recovered:
     for draft in drafts:
         if not _is_draft(draft.name):
             continue
+        layout.give_way()
         try:
             if _is_busy(draft):
                 continue
@@ -104,6 +105,7 @@ def migrate(
         if clock() > deadline:
             complete = False
             break
+        layout.give_way()
         try:
             migrated += _bring_up(layout, path, now)
         except (OSError, Hl7coreError) as error:

@@ -44,12 +44,13 @@ def remove(layout: Layout, ids: Sequence[str], deleted_at: datetime, *, to_trash
     folder = None
     if to_trash:
         folder = _new_folder(layout, deleted_at, [path.name for _, path in found])
-        found = [(i, path) for i, path in found if _copied(path, folder / path.name, "removed")]
+        found = [(i, path) for i, path in found if _copied(layout, path, folder / path.name, "removed")]
         try:
             files.sync_folder(folder)
         except OSError as error:
             raise told(error, f"nothing is deleted, since the trash {layout.trash} cannot be used") from error
     for session_id, path in found:
+        layout.give_way()
         try:
             path.unlink()
         except FileNotFoundError:  # somebody else was faster
@@ -83,7 +84,7 @@ def restore(layout: Layout, ids: Sequence[str]) -> list[str]:
         except OSError as error:
             logger.error("session %s cannot be looked up: %s", session_id, error.strerror)  # noqa: TRY400
             continue
-        if _copied(source, layout.sessions / name, "restored"):
+        if _copied(layout, source, layout.sessions / name, "restored"):
             restored[session_id] = source
     if not restored:
         return []
@@ -110,6 +111,7 @@ def size(layout: Layout) -> int:
     total = 0
     for folder, _ in _folders(layout):
         for name in _names(folder):
+            layout.give_way()
             try:
                 total += (folder / name).lstat().st_size
             except OSError:  # gone since the folder was read, or as good as gone
@@ -133,6 +135,7 @@ def empty(layout: Layout, before: datetime, limit: int) -> CleanupReport:
             if not names:
                 break
             for name in names:
+                layout.give_way()
                 try:
                     size = (folder / name).lstat().st_size
                     (folder / name).unlink()
@@ -233,8 +236,9 @@ def _remove_if_empty(folder: Path) -> None:
         logger.warning("the empty folder %s cannot be removed: %s", folder, error.strerror)
 
 
-def _copied(source: Path, target: Path, what: str) -> bool:
+def _copied(layout: Layout, source: Path, target: Path, what: str) -> bool:
     """Give a session's file the name ``target`` too; if that fails, log it and return False."""
+    layout.give_way()
     try:
         return files.copy(source, target)
     except FileNotFoundError:  # somebody else was faster

@@ -115,7 +115,7 @@ class SqliteStore:
         core, settings = runtime.core(), self._settings
         path = (Path(core.output_folder) / settings.file).absolute()
         terms = Terms(path, core.owner, settings.lock_timeout, settings.network_folder)
-        self._database = Database(terms, self._mended)
+        self._database = Database(terms, self._mended, runtime.give_way)
         try:
             self._database.open()
         except StoreError as error:

@@ -14,7 +14,8 @@ import errno
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _CHECK_SECONDS: Final = 5.0
+_PROGRESS_STEPS: Final = 200_000
+"""After so many of its instructions SQLite calls back: every few milliseconds."""
 """How long the check after an unclean stop may take; damage that it does not reach shows when it is read."""
 _LOG_PAGES: Final = 1000
 _LOG_BYTES: Final = 64 << 20
@@ -77,10 +80,20 @@ class _Damaged(Exception):  # noqa: N818 - named for the state
 
 
 class Database:
-    """The database that ``terms`` describe; ``mended`` is called after a salvage."""
+    """The database that ``terms`` describe; ``mended`` is called after a salvage.
 
-    def __init__(self, terms: Terms, mended: Callable[[salvage.Salvaged], None]) -> None:
+    ``give_way`` is called to show progress while something is changed; it must not use the database.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        mended: Callable[[salvage.Salvaged], None],
+        give_way: Callable[[], None] = lambda: None,
+    ) -> None:
         self.terms = terms
+        self._give_way = give_way
+        self._changing = False
         self._mended = mended
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -92,7 +105,8 @@ class Database:
     def open(self) -> None:
         """Open the database before its first use, without checking its content.  Raises StoreError."""
         try:
-            self._opened()
+            with self._showing_progress():
+                self._opened()
         except (OSError, sqlite3.Error) as error:
             if not _is_damage(error):
                 raise told(error, self.terms.path) from error
@@ -100,7 +114,22 @@ class Database:
 
     def change(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` in a transaction and return its result once the changes are on the disk.  Raises StoreError."""
-        return self._do(lambda: self._changed(self._ready(), work))
+        with self._showing_progress():
+            return self._do(lambda: self._changed(self._ready(), work))
+
+    @contextmanager
+    def _showing_progress(self) -> Iterator[None]:
+        """Let ``give_way`` be called: nothing reads, so no session is saved inside it."""
+        before, self._changing = self._changing, True
+        try:
+            yield
+        finally:
+            self._changing = before
+
+    def show_progress(self) -> None:
+        """Call ``give_way`` if something is being changed; SQLite calls this while a statement runs."""
+        if self._changing:
+            self._give_way()
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work``, which changes nothing, and return its result.  Raises StoreError."""
@@ -238,6 +267,7 @@ class Database:
             f"{path.as_uri()}?mode={mode}", uri=True, timeout=self.terms.patience, isolation_level=None,
             check_same_thread=False,
         )  # fmt: skip
+        connection.set_progress_handler(self.show_progress, _PROGRESS_STEPS)
         try:
             version = check_version(connection, may=self.terms.owner)  # before anything is written
             for setting in _SETTINGS if version else (*_NEW, *_SETTINGS):
@@ -245,7 +275,7 @@ class Database:
             if mode == "rw":
                 if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
                     raise StoreError("this file system does not support SQLite's log (WAL)")  # noqa: TRY301
-                bring_up(connection)
+                bring_up(connection, progress=self.show_progress)
         except StoreError as error:
             connection.close()
             raise StoreError(f"{path} cannot be used: {error}") from error
@@ -297,7 +327,7 @@ class Database:
         if not self.terms.owner:
             raise StoreError(f"{path} is damaged; the engine, its owner, repairs it at its next use") from error
         try:
-            self._mended(salvage.mend(path))
+            self._mended(salvage.mend(path, self.show_progress))
         except (sqlite3.Error, OSError) as failure:
             raise StoreError(f"{path} is damaged and cannot be repaired now: {_words(failure)}") from failure
         self._checked = place.identity(path)

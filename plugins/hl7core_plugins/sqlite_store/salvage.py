@@ -14,7 +14,7 @@ import itertools
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -59,7 +59,7 @@ def being_mended(path: Path) -> bool:
     return place.identity(_with(path, ".salvaged")) is not None
 
 
-def mend(path: Path) -> Salvaged:
+def mend(path: Path, progress: Callable[[], None] = lambda: None) -> Salvaged:
     """Recover what can be read of the database ``path``, set it aside, and put a new one in its place.
 
     Raises OSError or sqlite3.Error; everything is then as before, or is finished at the next call.
@@ -73,7 +73,7 @@ def mend(path: Path) -> Salvaged:
             connection.execute(f"PRAGMA {setting}").fetchall()
         bring_up(connection)
         connection.execute("BEGIN")
-        recovered, lost = _copy(path, connection)
+        recovered, lost = _copy(path, connection, progress)
         connection.execute("COMMIT")
     descriptor = os.open(fresh, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -106,11 +106,12 @@ def finish(path: Path) -> Path | None:
     return aside
 
 
-def _copy(path: Path, connection: sqlite3.Connection) -> tuple[int, int]:
+def _copy(path: Path, connection: sqlite3.Connection, progress: Callable[[], None]) -> tuple[int, int]:
     """Write every session that can be read to a new database; return how many, and how many could not be read."""
     latest: dict[str, int] = {}
     recovered = lost = 0
     for found in _rows(path):
+        progress()
         row = _sound(found)
         if row is None:
             lost += 1

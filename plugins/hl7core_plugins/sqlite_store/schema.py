@@ -16,7 +16,7 @@ from hl7core_plugins.sqlite_store.rows import COLUMNS, Row, stored_row
 
 __all__ = ["APPLICATION", "STEPS", "Step", "bring_up", "check_version", "insert", "update", "version_of"]
 
-Step = Callable[[sqlite3.Connection], None]
+Step = Callable[[sqlite3.Connection, Callable[[], None]], None]
 
 APPLICATION: Final = 0x486C3763
 """``application_id``: "Hl7c", which tells our database from another program's."""
@@ -31,7 +31,7 @@ _REMOVE_KEY: Final = "DELETE FROM found_by WHERE session = ? AND kind = CAST(? A
 _PART: Final = 500
 
 
-def _sessions(connection: sqlite3.Connection) -> None:
+def _sessions(connection: sqlite3.Connection, _progress: Callable[[], None]) -> None:
     """Migration 1: one table, with the session as JSON and the columns that listings are ordered and filtered by.
 
     One row per session, deleted ones included: an id may occur more than once, but only once outside the trash.
@@ -72,7 +72,7 @@ def _sessions(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER NOT NULL)")
 
 
-def _found_by(connection: sqlite3.Connection) -> None:
+def _found_by(connection: sqlite3.Connection, progress: Callable[[], None]) -> None:
     """Migration 2: the values that a session may have several of, such as specimens, patients and control ids."""
     connection.execute(
         """
@@ -88,6 +88,7 @@ def _found_by(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX IF NOT EXISTS found_by_value ON found_by (kind, value, start_us)")
     connection.execute("DELETE FROM found_by")
     for number, data in _stored(connection):
+        progress()
         try:
             row = stored_row(data)
         except SessionRefused:  # damaged: reported when it is loaded
@@ -124,7 +125,9 @@ def check_version(connection: sqlite3.Connection, *, steps: Sequence[Step] = STE
     return version
 
 
-def bring_up(connection: sqlite3.Connection, *, steps: Sequence[Step] = STEPS) -> int:
+def bring_up(
+    connection: sqlite3.Connection, *, steps: Sequence[Step] = STEPS, progress: Callable[[], None] = lambda: None
+) -> int:
     """Apply the missing migrations; return how many.  Raises StoreError (see ``check_version``)."""
     version = check_version(connection, steps=steps)
     taken = 0
@@ -132,7 +135,7 @@ def bring_up(connection: sqlite3.Connection, *, steps: Sequence[Step] = STEPS) -
         connection.execute("BEGIN IMMEDIATE")
         try:
             if version_of(connection) < number:  # another process may have been faster
-                steps[number - 1](connection)
+                steps[number - 1](connection, progress)
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {number}")
                 taken += 1

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from hl7core.errors import PluginError
-from hl7core.guard import contained, describe, watched_progress
+from hl7core.guard import contained, describe, progress_of, watched_progress
 from hl7core.plugin_host.hook_table import Impl
 from hl7core.plugin_host.registry import Registry
 from hl7core.plugin_host.watchdog import HANGING_AFTER, Limit, RunningCall, Watchdog
@@ -44,7 +44,7 @@ class NotInService(PluginError):  # noqa: N818 - named for the state of the plug
 class GuardedCall:
     """A context manager around one call: the watchdog watches it, and nothing but an Exception leaves it."""
 
-    __slots__ = ("_began", "_calls", "_impl", "_progress", "running")
+    __slots__ = ("_began", "_calls", "_impl", "_outer", "_progress", "running")
 
     def __init__(self, calls: Calls, impl: Impl, limit: Limit, hanging_after: float) -> None:
         self._calls = calls
@@ -52,16 +52,20 @@ class GuardedCall:
         self.running = RunningCall(impl.plugin, impl.hook, impl.owner, limit, hanging_after)
         self._began = 0.0
         self._progress: AbstractContextManager[None] | None = None
+        self._outer: Callable[[], None] | None = None
 
     def __enter__(self) -> None:
         if not self._calls.watchdog.enter(self.running):
             raise NotInService(f"{self._impl.plugin} is not in service")
+        self._outer = progress_of()
         self._progress = watched_progress(self._got_on)
         self._progress.__enter__()
         self._began = time.perf_counter()
 
     def _got_on(self) -> None:
         self.running.progress = self._calls.watchdog.clock()
+        if self._outer is not None:  # a call in the middle of another: both get on
+            self._outer()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
