@@ -62,17 +62,15 @@ class StoreDispatch:
         missing = self._redactors.missing()
         if missing is not None:
             return [StoreError(str(missing))] * len(sessions)
-        entries: list[str | Exception] = []
-        ready: list[tuple[int, Session]] = []
-        for index, session in enumerate(sessions):
-            entries.append("")
-            try:
-                ready.append((index, self._prepared(session)))
-            except Exception as error:  # noqa: BLE001 - one session's failure does not affect the others
+        entries: list[str | Exception] = [""] * len(sessions)
+        ready = dict(enumerate(sessions))
+        for impl in self._table.all("before_persist"):
+            for index, error in self._prepare(impl, ready).items():
+                del ready[index]
                 known = isinstance(error, StoreError)
                 entries[index] = error if known else StoreError(f"before_persist: {_reason(error)}")
-        outcome = self.persist_as_is(store, [session for _, session in ready], replace)
-        for (index, _), entry in zip(ready, outcome, strict=True):
+        outcome = self.persist_as_is(store, list(ready.values()), replace)
+        for index, entry in zip(ready, outcome, strict=True):
             entries[index] = entry
         return entries
 
@@ -138,29 +136,52 @@ class StoreDispatch:
         )  # fmt: skip
         return size
 
-    def _prepared(self, session: Session) -> Session:
-        for impl in self._table.all("before_persist"):
-            required = self._redactors.is_required(impl.plugin)
-            if not required and self._calls.suspended(impl.plugin):
+    def _prepare(self, impl: Impl, ready: dict[int, Session]) -> dict[int, Exception]:
+        """Let ``impl`` change the sessions in ``ready``; return why it could not, for those that must not be saved."""
+        required = self._redactors.is_required(impl.plugin)
+        if not ready or (not required and self._calls.suspended(impl.plugin)):
+            return {}
+        try:
+            answers = self._changed(impl, ready)
+        except (AnswerTimeout, NotInService) as error:
+            return dict.fromkeys(ready, self._silent(impl, error))
+        failed: dict[int, Exception] = {}
+        for index, answer in answers.items():
+            if isinstance(answer, Exception):
+                failed[index] = answer
+                self._prepare_failed(impl, answer, required=required)
                 continue
-            try:
-                changed = self._call(impl, session)
-                if changed is not None and (not isinstance(changed, Session) or changed.id != session.id):
-                    raise PluginError(  # noqa: TRY301
-                        f"{impl.plugin}: before_persist must return the session, its id unchanged, or None"
-                    )
-            except Exception as error:
-                self._prepare_failed(impl, error, required=required)
-                raise
             if self._failures.pop(impl.plugin, 0) and required:
                 self._redactors.works(impl.plugin)
-            session = session if changed is None else changed
-        return session
+            ready[index] = answer or ready[index]
+        return failed
+
+    def _changed(self, impl: Impl, sessions: dict[int, Session]) -> dict[int, Session | None | Exception]:
+        """Return what ``impl`` answers for each of ``sessions``, or why it has no answer; all in one turn of its thread.
+
+        Raises AnswerTimeout or NotInService.
+        """
+        answers: dict[int, Session | None | Exception] = {}
+        guard = self._calls.guard(impl, limit=Limit.SUSPEND)
+
+        def change_all() -> None:
+            for index, session in sessions.items():
+                if guard.running.abandoned:
+                    return
+                try:
+                    with guard:
+                        answer = impl(session)
+                    if answer is not None and not (isinstance(answer, Session) and answer.id == session.id):
+                        raise _must_return(impl, "the session, its id unchanged, or None")  # noqa: TRY301
+                    answers[index] = answer
+                except Exception as error:  # noqa: BLE001 - one session's failure does not affect the others
+                    answers[index] = error
+
+        self._threads.helper(impl, Lane.SAVING).ask(change_all, guard.running)
+        return answers
 
     def _prepare_failed(self, impl: Impl, error: Exception, *, required: bool) -> None:
         """Name a plugin whose ``before_persist`` failed; if it is not required, it is left out after some failures."""
-        if isinstance(error, StoreError):  # it was not called, or does not return; the watchdog names it
-            return
         self._failures[impl.plugin] += 1
         if required:
             self._redactors.fails(impl.plugin, f"{impl.hook}: {describe(error)}")
@@ -190,12 +211,13 @@ class StoreDispatch:
         """Call ``impl`` on its plugin's thread; raise what it raises, and StoreError if it does not answer."""
         try:
             return self._threads.ask(Lane.SAVING, impl, *values, limit=Limit.SUSPEND)
-        except AnswerTimeout:
-            pass
-        except NotInService:
-            if not self._calls.suspended(impl.plugin):
-                raise StoreError(f"{impl.plugin} is not in service") from None
-        raise StoreError(f"{impl.plugin} does not answer: {self._registry.info(impl.plugin).error}")
+        except (AnswerTimeout, NotInService) as error:
+            raise self._silent(impl, error) from None
+
+    def _silent(self, impl: Impl, error: Exception) -> StoreError:
+        if isinstance(error, NotInService) and not self._calls.suspended(impl.plugin):
+            return StoreError(f"{impl.plugin} is not in service")
+        return StoreError(f"{impl.plugin} does not answer: {self._registry.info(impl.plugin).error}")
 
     def _ask(self, store: str, hook: str, *values: Any, must: str, check: Callable[[Any], bool]) -> Any:
         """Return what the store answers; raise StoreError if that fails, or is not what ``check`` holds it to."""

@@ -59,6 +59,9 @@ def test_a_kill_in_mid_cycle_loses_nothing_and_claims_nothing(tmp_path):
             while len(receiver.processed) < min(taken + draw.randrange(5, 25), COUNT) and worker.poll() is None:
                 assert time.monotonic() < patience
                 time.sleep(0.005)
+            while len(deliveries(tmp_path)) < COUNT:  # the worker saves them at its first start
+                assert time.monotonic() < patience
+                time.sleep(0.005)
             worker.send_signal(signal.SIGKILL)
             worker.wait()
             cut += worker.returncode == -signal.SIGKILL

@@ -434,7 +434,7 @@ def test_in_an_engine_a_save_does_not_wait_for_the_first_query_that_reads_everyt
     look, read, there = files.look, [], []
 
     def slow(path):
-        if threading.current_thread().name == "hl7core-keeper":
+        if threading.current_thread().name == "hl7core-ask-json_store-saving":
             read.append(path)
             if len(read) == 100:
                 h.feed(exchange("LIVE"))

@@ -218,7 +218,7 @@ def test_a_long_cleanup_looks_through_the_folder_no_more_often_than_a_short_one(
     scandir, listed = os.scandir, []
 
     def counting(folder):
-        if threading.current_thread().name == "hl7core-keeper":
+        if threading.current_thread().name == "hl7core-ask-json_store-saving":
             listed.append(folder)
         return scandir(folder)
 

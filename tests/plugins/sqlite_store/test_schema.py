@@ -41,10 +41,10 @@ def test_a_database_takes_the_steps_that_it_has_not_taken_each_whole_or_not_at_a
     assert bring_up(connection) == len(STEPS)
     assert bring_up(connection) == 0
 
-    def third(connection):
+    def third(connection, _progress):
         connection.execute("CREATE TABLE third (a)")
 
-    def fourth(connection):
+    def fourth(connection, _progress):
         connection.execute("CREATE TABLE fourth (a)")
         raise sqlite3.OperationalError("disk full")
 
