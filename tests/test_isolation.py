@@ -25,12 +25,15 @@ from hl7core import (
     hookimpl,
 )
 from hl7core.engine import engine as engine_module
+from hl7core.engine.control.client import ControlClient
+from hl7core.hl7.query import matches, sort_key
 from hl7core.model.packet import Interface
 from hl7core.model.session import SessionQuery
 from hl7core.plugin_host import dispatch as dispatch_module
 from hl7core.plugin_host import registry as registry_module
 from hl7core.plugin_host import watchdog as watchdog_module
 from hl7core.plugin_host.dispatch import Dispatch
+from hl7core.settings.file import change
 from hl7core.testing import EngineHarness, TcpTalk
 from hl7core_plugins.json_store import JsonStore
 from plugin_host.parts import Lines
@@ -336,3 +339,124 @@ async def _tolerant(work):
         await work
     except Exception:  # noqa: BLE001 - what it is told depends on the fault
         return
+
+
+class Memory:
+    """A store in memory, to switch to."""
+
+    def __init__(self):
+        self.held = {}
+
+    @hookimpl
+    def register_settings(self):
+        return PluginSettings
+
+    @hookimpl
+    def persist_session(self, session, replace):
+        self.held[session.id] = session
+
+    @hookimpl
+    def load_sessions(self, query):
+        found = [session for session in self.held.values() if matches(session, query)]
+        return sorted(found, key=sort_key, reverse=query.newest_first)[: query.limit]
+
+    @hookimpl
+    def delete_sessions(self, ids, to_trash, deleted_at):
+        return [i for i in ids if self.held.pop(i, None)]
+
+
+def named(sessions):
+    return {session.messages[0].control_id for session in sessions}
+
+
+@pytest.mark.parametrize("hook", ["load_sessions", "persist_sessions"])
+def test_while_a_store_does_not_answer_commands_get_the_sessions_in_memory_and_are_told(hook, tmp_path, fast):
+    fault = Fault("hangs")
+    stores = {"bad": _store(fault, "persist_session", hook), "json_store": JsonStore}
+    with EngineHarness(tmp_path, stores, settings={"core.store": "bad"}) as harness:
+        harness.feed(exchange("A"))
+        harness.wait_for(lambda: harness.engine.ledger.saved_count == 1, PATIENCE)
+        fault.on = True
+        harness.feed(exchange("B"))
+        harness.wait_decoded()
+        with ControlClient(harness.engine.folder).connect() as client:
+            assert named(client.sessions(SessionQuery(), or_memory=True)) == {"A", "B"}
+            if hook == "load_sessions":
+                assert "stored sessions may be missing here: bad is" in client.note
+            harness.wait_for(lambda: "silent" in dict(harness.state().notices), PATIENCE)
+            assert named(client.sessions(SessionQuery(), or_memory=True)) == {"A", "B"}
+            assert "stored sessions may be missing here: bad is" in client.note
+        fault.on = False
+        fault.gate.set()
+        harness.wait_for(lambda: "silent" not in dict(harness.state().notices), PATIENCE)
+        harness.wait_for(lambda: not harness.state().unsaved, PATIENCE)
+        assert named(harness.sessions()) == {"A", "B"}
+
+
+@pytest.mark.parametrize("off", [False, True], ids=["attached", "switched off"])
+def test_another_store_saves_what_waited_for_one_that_hangs(off, tmp_path, fast):
+    fault, memory = Fault("hangs"), Memory()
+    stores = {"bad": _store(fault, "persist_session", "persist_sessions"), "memory": memory}
+    with EngineHarness(tmp_path, stores, settings={"core.store": "bad"}) as harness:
+        harness.feed(exchange("A"))
+        harness.wait_for(lambda: harness.engine.ledger.saved_count == 1, PATIENCE)
+        fault.on = True
+        harness.feed(*(exchange(f"B{number}") for number in range(20)))
+        harness.wait_for(lambda: str(harness.engine.registry.info("bad").state) == "suspended", PATIENCE)
+        change(harness.path, {"core.store": "memory", **({"plugins.bad.enabled": False} if off else {})})
+        harness.wait_for(lambda: len(memory.held) == 20, PATIENCE)
+        assert not harness.state().unsaved
+        fault.gate.set()
+    assert harness.engine.unsaved == []
+
+
+@pytest.mark.parametrize("hook", ["`on_packet`", "a framer"])
+def test_at_the_stop_what_was_captured_is_decoded_although_a_plugin_hangs(hook, tmp_path):
+    fault = Fault("hangs")
+    plugins = {"bad": ROWS[hook](fault), "json_store": JsonStore}
+    with EngineHarness(tmp_path, plugins, stop_deadline=10.0) as harness:
+        harness.feed(exchange("A"), vendor_talk(0))
+        harness.wait_decoded()
+        fault.on = True
+        harness.feed(vendor_talk(1), *(exchange(f"B{number}") for number in range(20)))
+        harness.wait_for(lambda: fault.calls, PATIENCE)
+    fault.gate.set()
+    kept = [session for session in harness.engine.ledger.matching(SessionQuery(limit=100)) if session.messages]
+    assert named(kept) >= {"A", *(f"B{number}" for number in range(20))}
+    assert harness.engine.unsaved == []
+
+
+def test_slow_calls_that_decoding_waits_for_add_up(tmp_path, fast, monkeypatch):
+    class Slow:
+        heard = 0
+
+        @hookimpl
+        def register_settings(self):
+            return PluginSettings
+
+        @hookimpl
+        def on_packet(self, packet):
+            Slow.heard += 1
+            time.sleep(0.05)  # half a second of the fast clock
+
+    with EngineHarness(tmp_path, {"slow": Slow, "json_store": JsonStore}) as harness:
+        harness.feed(*(exchange(f"A{number}") for number in range(40)))
+        harness.wait_for(lambda: str(harness.engine.registry.info("slow").state) == "failed", PATIENCE)
+        assert "decoding waited 30 seconds within a minute for on_packet" in harness.engine.registry.info("slow").error
+        harness.wait_for(lambda: len(harness.engine.ledger) == 40, PATIENCE)
+        assert Slow.heard < 80
+
+
+def test_enabling_a_plugin_again_brings_it_back(tmp_path, fast):
+    fault = Fault("hangs")
+    with EngineHarness(tmp_path, {"bad": ROWS["`on_packet`"](fault), "json_store": JsonStore}) as harness:
+        fault.on = True
+        harness.feed(exchange("A"))
+        harness.wait_for(lambda: str(harness.engine.registry.info("bad").state) == "quarantined", PATIENCE)
+        fault.on = False
+        with ControlClient(harness.engine.folder).connect() as client:
+            client.call("retry_plugin", name="bad")
+        assert str(harness.engine.registry.info("bad").state) == "enabled"
+        harness.feed(exchange("B"))
+        harness.wait_for(lambda: len(harness.engine.ledger) == 2, PATIENCE)
+    fault.gate.set()

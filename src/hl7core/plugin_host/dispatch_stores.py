@@ -156,12 +156,12 @@ class StoreDispatch:
             ready[index] = answer or ready[index]
         return failed
 
-    def _changed(self, impl: Impl, sessions: dict[int, Session]) -> dict[int, Session | None | Exception]:
-        """Return what ``impl`` answers for each of ``sessions``, or why it has no answer; all in one turn of its thread.
+    def _changed(self, impl: Impl, sessions: dict[int, Session]) -> dict[int, Session | Exception | None]:
+        """Return what ``impl`` answers for each of ``sessions``, or why there is none; all in one turn of its thread.
 
         Raises AnswerTimeout or NotInService.
         """
-        answers: dict[int, Session | None | Exception] = {}
+        answers: dict[int, Session | Exception | None] = {}
         guard = self._calls.guard(impl, limit=Limit.SUSPEND)
 
         def change_all() -> None:

@@ -173,5 +173,9 @@ class HelperThread:
 
 
 def _run(questions: SimpleQueue[_Item]) -> None:
-    while (item := questions.get()) is not None:
+    while True:
+        item = questions.get()
+        if item is None:
+            return
         item()
+        del item  # or it would hold the helper until the next one comes

@@ -23,6 +23,7 @@ from hl7core.cli.session_access import engine_client
 from hl7core.engine.control.client import ControlClient
 from hl7core.errors import Hl7coreError, SettingsError
 from hl7core.guard import describe
+from hl7core.plugin_host.redactors import MissingRedactor, Redactors
 from hl7core.plugin_host.registry import Registry
 from hl7core.settings.reading import Settings
 
@@ -30,6 +31,10 @@ __all__ = ["command"]
 
 _CAP_NET_RAW: Final = 13
 _LOW_SPACE: Final = 200 << 20
+
+
+_KEEP_FROM_SAVING: Final = ("required", "silent", "store")
+"""The notices of an engine that does not save."""
 
 
 class _Check(NamedTuple):
@@ -86,7 +91,7 @@ def _checks(settings_path: str | None) -> Iterator[_Check]:
     yield _libpcap()
     yield from _interfaces(registry)
     yield from _folder(settings)
-    yield from _plugins(registry)
+    yield from _plugins(registry, settings.output_folder)
     yield from _destinations(settings, registry)
     yield from _engine(settings)
 
@@ -169,7 +174,8 @@ def _folder(settings: Settings) -> Iterator[_Check]:
             yield _Check("note", "folder", f"{path} can be read by others", f"chmod 700 {path}")
 
 
-def _plugins(registry: Registry) -> Iterator[_Check]:
+def _plugins(registry: Registry, folder: Path) -> Iterator[_Check]:
+    redactors = Redactors(registry, folder)
     good = []
     for name in registry.names():
         if not registry.wanted(name):
@@ -179,6 +185,8 @@ def _plugins(registry: Registry) -> Iterator[_Check]:
             good.append(name)
         except Hl7coreError as error:
             yield _Check("bad", "plugin", f"{name}: {error}", f"correct it, or: hl7core plugins disable {name}")
+            if redactors.is_required(name):
+                yield _Check("bad", "required", str(MissingRedactor(name, "cannot be loaded")))
     if good:
         yield _Check("ok", "plugins", ", ".join(good))
 
@@ -235,8 +243,8 @@ def _engine(settings: Settings) -> Iterator[_Check]:
         yield _Check(
             "bad", "unsaved", f"{counted(state['unsaved'], 'session')} not saved yet", "check the folder above"
         )
-    for _, text in state.get("notices", ()):
-        yield _Check("note", "notice", text)
+    for key, text in state.get("notices", {}).items():
+        yield _Check("bad" if key in _KEEP_FROM_SAVING else "note", "notice", text)
 
 
 def _stored(client: ControlClient) -> _Check:

@@ -43,6 +43,7 @@ from hl7core.engine.runtime import EngineRuntime
 from hl7core.engine.stores import PAGE
 from hl7core.errors import EngineError, StoreError
 from hl7core.guard import reason_of
+from hl7core.hl7.query import sort_key
 from hl7core.model.events import CleanupProgress
 from hl7core.model.schema import session_to_json
 from hl7core.model.session import Session, SessionQuery
@@ -219,7 +220,7 @@ class Control:
     async def _sessions(self, request: Request, writer: asyncio.StreamWriter) -> int:
         """Send matching sessions page by page, so that memory stays flat; return how many.
 
-        With ``or_memory``, sessions in memory are the answer while a store does not give one; a note says so.
+        With ``or_memory``, what is in memory is sent while a store does not answer, with a note that more may be stored.
         """
         query = query_from_json(request.get("query", {}))
         or_memory = flag_in(request, "or_memory", default=False)
@@ -227,14 +228,10 @@ class Control:
         noted = False
         while count < query.limit:
             part = query._replace(limit=min(PAGE, query.limit - count))
-            silent = or_memory and self._parts.dispatch.stores.not_answering()
-            page = self._parts.ledger.matching(part) if silent else await self._stored(part, or_memory=or_memory)
-            if page is None:
-                continue
-            if silent and not noted:
+            page, missing = await self._page(part, or_memory=or_memory)
+            if missing and not noted:
                 noted = True
-                text = "; ".join(silent.values())
-                await _send(writer, line_of({"note": f"only the sessions in memory are shown: {text}"}))
+                await _send(writer, line_of({"note": f"stored sessions may be missing here: {missing}"}))
             for session in page:
                 await _send(writer, b'{"item":' + session_to_json(session) + b"}\n")
             count += len(page)
@@ -243,14 +240,23 @@ class Control:
             query = query._replace(after=(page[-1].started_at, page[-1].id))
         return count
 
-    async def _stored(self, query: SessionQuery, *, or_memory: bool) -> list[Session] | None:
-        """Return matching sessions; None if a store has ceased to answer and memory is to answer instead."""
-        try:
-            return await self._runtime.sessions(query)
-        except StoreError:
-            if or_memory and self._parts.dispatch.stores.not_answering():
-                return None
-            raise
+    async def _page(self, query: SessionQuery, *, or_memory: bool) -> tuple[list[Session], str]:
+        """Return matching sessions, and which store does not answer, if that is allowed.  Raises StoreError if not."""
+        stores, ledger = self._parts.dispatch.stores, self._parts.ledger
+        if not or_memory:
+            return await self._runtime.sessions(query), ""
+        found: list[Session] = []
+        if not stores.not_answering():
+            try:
+                found = await self._runtime.sessions(query)
+            except StoreError:
+                if not stores.not_answering():
+                    raise
+        silent = stores.not_answering()
+        if silent:
+            both = {session.id: session for session in (*found, *ledger.matching(query))}
+            found = sorted(both.values(), key=sort_key, reverse=query.newest_first)[: query.limit]
+        return found, "; ".join(silent.values())
 
     async def _import(self, request: Request, writer: asyncio.StreamWriter) -> dict[str, Any]:
         """Import sessions, reporting after each page how far it has come."""
