@@ -69,9 +69,9 @@ def race(batches: list[PacketBatch], runs: int) -> dict[str, float]:
             def take(batch: PacketBatch) -> None:
                 listeners = dispatch.packet_listeners()
                 if listeners:
-                    for packet in batch.packets():
-                        for listener in listeners:
-                            listener(packet)
+                    packets = tuple(batch.packets())
+                    for listener in listeners:
+                        listener(packets)
 
             return take
 

@@ -220,7 +220,7 @@ class Control:
     async def _sessions(self, request: Request, writer: asyncio.StreamWriter) -> int:
         """Send matching sessions page by page, so that memory stays flat; return how many.
 
-        With ``or_memory``, what is in memory is sent while a store does not answer, with a note that more may be stored.
+        With ``or_memory``, what is in memory is sent while a store does not answer, and a note says so.
         """
         query = query_from_json(request.get("query", {}))
         or_memory = flag_in(request, "or_memory", default=False)
