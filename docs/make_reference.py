@@ -230,6 +230,10 @@ def settings_page() -> str:
         "",
         "A running engine applies a changed file within a second. If the file or a value is wrong, nothing changes, and you are",
         "told which value is wrong and what stays in force. Check beforehand with `hl7core settings check`.",
+        "",
+        "Every plugin's table also knows `required` (`true` or `false`): whether nothing may be saved while the plugin is",
+        "enabled but does not run. Without it, plugins that change what is saved are required, and no others",
+        "([when a plugin fails](plugin_hooks.md#when-a-plugin-fails)).",
     ]
     registry = Registry(Settings(core=CoreSettings()))
     models = {"core": CoreSettings} | {

@@ -271,11 +271,11 @@ class Runtime(Protocol):
         """Return the wall-clock time (aware, UTC).  Use this instead of the system clock, so that tests can set it."""
 
     def give_way(self) -> None:
-        """Let waiting sessions be saved before you go on.  For stores that may take long to read.
+        """Show that you are getting on, and let waiting sessions be saved.  For every hook that may take long.
 
-        Call it often, between any two steps of ``load_sessions`` and ``store_size``: it costs next to nothing.  If
-        sessions wait, your ``persist_sessions`` is called inside it.  Elsewhere it does nothing.  Raises EngineError if
-        the engine stops, because nobody waits for the answer any more.
+        A call that shows no progress for 30 seconds is abandoned, so call it often, between any two steps: it costs
+        next to nothing.  Inside ``load_sessions`` and ``store_size``, if sessions wait, your ``persist_sessions`` is
+        called inside it, and it raises EngineError if the engine stops, because nobody waits for the answer any more.
         """
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:

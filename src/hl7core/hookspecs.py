@@ -41,7 +41,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def on_packet(packet: Packet) -> None:
     """Called for every captured packet, before TCP reassembly.
 
-    Runs on the decoder thread, so be quick: a slow implementation delays the capture, and packets may be lost.  If no
+    Runs on a thread of the plugin's own, and decoding waits for it, so be quick: packets may be lost meanwhile.  If no
     plugin implements this hook, it has no cost.
     """
 
@@ -69,7 +69,7 @@ def persist_session(session: Session, replace: bool) -> str | None:
     survive a power cut.  Raise ``StoreError`` if it cannot be saved: the session stays in memory and is retried.  Raise
     ``SessionRefused`` if it is not a valid session.
 
-    Runs on the store thread.
+    Runs on the plugin's saving thread.
     """
 
 
@@ -81,7 +81,7 @@ def load_sessions(query: SessionQuery) -> list[Session] | None:
     ``query.newest_first``.  Callers page with ``query.after``.  Log and skip what cannot be read; raise ``StoreError``
     if the store itself cannot be read.
 
-    Runs on the store thread.  If it may take long, call ``runtime.give_way()`` between steps.
+    Runs on the plugin's saving thread.  If it may take long, call ``runtime.give_way()`` between steps.
     """
 
 
@@ -138,7 +138,7 @@ def cleanup(now: datetime, dry_run: bool, confirmed: bool) -> CleanupReport:
     """
 
 
-# The rest of a store.  All of it runs on the store thread, one call at a time.
+# The rest of a store.  All of it runs on one thread of the plugin's own, one call at a time; the engine waits for it.
 
 
 @hookspec
@@ -148,7 +148,7 @@ def persist_sessions(sessions: Sequence[Session], replace: bool) -> list[str | E
     ``replace`` as in ``persist_session``.  Return one entry per session, in order: where it now lives, or the exception
     that says why it could not be saved.  Sessions with a location must survive a power cut.
 
-    Runs on the store thread.
+    Runs on the plugin's saving thread.
     """
 
 
@@ -160,7 +160,7 @@ def delete_sessions(ids: Sequence[str], to_trash: bool, deleted_at: datetime) ->
     permanently.  A cleanup deletes in several calls, all with the same ``deleted_at``.  Raise ``StoreError`` if a
     session cannot be deleted.
 
-    Runs on the store thread.
+    Runs on the plugin's saving thread.
     """
 
 
@@ -171,7 +171,7 @@ def restore_sessions(ids: Sequence[str]) -> list[str]:
     A session that has been stored again in the meantime stays as it is.  Raise ``StoreError`` if the trash cannot be
     read.
 
-    Runs on the store thread.
+    Runs on the plugin's saving thread.
     """
 
 
@@ -182,7 +182,7 @@ def empty_trash(before: datetime, limit: int) -> CleanupReport:
     Called again as long as a call deletes ``limit`` sessions.  The report's ``in_trash``, the number of sessions left
     in the trash, is only used of the last call.  A store that is fast at this may leave out the argument ``limit``.
 
-    Runs on the store thread.
+    Runs on the plugin's saving thread.
     """
 
 
@@ -190,7 +190,7 @@ def empty_trash(before: datetime, limit: int) -> CleanupReport:
 def list_trash() -> list[tuple[str, datetime]]:
     """Return the sessions in the trash as (id, when it went there), oldest first (optional).
 
-    The times are aware, UTC.  Runs on the store thread.
+    The times are aware, UTC.  Runs on the plugin's saving thread.
     """
 
 
@@ -200,7 +200,7 @@ def store_size() -> int:
 
     Space freed by a permanent deletion must show at once, even if the file itself does not shrink.
 
-    Runs on the store thread.  If it may take long, call ``runtime.give_way()`` between steps.
+    Runs on the plugin's saving thread.  If it may take long, call ``runtime.give_way()`` between steps.
     """
 
 
@@ -209,9 +209,11 @@ def before_persist(session: Session) -> Session | None:
     """Change what is saved, for example redact or encrypt it.  Any plugin may implement this.
 
     Return the session to save, or None for no change.  Its id must stay the same.  If an implementation raises, the
-    session is not stored; it stays in memory and is retried.
+    session is not stored; it stays in memory and is retried.  The plugin is required: while it is enabled and does not
+    run, nothing is saved, unless its table says ``required = false``.
 
-    Called before every save, on the store thread, for each plugin in the order of their tables in the settings.
+    Called before every save, on the plugin's saving thread; plugins are asked in the order of their tables in the
+    settings.
     """
 
 
@@ -285,7 +287,8 @@ def register_framers() -> Iterable[Dialect]:
     """Contribute framings, such as a vendor's dialect.  Detection asks them before the built-in ones.
 
     Called when plugins come, go or change their settings.  The dialects apply to connections that begin from then on.
-    Their framers run on the decoder thread, so they must be quick.  ``hl7core read`` calls this hook without ``start``.
+    Their framers run on a thread of the plugin's own, and decoding waits for them, so they must be quick.
+    ``hl7core read`` calls this hook without ``start``.
     """
 
 

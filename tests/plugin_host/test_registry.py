@@ -8,7 +8,7 @@ from hl7core.errors import SettingsError
 from hl7core.hookspecs import hookimpl
 from hl7core.plugin_host import registry as registry_module
 from hl7core.plugin_host.registry import PluginState
-from plugin_host.parts import RUNTIME, Options, diary, states
+from plugin_host.parts import RUNTIME, Options, diary, states, wait_for
 
 LIFE = ["register_settings", "configure", "start", "stop"]
 
@@ -426,3 +426,21 @@ def test_cancelling_the_task_that_enables_a_plugin_is_not_the_plugins_failure():
         assert made.running() == ()
 
     asyncio.run(run())
+
+
+def test_a_plugin_whose_start_takes_long_is_named_meanwhile(monkeypatch, caplog):
+    monkeypatch.setattr(registry_module, "NAMED_AFTER", 0.02)
+
+    class Slow:
+        @hookimpl
+        def start(self, runtime):
+            wait_for(lambda: made.info("slow").error == "start has been running for 0 seconds")
+
+    made = registry({"slow": Slow})
+    told = []
+    made.listen(lambda change: told.append((change.state, change.error)))
+    asyncio.run(made.start(RUNTIME))
+    assert states(made) == {"slow": "enabled"}
+    assert made.info("slow").error == ""
+    assert ("disabled", "start has been running for 0 seconds") in told
+    assert "plugin slow: start has been running for 0 seconds" in caplog.text

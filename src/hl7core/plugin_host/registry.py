@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 START_DEADLINE: Final = 30.0
 STOP_DEADLINE: Final = 10.0
+NAMED_AFTER: Final = 4.0
+"""Seconds after which a plugin is named that configures, starts or stops."""
 
 
 class Applied(NamedTuple):
@@ -369,11 +371,12 @@ class Registry:
             plugin = await _call(f"{name}: loading", self._loader.load, record)
             settings = self._wanted.table(record, self.settings)
             if "configure" in record.hooks:
-                await _call(f"{name}: configure", self._loader.hook(plugin, "configure", settings=settings))
+                await self._named_call(record, "configure", self._loader.hook(plugin, "configure", settings=settings))
             record.settings = settings
             record.started = True
             if "start" in record.hooks and self._runtime is not None:
-                await _call(f"{name}: start", self._loader.hook(plugin, "start", runtime=self._runtime(name)))
+                start = self._loader.hook(plugin, "start", runtime=self._runtime(name))
+                await self._named_call(record, "start", start)
             self._register(record, plugin)
         except (PluginError, SettingsError) as error:
             await self._discard(record)
@@ -403,7 +406,8 @@ class Registry:
             await asyncio.sleep(0.01)
         try:
             if "stop" in record.hooks:
-                await _call(f"{record.name}: stop", self._loader.hook(plugin, "stop"), deadline=STOP_DEADLINE)
+                stop = self._loader.hook(plugin, "stop")
+                await self._named_call(record, "stop", stop, deadline=STOP_DEADLINE)
         except (PluginError, SettingsError) as error:
             problem = f"failed to stop: {describe(error)}"
             _log.warning("plugin %s: %s", record.name, problem)
@@ -421,7 +425,7 @@ class Registry:
                 return False
             if "configure" in record.hooks:
                 call = self._loader.hook(record.plugin, "configure", settings=new)
-                await _call(f"{record.name}: configure", call)
+                await self._named_call(record, "configure", call)
         except SettingsError as error:
             raise SettingsError(*(f"{text}; the old settings stay in force" for text in error.problems)) from error
         except PluginError as error:
@@ -430,6 +434,28 @@ class Registry:
             raise
         record.settings = new
         return True
+
+    async def _named_call(
+        self, record: Record, hook: str, call: Callable[[], Any], deadline: float | None = None
+    ) -> None:
+        """Call a hook of a plugin's life, and name the plugin if it takes long."""
+
+        def name() -> None:
+            error = f"{hook} has been running for {NAMED_AFTER:.0f} seconds"
+            with self._lock:
+                self._enter_state(record, record.state, error)
+            _log.warning("plugin %s: %s", record.name, error)
+            self._changes.deliver()
+
+        timer = asyncio.get_running_loop().call_later(NAMED_AFTER, name)
+        try:
+            await _call(f"{record.name}: {hook}", call, deadline=deadline)
+        finally:
+            timer.cancel()
+            if record.error.startswith(f"{hook} has been running"):
+                with self._lock:
+                    self._enter_state(record, record.state)
+                self._changes.deliver()
 
     def _register(self, record: Record, plugin: object) -> None:
         """Let ``plugin`` answer hooks; an error that follows at once waits for the lock, and so finds it enabled."""
