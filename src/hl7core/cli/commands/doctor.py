@@ -208,7 +208,7 @@ def _engine(settings: Settings) -> Iterator[_Check]:
         yield _Check("note", "engine", "none is running on this data folder")
         return
     with client:
-        state = client.call("state")
+        state, plugins = client.call("state"), client.call("plugins")
         yield _stored(client)
     yield _Check(
         "ok",
@@ -235,8 +235,12 @@ def _engine(settings: Settings) -> Iterator[_Check]:
         yield _Check(
             "bad", "unsaved", f"{counted(state['unsaved'], 'session')} not saved yet", "check the folder above"
         )
-    for _, text in state.get("notices", ()):
+    for text in state.get("notices", {}).values():
         yield _Check("note", "notice", text)
+    for row in plugins:
+        if row["state"] not in ("enabled", "disabled"):
+            found = f"{row['name']} is {row['state']} in the running engine: {row['error']}"
+            yield _Check("bad", "plugin", found, f"correct it, then: hl7core plugins enable {row['name']}")
 
 
 def _stored(client: ControlClient) -> _Check:
