@@ -3,6 +3,8 @@
 import importlib.util
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from hl7core import errors, hookspecs
 from hl7core.cli.commands.settings import shipped
 from hl7core.cli.main import _COMMANDS
+from shell import ENV
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -56,6 +59,37 @@ def test_every_example_takes_arguments_that_its_hook_offers():
 
 def test_the_settings_page_follows_from_the_models():
     assert (DOCS / "settings.md").read_text() == reference().settings_page()
+
+
+def test_every_environment_variable_that_is_read_stands_on_the_settings_page():
+    page = (DOCS / "settings.md").read_text()
+    code = [path for room in ("src", "plugins") for path in (ROOT / room).rglob("*.py")]
+    read = {
+        name
+        for path in code
+        for name in re.findall(r"environ\b[^\n]{0,8}\"((?:HL7CORE|NO)_[A-Z_]+)\"", path.read_text())
+    }
+    assert {"HL7CORE_SETTINGS", "HL7CORE_TRACE_HOOKS", "HL7CORE_PURE", "NO_COLOR"} <= read
+    assert {name for name in read if f"| `{name}` |" not in page} == set()
+
+
+def test_the_trace_of_hooks_is_printed_as_the_page_shows_it(tmp_path):
+    page = (DOCS / "plugin_hooks.md").read_text()
+    (example,) = re.findall(r"\$ HL7CORE_TRACE_HOOKS=1 hl7core run\n((?:    .*\n)+)", page)
+    form = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO hl7core\.hooks: [a-z_]+ [a-z_]+ \d+\.\d ms"
+    assert all(re.fullmatch(form, line.strip()) for line in example.splitlines())
+    command = [sys.executable, "-m", "hl7core", "capture", "-i", "nope0"]  # quieter than ``run``, and still traced
+    env = ENV | {"HL7CORE_TRACE_HOOKS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+    lines = [line for line in done.stderr.splitlines() if "hl7core.hooks" in line]
+    assert lines
+    assert all(re.fullmatch(form, line) for line in lines)
+
+
+def test_the_hook_api_of_the_page_is_the_public_one():
+    from hl7core import HOOK_API
+
+    assert f"This page describes hook API {HOOK_API}," in (DOCS / "plugin_hooks.md").read_text()
 
 
 def test_the_shipped_settings_follow_from_the_models_and_change_nothing():
