@@ -11,16 +11,19 @@ from hl7core.engine.parts import InForce, Parts
 from hl7core.engine.sources import own_request
 from hl7core.engine.store_probe import probe_store
 from hl7core.errors import Hl7coreError
-from hl7core.guard import in_thread, reason_of
+from hl7core.guard import describe, in_thread, reason_of
 from hl7core.model.events import SettingsChanged
+from hl7core.plugin_host.discovery import installed_stamp
 from hl7core.settings.reading import Settings
 from hl7core.wire.detect import unknown_pins
 
-__all__ = ["SettingsApplier"]
+__all__ = ["SettingsApplier", "safe_mode_sentence"]
 
 logger = logging.getLogger(__name__)
 
 _STORE: Final = "core.store:"
+_INSTALLED: Final = "installed-"
+_LOOK: Final = 1.0
 
 
 class SettingsApplier:
@@ -36,6 +39,8 @@ class SettingsApplier:
         parts = self._parts
         async with self._turn:
             applied = await parts.registry.apply(new)
+            self.report_installed()
+            self.report_safe_mode(new)
             problems = list(applied.problems)
             problems += await self._change_store(new)
             if new.output_folder != parts.folder:
@@ -57,6 +62,25 @@ class SettingsApplier:
         """Return those plugins of ``names`` that provide packets, or did before."""
         owners = self._parts.sources.owners()
         return [name for name in names if name in owners or "open_source" in self._parts.registry.info(name).hooks]
+
+    async def follow_installed(self) -> None:
+        """Take up plugins as they are installed, upgraded or removed, for as long as the engine runs."""
+        if not self._parts.registry.follows_installed:
+            return
+        seen = await asyncio.to_thread(installed_stamp)
+        while True:
+            await asyncio.sleep(_LOOK)
+            stamp = await asyncio.to_thread(installed_stamp)
+            if stamp == seen:
+                continue
+            seen = stamp
+            try:
+                before = self._parts.in_force()
+                problems = await self.apply(before.settings)
+                if tuple(problems) != before.problems:
+                    self.report(problems)
+            except Exception as error:  # noqa: BLE001 - the next change is looked at again
+                logger.error("what was installed cannot be taken up (%s)", describe(error))  # noqa: TRY400
 
     async def retry_store(self) -> None:
         """Try again to switch to the store that the settings name, if that was refused before."""
@@ -82,8 +106,9 @@ class SettingsApplier:
             return []
         stays = f"{old} stays the store of record"
         if wanted not in parts.dispatch.stores.attached_stores():
-            error = parts.registry.info(wanted).error if wanted in parts.registry.names() else ""
-            return [f"{_STORE} {wanted} is not running as a store{f' ({error})' if error else ''}; {stays}"]
+            info = parts.registry.info(wanted) if wanted in parts.registry.names() else None
+            reason = info.error or info.note if info is not None else ""
+            return [f"{_STORE} {wanted} is not running as a store{f' ({reason})' if reason else ''}; {stays}"]
         try:
             await asyncio.wrap_future(parts.keeper.submit(lambda: probe_store(parts.dispatch, wanted)))
         except Hl7coreError as error:
@@ -124,9 +149,31 @@ class SettingsApplier:
                 logger.info("new settings are in force")
             news.event(SettingsChanged(tuple(problems)))
 
+    def report_installed(self) -> None:
+        """Raise a notice for each package that was upgraded or removed while its code is in use."""
+        news, notes = self._parts.news, self._parts.registry.installed_notes()
+        for package, note in notes.items():
+            news.notice(f"{_INSTALLED}{package}", note)
+        for key, _ in news.notices:
+            if key.startswith(_INSTALLED) and key.removeprefix(_INSTALLED) not in notes:
+                news.resolve(key, f"{key.removeprefix(_INSTALLED)} is in use as it is installed")
+
+    def report_safe_mode(self, settings: Settings) -> None:
+        """Raise a notice, in safe mode, that says which plugins are left out; it changes with ``settings``."""
+        registry = self._parts.registry
+        if registry.safe_mode:
+            self._parts.news.notice("safe-mode", safe_mode_sentence(registry.left_out(settings)))
+
     def report_persistence(self) -> None:
         """Raise a notice while nothing is saved."""
         if self._parts.in_force().core.enable_persistence:
             self._parts.news.resolve("persistence", "sessions are saved")
         else:
             self._parts.news.notice("persistence", "sessions are not saved: core.enable_persistence is false")
+
+
+def safe_mode_sentence(left_out: Sequence[str]) -> str:
+    """Return what safe mode does; ``left_out`` are the plugins that the settings enable and that it leaves out."""
+    if not left_out:
+        return "safe mode: bundled plugins alone (the settings enable no others)"
+    return f"safe mode: bundled plugins alone; left out: {', '.join(left_out)}"

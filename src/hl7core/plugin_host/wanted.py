@@ -6,6 +6,7 @@ Nothing here imports or runs a plugin.  A plugin whose table is wrong is not wan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from hl7core.contract import PluginSettings
 from hl7core.errors import SettingsError
@@ -22,7 +23,25 @@ class Wanted:
     def __init__(self, records: Mapping[str, Record], store: str) -> None:
         self._records = records
         self._only: frozenset[str] | None = None
+        self._bundled_only = False
         self._held = store
+
+    def follow(self, records: Mapping[str, Record]) -> None:
+        """Go by ``records`` from now on: what is installed has changed."""
+        self._records = records
+
+    def leave_out_others(self) -> None:
+        """Want bundled plugins alone, whatever the settings say."""
+        self._bundled_only = True
+
+    def left_out(self, settings: Settings) -> tuple[str, ...]:
+        """Return the plugins that ``settings`` enable and that are left out because they are not bundled."""
+        found: list[str] = []
+        for name, record in self._records.items() if self._bundled_only else ():
+            with suppress(SettingsError):  # told by ``problems``
+                if not record.bundled and self.enabled(record, settings):
+                    found.append(name)
+        return tuple(found)
 
     def restrict(self, names: Sequence[str]) -> None:
         """Want no plugin but ``names``, whatever the settings say."""
@@ -38,12 +57,16 @@ class Wanted:
         return (*tables, *(name for name in self._records if name not in tables))
 
     def wants(self, record: Record, settings: Settings) -> bool:
-        """Return whether ``settings`` want the plugin to run; a store is wanted by being named.
+        """Return whether the plugin is to run: ``settings`` enable it, and nothing leaves it out.
 
         Raises SettingsError if ``enabled`` in its table is not a boolean.
         """
-        if self._only is not None and record.name not in self._only:
-            return False
+        left_out = self._bundled_only and not record.bundled
+        chosen = self._only is None or record.name in self._only
+        return chosen and not left_out and self.enabled(record, settings)
+
+    def enabled(self, record: Record, settings: Settings) -> bool:
+        """Return whether ``settings`` enable the plugin; a store is enabled by being named.  Raises SettingsError."""
         table = settings.plugins.get(record.name, {})
         enabled = record.default_enabled
         if "enabled" in table:
