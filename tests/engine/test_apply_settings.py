@@ -93,10 +93,79 @@ def test_under_steady_traffic_back_and_forth_each_session_is_in_exactly_one_stor
 
 
 def test_the_store_of_record_cannot_be_switched_off_under_the_engine(two):
-    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+    sentence = (
+        "plugins.old_store.enabled: must not be false while old_store is the store of record, so it stays enabled"
+    )
+    with pytest.raises(SettingsError, match=sentence):
+        two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+    right = two.harness.path.read_text()
+    assert "[plugins.old_store]\nenabled = true" in right
+    two.write(right.replace("[plugins.old_store]\nenabled = true", "[plugins.old_store]\nenabled = false"))
+    poll(lambda: sentence in dict(two.harness.state().notices).get("settings", ""))
     two.harness.feed(exchange("A"))
     poll(lambda: two.old.held)
     assert two.harness.engine.registry.info("old_store").state == "enabled"
+    two.write(right)
+    poll(lambda: "settings" not in dict(two.harness.state().notices))
+
+
+def test_at_a_start_a_store_of_record_that_is_switched_off_runs_and_that_is_said(tmp_path):
+    store = Store()
+    settings = {"core.store": "one_store", "plugins.one_store.enabled": False}
+    with EngineHarness(tmp_path, {"one_store": store}, settings=settings) as harness:
+        assert "plugins.one_store.enabled: must not be false" in dict(harness.state().notices)["settings"]
+        harness.feed(exchange("A"))
+        poll(lambda: store.held)
+
+
+# Sessions out of sight.
+
+
+def hidden(two, store="old_store"):
+    return dict(two.harness.state().notices).get(f"hidden-{store}", "")
+
+
+def test_a_swap_that_switches_the_old_store_off_says_how_many_sessions_are_out_of_sight(two):
+    two.harness.feed(*[exchange(f"A{number}", seconds=number) for number in range(3)])
+    poll(lambda: len(two.old.held) == 3)
+    changes = {"core.store": "new_store", "plugins.old_store.enabled": False}
+    two.harness.call(two.harness.runtime.change_settings(changes))
+    assert hidden(two) == (
+        "old_store is disabled: 3 sessions in it are out of sight until it is enabled "
+        "(hl7core plugins enable old_store)"
+    )
+    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": True}))
+    assert hidden(two) == ""
+    assert [notice.resolved for notice in two.listener.notices("hidden-old_store")] == [False, True]
+
+
+def test_so_does_switching_it_off_later(two):
+    two.harness.feed(exchange("A"))
+    poll(lambda: two.old.held)
+    two.go_to("new_store")
+    assert hidden(two) == ""
+    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+    assert hidden(two).startswith("old_store is disabled: 1 session in it is out of sight")
+
+
+def test_copies_that_another_store_holds_are_not_out_of_sight(two):
+    two.harness.feed(exchange("A"), exchange("B", seconds=1))
+    poll(lambda: len(two.old.held) == 2)
+    two.go_to("new_store")
+    two.new.held |= two.old.held
+    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+    assert two.harness.engine.registry.info("old_store").state == "disabled"
+    assert hidden(two) == ""
+
+
+def test_if_counting_takes_too_long_there_are_at_least_so_many(two, monkeypatch):
+    monkeypatch.setattr("hl7core.engine.apply_settings._COUNTING", 0.0)
+    two.harness.feed(exchange("A"))
+    poll(lambda: two.old.held)
+    two.harness.call(
+        two.harness.runtime.change_settings({"core.store": "new_store", "plugins.old_store.enabled": False})
+    )
+    assert hidden(two).startswith("old_store is disabled: at least 0 sessions in it are out of sight")
 
 
 def test_a_swap_that_also_switches_the_old_store_off_keeps_it_until_the_new_one_has_proved_itself(two):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from hl7core.engine.parts import InForce, Parts
 from hl7core.engine.sources import own_request
-from hl7core.engine.store_probe import probe_store
+from hl7core.engine.store_probe import PROBE_ID, probe_store
+from hl7core.engine.stores import PAGE
 from hl7core.errors import Hl7coreError
 from hl7core.guard import describe, in_thread, reason_of
+from hl7core.hl7.query import sort_key
 from hl7core.model.events import SettingsChanged
+from hl7core.model.session import Session, SessionQuery
 from hl7core.plugin_host.discovery import installed_stamp
 from hl7core.settings.reading import Settings
 from hl7core.wire.detect import unknown_pins
@@ -23,7 +27,22 @@ logger = logging.getLogger(__name__)
 
 _STORE: Final = "core.store:"
 _INSTALLED: Final = "installed-"
+_HIDDEN: Final = "hidden-"
+_COUNTING: Final = 5.0
 _LOOK: Final = 1.0
+
+
+class _Hidden(NamedTuple):
+    """How many sessions are out of sight; not ``exact``: there may be more."""
+
+    sessions: int
+    exact: bool = True
+
+    def sentence(self, store: str) -> str:
+        """Return what it means that ``store`` was switched off."""
+        number = f"{self.sessions:,}" if self.exact else f"at least {self.sessions:,}"
+        what = "session in it is" if self.sessions == 1 and self.exact else "sessions in it are"
+        return f"{store} is disabled: {number} {what} out of sight until it is enabled (hl7core plugins enable {store})"
 
 
 class SettingsApplier:
@@ -38,11 +57,14 @@ class SettingsApplier:
         """Put ``new`` in force as far as it is valid; return one sentence for each thing that was refused."""
         parts = self._parts
         async with self._turn:
+            leaving = [name for name in self._attached() if not parts.registry.wanted(name, new)]
+            counts = {name: await self._count_hidden(name, leaving) for name in leaving}
             applied = await parts.registry.apply(new)
             self.report_installed()
             self.report_safe_mode(new)
             problems = list(applied.problems)
             problems += await self._change_store(new)
+            self._report_hidden(counts)
             if new.output_folder != parts.folder:
                 problems.append(f"core.output_folder: {parts.folder} stays in use until the engine is restarted")
             self._put_in_force(parts.in_force()._replace(settings=new))
@@ -121,8 +143,56 @@ class SettingsApplier:
             logger.info("new sessions are saved in %s; %s stays attached while it is enabled", wanted, old)
         else:
             logger.info("new sessions are saved in %s; %s is disabled", wanted, old)
+            counts = {old: await self._count_hidden(old, [old])}
             await parts.registry.disable(old)
+            self._report_hidden(counts)
         return []
+
+    # Stores that are switched off.
+
+    def _attached(self) -> tuple[str, ...]:
+        return self._parts.dispatch.stores.attached_stores()
+
+    async def _count_hidden(self, store: str, leaving: Sequence[str]) -> _Hidden:
+        """Count the sessions that only ``store`` holds, of the stores that stay when those ``leaving`` are gone.
+
+        That takes a few seconds at most: then there are at least so many.
+        """
+        parts = self._parts
+        load = parts.dispatch.stores.load
+        others = [name for name in self._attached() if name not in leaving]
+        count, until = 0, time.monotonic() + _COUNTING
+        query = SessionQuery(limit=PAGE)
+
+        def page() -> tuple[list[Session], int]:
+            found = list(load(store, query) or ())
+            only = {session.id for session in found}
+            for other in others:
+                if only:
+                    held = load(other, SessionQuery(ids=tuple(only), limit=len(only))) or ()
+                    only -= {session.id for session in held}
+            return found, len(only - {PROBE_ID})
+
+        try:
+            while time.monotonic() < until:
+                found, more = await asyncio.wrap_future(parts.keeper.submit(page, gives_way=True))
+                count += more
+                if len(found) < PAGE:
+                    return _Hidden(count)
+                query = query._replace(after=sort_key(found[-1]))
+        except Hl7coreError as error:
+            logger.warning("the sessions in %s cannot be counted: %s", store, reason_of(error))
+        return _Hidden(count, exact=False)
+
+    def _report_hidden(self, counts: Mapping[str, _Hidden]) -> None:
+        """Raise a notice for each store that was switched off, if it holds sessions; withdraw it once it is back."""
+        news, attached = self._parts.news, self._attached()
+        for store, hidden in counts.items():
+            if store not in attached and (hidden.sessions or not hidden.exact):
+                news.notice(f"{_HIDDEN}{store}", hidden.sentence(store))
+        for key, _ in news.notices:
+            if key.startswith(_HIDDEN) and key.removeprefix(_HIDDEN) in attached:
+                news.resolve(key, f"{key.removeprefix(_HIDDEN)} is enabled again, and its sessions are found")
 
     async def configure_decoding(self) -> list[str]:
         """Give the decoder the settings and the plugins' dialects; return which pinned protocols nobody decodes."""

@@ -67,12 +67,17 @@ class Wanted:
 
     def enabled(self, record: Record, settings: Settings) -> bool:
         """Return whether ``settings`` enable the plugin; a store is enabled by being named.  Raises SettingsError."""
-        table = settings.plugins.get(record.name, {})
-        enabled = record.default_enabled
-        if "enabled" in table:
-            only, key = {"enabled": table["enabled"]}, f"plugins.{record.name}"
-            enabled = validate_table(PluginSettings, key, only, settings.environment, settings.origins).enabled
+        switch = self._switch(record, settings)
+        enabled = record.default_enabled if switch is None else switch
         return enabled or record.name in (settings.core.store, self._held)
+
+    def _switch(self, record: Record, settings: Settings) -> bool | None:
+        """Return what ``enabled`` in the plugin's table says, None if nothing.  Raises SettingsError."""
+        table = settings.plugins.get(record.name, {})
+        if "enabled" not in table:
+            return None
+        only, key = {"enabled": table["enabled"]}, f"plugins.{record.name}"
+        return validate_table(PluginSettings, key, only, settings.environment, settings.origins).enabled
 
     def table(self, record: Record, settings: Settings) -> PluginSettings:
         """Return the plugin's table, validated with its model.  Raises SettingsError."""
@@ -90,7 +95,17 @@ class Wanted:
                 found.append(f"{key}: no plugin {name} is installed{nearest(name, self._records)}")
         for record in self._records.values():
             try:
-                self.wants(record, settings)
+                if self._switch(record, settings) is False and record.name == settings.core.store:
+                    found.append(_store_switched_off(record.name, settings))
             except SettingsError as error:
                 found += error.problems
         return tuple(found)
+
+
+def _store_switched_off(store: str, settings: Settings) -> str:
+    key = f"plugins.{store}.enabled"
+    origin = settings.origins.get(key, "")
+    return (
+        f"{key}: must not be false while {store} is the store of record, so it stays enabled; name another store in"
+        f" core.store first{f' (set in {origin})' if origin else ''}"
+    )
