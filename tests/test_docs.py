@@ -107,7 +107,23 @@ def test_every_error_stands_in_the_tree():
         assert re.search(rf"[├└ ].*{name}|^{name}", errors.__doc__, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in DOCS.glob("*.md"))])
+def test_what_contributing_names_exists_and_its_one_test_runs():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:src|tests|docs|plugins|bench)/[\w./-]*)`", page))
+    named |= set(re.findall(r"^    pytest .*?(tests/\S+)", page, re.MULTILINE))
+    assert {"src/hl7core/hookspecs.py", "tests/wire/framing/test_mllp.py", "docs/examples/"} <= named
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+    for name in re.findall(r"`(\w+\.py)`", page):
+        assert list((ROOT / "src").rglob(name)), name
+    (one,) = re.findall(r"^    pytest (-n 0 \S+ -k \w+)", page, re.MULTILINE)
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", *one.split()]
+    done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"'\.\[(\w+)\]'", page)) <= set(extras)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in DOCS.glob("*.md"))])
 def test_links_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
@@ -151,6 +167,31 @@ def test_the_dialects_suite_of_the_page_is_the_suite():
     assert scope["TestMyDialect"]().conversation() == (b"\x02whole frame\x03", b"\x06")
     assert len(NOISE) >= 40
     assert (DOCS / "examples/hl7core-fixed-frames/pyproject.toml").exists()
+
+
+def test_what_the_contracts_require_stands_on_the_page():
+    from hl7core import FrameKind
+    from hl7core.testing import Mode, StoreContract
+    from hl7core.testing.destination_base import ReceivingEnd
+    from hl7core.testing.destination_contract import _KINDS
+    from hl7core.testing.store_base import StoreBase
+
+    page = (DOCS / "writing_plugins.md").read_text()
+    for kind in FrameKind:
+        assert f"| `{kind.name}` |" in page
+    for mode in Mode:
+        (row,) = re.findall(rf"\| `{mode.name}` \|.*", page)
+        assert mode not in _KINDS or f"`{_KINDS[mode].__name__}`" in row
+    helpers = {"load", "fill", "save", "delete", "restore", "empty", "has"}
+    may = {name for name in vars(StoreBase) if not name.startswith("_")} - helpers - StoreContract.__abstractmethods__
+    assert may == set(re.findall(r"`(\w+)", page.split("| override |")[1].split("## ")[0])) & may
+    (code,) = re.findall(
+        r"```python\n(from hl7core.testing import DestinationContract, ReceivingEnd.*?)```", page, re.DOTALL
+    )
+    scope: dict = {}
+    exec(code, scope)
+    defined = {name for name in vars(scope["Folder"]) if not name.startswith("_")}
+    assert defined == ReceivingEnd.__abstractmethods__
 
 
 def test_the_plugin_of_the_page_is_a_plugin():
