@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from fakes import entry_point, settings
+from hl7core.plugin_host import discovery
 from hl7core.plugin_host.discovery import installed_stamp
 from hl7core.plugin_host.registry import PluginState, Registry
 from installing import install, install_editable, uninstall
@@ -201,3 +202,14 @@ def test_the_stamp_changes_with_each_install_upgrade_and_removal(site):
         stamps.append(installed_stamp())
     assert len(set(stamps[:3])) == 3
     assert stamps[3] == stamps[0]
+
+
+def test_bundled_plugins_are_in_use_with_the_rest_of_hl7core(monkeypatch):
+    made = Registry(settings(store="json_store"))
+    assert not made.info("sqlite_store").enabled
+    newer = discovery.Package("hl7core", "99.0", "other")
+    monkeypatch.setattr(discovery.Package, "of", classmethod(lambda cls, dist: newer))
+    asyncio.run(made.rediscover())
+    note = "hl7core 99.0 is installed, but hl7core "
+    assert made.info("sqlite_store").note.startswith(note)
+    assert list(made.installed_notes()) == ["hl7core"]

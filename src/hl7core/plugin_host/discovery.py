@@ -160,13 +160,13 @@ def merged(known: Mapping[str, Record], found: Mapping[str, Record]) -> dict[str
     for name, new in found.items():
         old = known.get(name)
         same = old is not None and (old.package, old.entry_point.value) == (new.package, new.entry_point.value)
-        if old is None or not (same or old.imported):
+        if old is None or not (same or _in_use(old)):
             made[name], new.late = new, True
             continue
         made[name] = old
         old.note = "" if same else _replaced(old.package, new.package)
     for name, old in known.items():
-        if name not in found and old.imported:
+        if name not in found and _in_use(old):
             made[name] = old
             old.note = f"{_title(old.package)} is not installed any more; its code is in use until the engine restarts"
     return made
@@ -185,6 +185,11 @@ def installed_stamp() -> frozenset[tuple[str, int]]:
                     with suppress(FileNotFoundError):
                         seen.add((entry.path, entry.stat().st_mtime_ns))
     return frozenset(seen)
+
+
+def _in_use(record: Record) -> bool:
+    """Return whether this process has imported the plugin, or the rest of its package: bundled ones come with us."""
+    return record.imported or record.bundled
 
 
 def _replaced(old: Package, new: Package) -> str:

@@ -13,7 +13,7 @@ from termios import TIOCSWINSZ
 import pytest
 
 from hl7core import HOOK_API
-from installing import SOURCE, install
+from installing import SOURCE, install, uninstall
 from shell import ENV, command, engine, hl7core
 
 
@@ -126,6 +126,8 @@ def test_a_plugin_that_is_installed_while_the_engine_runs_is_taken_up_and_its_up
         wait_until(lambda: row()["note"])
         assert "hl7core-bell 1.1 is installed, but hl7core-bell 1.0 is in use; restart the engine" in row()["note"]
         assert "hl7core-bell 1.1 is installed" in hl7core("doctor", cwd=tmp_path, **env).stdout
+        uninstall(site, "bell")
+        wait_until(lambda: "is not installed any more; its code is in use until the engine restarts" in row()["note"])
         done = hl7core("plugins", "disable", "bell", cwd=tmp_path, **env)
         assert (done.returncode, done.stdout.splitlines()[1][:28]) == (0, "the running engine: disabled")
 

@@ -216,7 +216,8 @@ def disable(settings_path: str | None, name: str) -> int:
 def _switch(settings_path: str | None, name: str, *, on: bool) -> int:
     settings = load_settings(settings_path)
     registry = Registry(settings)
-    registry.info(name)
+    if on or name not in settings.plugins:  # what is not installed any more can still be disabled
+        registry.info(name)
     if on:
         registry.load(name)  # so that an error is reported here, not in the engine
     elif settings.core.store == name:
