@@ -158,14 +158,41 @@ def test_copies_that_another_store_holds_are_not_out_of_sight(two):
     assert hidden(two) == ""
 
 
-def test_if_counting_takes_too_long_there_are_at_least_so_many(two, monkeypatch):
+def test_if_counting_takes_too_long_no_number_is_made_up(two, monkeypatch):
     monkeypatch.setattr("hl7core.engine.apply_settings._COUNTING", 0.0)
     two.harness.feed(exchange("A"))
     poll(lambda: two.old.held)
     two.harness.call(
         two.harness.runtime.change_settings({"core.store": "new_store", "plugins.old_store.enabled": False})
     )
-    assert hidden(two).startswith("old_store is disabled: at least 0 sessions in it are out of sight")
+    assert hidden(two).startswith("old_store is disabled: the sessions in it are out of sight")
+
+
+def test_a_store_that_hangs_is_switched_off_all_the_same(tmp_path, monkeypatch):
+    class Stuck(Store):
+        stuck, returns = False, threading.Event()
+
+        @hookimpl
+        def load_sessions(self, query):
+            if self.stuck:
+                self.returns.wait(20)
+            return super().load_sessions(query)
+
+    monkeypatch.setattr("hl7core.engine.apply_settings._COUNTING", 0.3)
+    monkeypatch.setattr("hl7core.plugin_host.registry.STOP_DEADLINE", 0.1)
+    old = Stuck()
+    plugins, settings = {"old_store": old, "new_store": Store()}, {"core.store": "old_store"}
+    with EngineHarness(tmp_path, plugins, settings=settings) as harness:
+        harness.feed(exchange("A"))
+        poll(lambda: old.held)
+        harness.call(harness.runtime.change_settings({"core.store": "new_store"}))
+        old.stuck = True
+        try:
+            harness.call(harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+            assert "the sessions in it are out of sight" in dict(harness.state().notices)["hidden-old_store"]
+            assert harness.engine.dispatch.stores.attached_stores() == ("new_store",)
+        finally:
+            old.returns.set()
 
 
 def test_a_swap_that_also_switches_the_old_store_off_keeps_it_until_the_new_one_has_proved_itself(two):

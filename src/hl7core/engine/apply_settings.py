@@ -40,9 +40,12 @@ class _Hidden(NamedTuple):
 
     def sentence(self, store: str) -> str:
         """Return what it means that ``store`` was switched off."""
-        number = f"{self.sessions:,}" if self.exact else f"at least {self.sessions:,}"
-        what = "session in it is" if self.sessions == 1 and self.exact else "sessions in it are"
-        return f"{store} is disabled: {number} {what} out of sight until it is enabled (hl7core plugins enable {store})"
+        back = f"out of sight until it is enabled (hl7core plugins enable {store})"
+        if not self.exact:
+            least = f" ({self.sessions:,} were counted)" if self.sessions else ""
+            return f"{store} is disabled: the sessions in it{least} are {back}"
+        what = "session in it is" if self.sessions == 1 else "sessions in it are"
+        return f"{store} is disabled: {self.sessions:,} {what} {back}"
 
 
 class SettingsApplier:
@@ -175,7 +178,12 @@ class SettingsApplier:
 
         try:
             while time.monotonic() < until:
-                found, more = await asyncio.wrap_future(parts.keeper.submit(page, gives_way=True))
+                job = asyncio.wrap_future(parts.keeper.submit(page, gives_way=True))
+                done, _ = await asyncio.wait({job}, timeout=until - time.monotonic())
+                if not done:  # a store that hangs may be why it is switched off
+                    job.cancel()
+                    break
+                found, more = job.result()
                 count += more
                 if len(found) < PAGE:
                     return _Hidden(count)
