@@ -9,6 +9,7 @@ import pytest
 
 from engine.parts import Store, exchange, poll, session
 from engine.two_stores import Watched
+from hl7core.engine.apply_settings import hidden_sessions
 from hl7core.errors import (
     SettingsError,
     StoreError,
@@ -23,6 +24,7 @@ from hl7core.testing import TcpTalk
 from hl7core.testing.harness import EngineHarness
 from hl7core_plugins.json_store import JsonStore
 from hl7core_plugins.sqlite_store import SqliteStore
+from shell import hl7core
 
 
 def test_a_swap_in_the_file_that_fails_is_told_and_tried_again_by_itself(two, monkeypatch):
@@ -130,13 +132,41 @@ def test_a_swap_that_switches_the_old_store_off_says_how_many_sessions_are_out_o
     poll(lambda: len(two.old.held) == 3)
     changes = {"core.store": "new_store", "plugins.old_store.enabled": False}
     two.harness.call(two.harness.runtime.change_settings(changes))
-    assert hidden(two) == (
+    assert hidden(two).startswith(
         "old_store is disabled: 3 sessions in it are out of sight until it is enabled "
-        "(hl7core plugins enable old_store)"
+        "(hl7core plugins enable old_store); disabled on 20"
     )
     two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": True}))
     assert hidden(two) == ""
     assert [notice.resolved for notice in two.listener.notices("hidden-old_store")] == [False, True]
+
+
+def test_the_next_start_and_doctor_say_it_again_until_the_store_is_enabled(tmp_path):
+    old, new = Store(), Store()
+
+    def run(**settings):
+        settings = {f"core.{key}": value for key, value in settings.items()} | {"core.output_folder": "docs"}
+        return EngineHarness(tmp_path, {"old_store": old, "new_store": new}, settings=settings)
+
+    def switch(on):
+        (tmp_path / "settings.toml").write_text(
+            f'[core]\nstore = "new_store"\noutput_folder = "docs"\n[plugins.old_store]\nenabled = {str(on).lower()}\n'
+        )
+
+    with run(store="old_store") as harness:
+        harness.feed(exchange("A"))
+        poll(lambda: old.held)
+        harness.call(harness.runtime.change_settings({"core.store": "new_store"}))
+        harness.call(harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+        told = dict(harness.state().notices)["hidden-old_store"]
+    assert hidden_sessions(tmp_path / "docs") == {"old_store": told}
+    switch(on=False)
+    assert told in hl7core("doctor", cwd=tmp_path).stdout
+    with EngineHarness(tmp_path, {"new_store": new}, settings={"core.store": "new_store"}) as harness:
+        assert dict(harness.state().notices)["hidden-old_store"] == told
+    with run(store="new_store") as harness:  # the harness enables both
+        assert "hidden-old_store" not in dict(harness.state().notices)
+    assert hidden_sessions(tmp_path / "docs") == {}
 
 
 def test_so_does_switching_it_off_later(two):

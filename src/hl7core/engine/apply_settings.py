@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
+from hl7core.atomic_file import replace_atomically
 from hl7core.engine.parts import InForce, Parts
 from hl7core.engine.sources import own_request
 from hl7core.engine.store_probe import PROBE_ID, probe_store
@@ -21,13 +24,14 @@ from hl7core.plugin_host.discovery import installed_stamp
 from hl7core.settings.reading import Settings
 from hl7core.wire.detect import unknown_pins
 
-__all__ = ["SettingsApplier", "safe_mode_sentence"]
+__all__ = ["SettingsApplier", "hidden_sessions", "safe_mode_sentence"]
 
 logger = logging.getLogger(__name__)
 
 _STORE: Final = "core.store:"
 _INSTALLED: Final = "installed-"
 _HIDDEN: Final = "hidden-"
+_HIDDEN_FILE: Final = "hidden.json"
 _COUNTING: Final = 5.0
 _LOOK: Final = 1.0
 
@@ -67,7 +71,7 @@ class SettingsApplier:
             self.report_safe_mode(new)
             problems = list(applied.problems)
             problems += await self._change_store(new)
-            self._report_hidden(counts)
+            await self._report_hidden(counts)
             if new.output_folder != parts.folder:
                 problems.append(f"core.output_folder: {parts.folder} stays in use until the engine is restarted")
             self._put_in_force(parts.in_force()._replace(settings=new))
@@ -148,7 +152,7 @@ class SettingsApplier:
             logger.info("new sessions are saved in %s; %s is disabled", wanted, old)
             counts = {old: await self._count_hidden(old, [old])}
             await parts.registry.disable(old)
-            self._report_hidden(counts)
+            await self._report_hidden(counts)
         return []
 
     # Stores that are switched off.
@@ -159,7 +163,7 @@ class SettingsApplier:
     async def _count_hidden(self, store: str, leaving: Sequence[str]) -> _Hidden:
         """Count the sessions that only ``store`` holds, of the stores that stay when those ``leaving`` are gone.
 
-        That takes a few seconds at most: then there are at least so many.
+        That takes a few seconds at most; then the number is not exact.
         """
         parts = self._parts
         load = parts.dispatch.stores.load
@@ -192,15 +196,31 @@ class SettingsApplier:
             logger.warning("the sessions in %s cannot be counted: %s", store, reason_of(error))
         return _Hidden(count, exact=False)
 
-    def _report_hidden(self, counts: Mapping[str, _Hidden]) -> None:
-        """Raise a notice for each store that was switched off, if it holds sessions; withdraw it once it is back."""
-        news, attached = self._parts.news, self._attached()
+    async def recall_hidden(self) -> None:
+        """Raise the notices of earlier runs about stores that were switched off, as far as they still are."""
+        attached = self._attached()
+        for store, text in (await asyncio.to_thread(hidden_sessions, self._parts.folder)).items():
+            if store not in attached:
+                self._parts.news.notice(f"{_HIDDEN}{store}", text)
+        await self._report_hidden({})
+
+    async def _report_hidden(self, counts: Mapping[str, _Hidden]) -> None:
+        """Raise a notice for each store that was switched off, if it holds sessions; withdraw it once it is back.
+
+        The notices are kept in the data folder, for ``doctor`` and for the next start.
+        """
+        news, attached, today = self._parts.news, self._attached(), self._parts.now()
         for store, hidden in counts.items():
             if store not in attached and (hidden.sessions or not hidden.exact):
-                news.notice(f"{_HIDDEN}{store}", hidden.sentence(store))
+                news.notice(f"{_HIDDEN}{store}", f"{hidden.sentence(store)}; disabled on {today:%Y-%m-%d}")
         for key, _ in news.notices:
             if key.startswith(_HIDDEN) and key.removeprefix(_HIDDEN) in attached:
                 news.resolve(key, f"{key.removeprefix(_HIDDEN)} is enabled again, and its sessions are found")
+        texts = {key.removeprefix(_HIDDEN): text for key, text in news.notices if key.startswith(_HIDDEN)}
+        try:
+            await asyncio.to_thread(_keep, self._parts.folder, texts)
+        except OSError as error:
+            logger.warning("%s cannot be written (%s)", self._parts.folder / _HIDDEN_FILE, reason_of(error))
 
     async def configure_decoding(self) -> list[str]:
         """Give the decoder the settings and the plugins' dialects; return which pinned protocols nobody decodes."""
@@ -255,3 +275,20 @@ def safe_mode_sentence(left_out: Sequence[str]) -> str:
     if not left_out:
         return "safe mode: bundled plugins alone (the settings enable no others)"
     return f"safe mode: bundled plugins alone; left out: {', '.join(left_out)}"
+
+
+def hidden_sessions(folder: Path) -> dict[str, str]:
+    """Return, by store, what the data folder remembers of sessions that were out of sight when it was disabled."""
+    try:
+        found = json.loads((folder / _HIDDEN_FILE).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read (%s)", folder / _HIDDEN_FILE, describe(error))
+        return {}
+    return {str(store): str(text) for store, text in found.items()} if isinstance(found, dict) else {}
+
+
+def _keep(folder: Path, texts: dict[str, str]) -> None:
+    if texts != hidden_sessions(folder):
+        replace_atomically(folder / _HIDDEN_FILE, json.dumps(texts, indent=1).encode() + b"\n", mode=0o600)

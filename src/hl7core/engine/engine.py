@@ -254,6 +254,7 @@ class Engine:
         self._applier.report(problems, started=True)
         self._applier.report_safe_mode(self.settings)
         self._applier.report_persistence()
+        await self._applier.recall_hidden()
         await self._applier.configure_decoding()
         self.keeper.submit(self.stores.remove_probes)
         self.keeper.submit(lambda: self.stores.fill(self.settings.core.memory_sessions))

@@ -88,7 +88,7 @@ def _checks(settings_path: str | None) -> Iterator[_Check]:
     yield from _folder(settings)
     yield from _plugins(registry)
     yield from _destinations(settings, registry)
-    yield from _engine(settings)
+    yield from _engine(settings, registry)
 
 
 def _privileges() -> _Check:
@@ -198,7 +198,7 @@ def _destinations(settings: Settings, registry: Registry) -> Iterator[_Check]:
         yield _Check(state, "destination", found, remedy)
 
 
-def _engine(settings: Settings) -> Iterator[_Check]:
+def _engine(settings: Settings, registry: Registry) -> Iterator[_Check]:
     try:
         client = engine_client(settings)
     except Hl7coreError as error:
@@ -206,6 +206,11 @@ def _engine(settings: Settings) -> Iterator[_Check]:
         return
     if client is None:
         yield _Check("note", "engine", "none is running on this data folder")
+        from hl7core.engine.apply_settings import hidden_sessions  # imports much of the engine
+
+        for store, text in hidden_sessions(settings.output_folder).items():
+            if store not in registry.names() or not registry.wanted(store):
+                yield _Check("note", "store", text)
         return
     with client:
         state, plugins = client.call("state"), client.call("plugins")
