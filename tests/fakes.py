@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import types
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 
 from hl7core.model.packet import Endpoint
 from hl7core.model.session import Ending, Session
@@ -21,8 +21,18 @@ def entry_point(name, kind, *, bundled=False, group="hl7core"):
     sys.modules[module.__name__] = module
     point = importlib.metadata.EntryPoint(name, f"{module.__name__}:Plugin", group)
     if bundled:
-        vars(point).update(dist=SimpleNamespace(name="hl7core", version="1.2.3"))
+        vars(point).update(dist=_Bundled())
     return point
+
+
+class _Bundled(importlib.metadata.Distribution):
+    """The distribution of bundled plugins."""
+
+    def read_text(self, filename):
+        return "Name: hl7core\nVersion: 1.2.3\n" if filename == "METADATA" else None
+
+    def locate_file(self, path):
+        raise NotImplementedError
 
 
 def settings(tables=None, **core):

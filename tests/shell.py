@@ -24,10 +24,10 @@ def hl7core(*arguments, cwd, prefix=(), **env):
 
 
 @contextmanager
-def engine(cwd, **env):
-    """A running engine that captures nothing."""
+def engine(cwd, *options, **env):
+    """A running engine that captures nothing, started with ``hl7core run OPTIONS``."""
     nothing = {"HOME": str(cwd), "HL7CORE_PLUGINS__SCAPY_SOURCE__ENABLED": "false"}
-    process = subprocess.Popen(command("run"), cwd=cwd, stderr=subprocess.DEVNULL, env=ENV | nothing | env)
+    process = subprocess.Popen(command("run", *options), cwd=cwd, stderr=subprocess.DEVNULL, env=ENV | nothing | env)
     try:
         until = time.monotonic() + 30
         while not (cwd / "docs/control.sock").exists():

@@ -3,6 +3,8 @@
 import importlib.util
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from hl7core import errors, hookspecs
 from hl7core.cli.commands.settings import shipped
 from hl7core.cli.main import _COMMANDS
+from shell import ENV
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -58,6 +61,37 @@ def test_the_settings_page_follows_from_the_models():
     assert (DOCS / "settings.md").read_text() == reference().settings_page()
 
 
+def test_every_environment_variable_that_is_read_stands_on_the_settings_page():
+    page = (DOCS / "settings.md").read_text()
+    code = [path for room in ("src", "plugins") for path in (ROOT / room).rglob("*.py")]
+    read = {
+        name
+        for path in code
+        for name in re.findall(r"environ\b[^\n]{0,8}\"((?:HL7CORE|NO)_[A-Z_]+)\"", path.read_text())
+    }
+    assert {"HL7CORE_SETTINGS", "HL7CORE_TRACE_HOOKS", "HL7CORE_PURE", "NO_COLOR"} <= read
+    assert {name for name in read if f"| `{name}` |" not in page} == set()
+
+
+def test_the_trace_of_hooks_is_printed_as_the_page_shows_it(tmp_path):
+    page = (DOCS / "plugin_hooks.md").read_text()
+    (example,) = re.findall(r"\$ HL7CORE_TRACE_HOOKS=1 hl7core run\n((?:    .*\n)+)", page)
+    form = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO hl7core\.hooks: [a-z_]+ [a-z_]+ \d+\.\d ms"
+    assert all(re.fullmatch(form, line.strip()) for line in example.splitlines())
+    command = [sys.executable, "-m", "hl7core", "capture", "-i", "nope0"]  # quieter than ``run``, and still traced
+    env = ENV | {"HL7CORE_TRACE_HOOKS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+    lines = [line for line in done.stderr.splitlines() if "hl7core.hooks" in line]
+    assert lines
+    assert all(re.fullmatch(form, line) for line in lines)
+
+
+def test_the_hook_api_of_the_page_is_the_public_one():
+    from hl7core import HOOK_API
+
+    assert f"This page describes hook API {HOOK_API}," in (DOCS / "plugin_hooks.md").read_text()
+
+
 def test_the_shipped_settings_follow_from_the_models_and_change_nothing():
     text = (ROOT / "settings.toml").read_text()
     assert text == shipped()
@@ -73,7 +107,23 @@ def test_every_error_stands_in_the_tree():
         assert re.search(rf"[├└ ].*{name}|^{name}", errors.__doc__, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in DOCS.glob("*.md"))])
+def test_what_contributing_names_exists_and_its_one_test_runs():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:src|tests|docs|plugins|bench)/[\w./-]*)`", page))
+    named |= set(re.findall(r"^    pytest .*?(tests/\S+)", page, re.MULTILINE))
+    assert {"src/hl7core/hookspecs.py", "tests/wire/framing/test_mllp.py", "docs/examples/"} <= named
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+    for name in re.findall(r"`(\w+\.py)`", page):
+        assert list((ROOT / "src").rglob(name)), name
+    (one,) = re.findall(r"^    pytest (-n 0 \S+ -k \w+)", page, re.MULTILINE)
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", *one.split()]
+    done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"'\.\[(\w+)\]'", page)) <= set(extras)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in DOCS.glob("*.md"))])
 def test_links_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
@@ -117,6 +167,31 @@ def test_the_dialects_suite_of_the_page_is_the_suite():
     assert scope["TestMyDialect"]().conversation() == (b"\x02whole frame\x03", b"\x06")
     assert len(NOISE) >= 40
     assert (DOCS / "examples/hl7core-fixed-frames/pyproject.toml").exists()
+
+
+def test_what_the_contracts_require_stands_on_the_page():
+    from hl7core import FrameKind
+    from hl7core.testing import Mode, StoreContract
+    from hl7core.testing.destination_base import ReceivingEnd
+    from hl7core.testing.destination_contract import _KINDS
+    from hl7core.testing.store_base import StoreBase
+
+    page = (DOCS / "writing_plugins.md").read_text()
+    for kind in FrameKind:
+        assert f"| `{kind.name}` |" in page
+    for mode in Mode:
+        (row,) = re.findall(rf"\| `{mode.name}` \|.*", page)
+        assert mode not in _KINDS or f"`{_KINDS[mode].__name__}`" in row
+    helpers = {"load", "fill", "save", "delete", "restore", "empty", "has"}
+    may = {name for name in vars(StoreBase) if not name.startswith("_")} - helpers - StoreContract.__abstractmethods__
+    assert may == set(re.findall(r"`(\w+)", page.split("| override |")[1].split("## ")[0])) & may
+    (code,) = re.findall(
+        r"```python\n(from hl7core.testing import DestinationContract, ReceivingEnd.*?)```", page, re.DOTALL
+    )
+    scope: dict = {}
+    exec(code, scope)
+    defined = {name for name in vars(scope["Folder"]) if not name.startswith("_")}
+    assert defined == ReceivingEnd.__abstractmethods__
 
 
 def test_the_plugin_of_the_page_is_a_plugin():

@@ -1,15 +1,12 @@
 """A third-party dialect, installed as a real distribution: found, toggled in a running engine, used by ``read``."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from hl7core.testing import TcpTalk
 from hl7core.wire.pcap.writer import pcap_header, pcap_record
-from shell import ENV
-from third_party import EXAMPLES, Running, distribution, feeder, hl7core, install, running_with
+from third_party import Running, distribution, feeder, hl7core, install, running_with
 
 RESULT = b"\x02RS-0001    GLU          5.4mmol/l\x03"
 END = b"\x02E" + b" " * 32 + b"\x03"
@@ -108,11 +105,3 @@ def test_a_place_can_be_pinned_to_the_dialect_while_its_plugin_is_enabled(site, 
         run = hl7core(site, "--settings", settings, *arguments)
         assert run.returncode == 5
         assert "core.protocols: unknown protocol fixed_frames; known protocols are lis01, mllp, plain" in run.stderr
-
-
-def test_the_examples_own_tests_pass(site):
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", EXAMPLES / "hl7core-fixed-frames/tests"],
-        cwd=EXAMPLES.parents[1], env=ENV | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-2000:]

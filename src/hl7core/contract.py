@@ -282,4 +282,8 @@ class Runtime(Protocol):
         """Run ``coroutine`` on the event loop.  For use from another thread."""
 
     def every(self, period: timedelta, job: Callable[[], None]) -> Callable[[], None]:
-        """Run ``job`` every ``period`` on a worker thread, until the returned function is called or the plugin ends."""
+        """Run ``job`` every ``period`` on a worker thread, until the returned function is called or the plugin ends.
+
+        If a setting says how often, do not keep its first value: in ``configure``, call the returned function and begin
+        again, or let a short period look whether it is time.
+        """

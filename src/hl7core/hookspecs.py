@@ -65,9 +65,9 @@ def persist_session(session: Session, replace: bool) -> str | None:
     ``replace`` false means: if this id is already stored, leave the stored session as it is.  A capture that is read
     twice therefore never resets a status.
 
-    Return where the session now lives, for people and logs (a path, a table).  Once this returns, the session must
-    survive a power cut.  Raise ``StoreError`` if it cannot be saved: the session stays in memory and is retried.  Raise
-    ``SessionRefused`` if it is not a valid session.
+    Return where the session now lives, for people and logs (a path, a table), or None.  Once this returns, the session
+    must survive a power cut.  Raise ``StoreError`` if it cannot be saved: the session stays in memory and is retried.
+    Raise ``SessionRefused`` if it is not a valid session, for example if its id does not match ``hl7core.SESSION_ID``.
 
     Runs on the plugin's saving thread.
     """
@@ -145,8 +145,10 @@ def cleanup(now: datetime, dry_run: bool, confirmed: bool) -> CleanupReport:
 def persist_sessions(sessions: Sequence[Session], replace: bool) -> list[str | Exception]:
     """Save several sessions at once (optional; otherwise ``persist_session`` is called for each).
 
-    ``replace`` as in ``persist_session``.  Return one entry per session, in order: where it now lives, or the exception
-    that says why it could not be saved.  Sessions with a location must survive a power cut.
+    ``replace`` as in ``persist_session``.  Return one entry per session, in order: where it now lives (a text), or the
+    exception that says why it could not be saved; a session that is refused does not affect the others.  Sessions with
+    a location must survive a power cut.  If an id comes twice, the later session counts.  Raise ``StoreError`` if the
+    group fails as a whole: then none of it counts as saved, and its sessions are retried one at a time.
 
     Runs on the plugin's saving thread.
     """

@@ -9,6 +9,7 @@ import pytest
 
 from engine.parts import Store, exchange, poll, session
 from engine.two_stores import Watched
+from hl7core.engine.apply_settings import hidden_sessions
 from hl7core.errors import (
     SettingsError,
     StoreError,
@@ -23,6 +24,7 @@ from hl7core.testing import TcpTalk
 from hl7core.testing.harness import EngineHarness
 from hl7core_plugins.json_store import JsonStore
 from hl7core_plugins.sqlite_store import SqliteStore
+from shell import hl7core
 
 
 def test_a_swap_in_the_file_that_fails_is_told_and_tried_again_by_itself(two, monkeypatch):
@@ -93,10 +95,134 @@ def test_under_steady_traffic_back_and_forth_each_session_is_in_exactly_one_stor
 
 
 def test_the_store_of_record_cannot_be_switched_off_under_the_engine(two):
-    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+    sentence = (
+        "plugins.old_store.enabled: must not be false while old_store is the store of record, so it stays enabled"
+    )
+    with pytest.raises(SettingsError, match=sentence):
+        two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+    right = two.harness.path.read_text()
+    assert "[plugins.old_store]\nenabled = true" in right
+    two.write(right.replace("[plugins.old_store]\nenabled = true", "[plugins.old_store]\nenabled = false"))
+    poll(lambda: sentence in dict(two.harness.state().notices).get("settings", ""))
     two.harness.feed(exchange("A"))
     poll(lambda: two.old.held)
     assert two.harness.engine.registry.info("old_store").state == "enabled"
+    two.write(right)
+    poll(lambda: "settings" not in dict(two.harness.state().notices))
+
+
+def test_at_a_start_a_store_of_record_that_is_switched_off_runs_and_that_is_said(tmp_path):
+    store = Store()
+    settings = {"core.store": "one_store", "plugins.one_store.enabled": False}
+    with EngineHarness(tmp_path, {"one_store": store}, settings=settings) as harness:
+        assert "plugins.one_store.enabled: must not be false" in dict(harness.state().notices)["settings"]
+        harness.feed(exchange("A"))
+        poll(lambda: store.held)
+
+
+# Sessions out of sight.
+
+
+def hidden(two, store="old_store"):
+    return dict(two.harness.state().notices).get(f"hidden-{store}", "")
+
+
+def test_a_swap_that_switches_the_old_store_off_says_how_many_sessions_are_out_of_sight(two):
+    two.harness.feed(*[exchange(f"A{number}", seconds=number) for number in range(3)])
+    poll(lambda: len(two.old.held) == 3)
+    changes = {"core.store": "new_store", "plugins.old_store.enabled": False}
+    two.harness.call(two.harness.runtime.change_settings(changes))
+    assert hidden(two).startswith(
+        "old_store is disabled: 3 sessions in it are out of sight until it is enabled "
+        "(hl7core plugins enable old_store); disabled on 20"
+    )
+    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": True}))
+    assert hidden(two) == ""
+    assert [notice.resolved for notice in two.listener.notices("hidden-old_store")] == [False, True]
+
+
+def test_the_next_start_and_doctor_say_it_again_until_the_store_is_enabled(tmp_path):
+    old, new = Store(), Store()
+
+    def run(**settings):
+        settings = {f"core.{key}": value for key, value in settings.items()} | {"core.output_folder": "docs"}
+        return EngineHarness(tmp_path, {"old_store": old, "new_store": new}, settings=settings)
+
+    def switch(on):
+        (tmp_path / "settings.toml").write_text(
+            f'[core]\nstore = "new_store"\noutput_folder = "docs"\n[plugins.old_store]\nenabled = {str(on).lower()}\n'
+        )
+
+    with run(store="old_store") as harness:
+        harness.feed(exchange("A"))
+        poll(lambda: old.held)
+        harness.call(harness.runtime.change_settings({"core.store": "new_store"}))
+        harness.call(harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+        told = dict(harness.state().notices)["hidden-old_store"]
+    assert hidden_sessions(tmp_path / "docs") == {"old_store": told}
+    switch(on=False)
+    assert told in hl7core("doctor", cwd=tmp_path).stdout
+    with EngineHarness(tmp_path, {"new_store": new}, settings={"core.store": "new_store"}) as harness:
+        assert dict(harness.state().notices)["hidden-old_store"] == told
+    with run(store="new_store") as harness:  # the harness enables both
+        assert "hidden-old_store" not in dict(harness.state().notices)
+    assert hidden_sessions(tmp_path / "docs") == {}
+
+
+def test_so_does_switching_it_off_later(two):
+    two.harness.feed(exchange("A"))
+    poll(lambda: two.old.held)
+    two.go_to("new_store")
+    assert hidden(two) == ""
+    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+    assert hidden(two).startswith("old_store is disabled: 1 session in it is out of sight")
+
+
+def test_copies_that_another_store_holds_are_not_out_of_sight(two):
+    two.harness.feed(exchange("A"), exchange("B", seconds=1))
+    poll(lambda: len(two.old.held) == 2)
+    two.go_to("new_store")
+    two.new.held |= two.old.held
+    two.harness.call(two.harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+    assert two.harness.engine.registry.info("old_store").state == "disabled"
+    assert hidden(two) == ""
+
+
+def test_if_counting_takes_too_long_no_number_is_made_up(two, monkeypatch):
+    monkeypatch.setattr("hl7core.engine.apply_settings._COUNTING", 0.0)
+    two.harness.feed(exchange("A"))
+    poll(lambda: two.old.held)
+    two.harness.call(
+        two.harness.runtime.change_settings({"core.store": "new_store", "plugins.old_store.enabled": False})
+    )
+    assert hidden(two).startswith("old_store is disabled: the sessions in it are out of sight")
+
+
+def test_a_store_that_hangs_is_switched_off_all_the_same(tmp_path, monkeypatch):
+    class Stuck(Store):
+        stuck, returns = False, threading.Event()
+
+        @hookimpl
+        def load_sessions(self, query):
+            if self.stuck:
+                self.returns.wait(20)
+            return super().load_sessions(query)
+
+    monkeypatch.setattr("hl7core.engine.apply_settings._COUNTING", 0.3)
+    monkeypatch.setattr("hl7core.plugin_host.registry.STOP_DEADLINE", 0.1)
+    old = Stuck()
+    plugins, settings = {"old_store": old, "new_store": Store()}, {"core.store": "old_store"}
+    with EngineHarness(tmp_path, plugins, settings=settings) as harness:
+        harness.feed(exchange("A"))
+        poll(lambda: old.held)
+        harness.call(harness.runtime.change_settings({"core.store": "new_store"}))
+        old.stuck = True
+        try:
+            harness.call(harness.runtime.change_settings({"plugins.old_store.enabled": False}))
+            assert "the sessions in it are out of sight" in dict(harness.state().notices)["hidden-old_store"]
+            assert harness.engine.dispatch.stores.attached_stores() == ("new_store",)
+        finally:
+            old.returns.set()
 
 
 def test_a_swap_that_also_switches_the_old_store_off_keeps_it_until_the_new_one_has_proved_itself(two):

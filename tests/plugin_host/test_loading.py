@@ -6,7 +6,7 @@ import pytest
 
 from fakes import entry_point, registry, settings
 from hl7core.errors import PluginError
-from hl7core.hookspecs import hookimpl, hookspec
+from hl7core.hookspecs import HOOK_API, hookimpl, hookspec
 from hl7core.plugin_host.registry import PluginState, Registry
 from plugin_host.parts import RUNTIME, Diary, Options, diary, states
 
@@ -167,3 +167,50 @@ def test_a_hook_cannot_be_specified_twice():
     assert states(made) == {"one": "enabled", "thief": "failed", "two": "failed"}
     assert "a hook add_page already exists" in str(problems)
     assert "a hook on_event already exists" in str(problems)
+
+
+# The hooks that a plugin was written for.
+
+
+@pytest.mark.parametrize("stated", [">=1.0,<2", "~=1.0", "==1.*", ">=1", "!=1.7", " >= 1.0 , < 2 "])
+def test_a_plugin_that_states_a_fitting_range_of_hook_apis_is_loaded_and_the_range_is_shown(stated):
+    made = registry({"one": diary(hook_api=stated)})
+    made.load("one")
+    assert made.info("one").hook_api == stated
+
+
+def test_a_plugin_need_not_state_a_range():
+    made = registry({"one": diary()})
+    made.load("one")
+    assert made.info("one").hook_api == ""
+
+
+@pytest.mark.parametrize(
+    ("stated", "sentence"),
+    [
+        (">=99,<100", f"needs hook API >=99,<100, and this hl7core has {HOOK_API}; upgrade hl7core"),
+        ("~=99.1", f"needs hook API ~=99.1, and this hl7core has {HOOK_API}; upgrade hl7core"),
+        ("<1", f"needs hook API <1, and this hl7core has {HOOK_API}; install a newer"),
+        ("==0.9", f"needs hook API ==0.9, and this hl7core has {HOOK_API}; install a newer"),
+        ("1.1", "'1.1' is not a range of versions; write for example hook_api = \">=1.0,<2\""),
+        (">=one", "'>=one' is not a range of versions; write for example"),
+        ("", "its hook_api is not a text that states a range of versions; write for example"),
+        (1.1, "its hook_api is not a text that states a range of versions; write for example"),
+        ((1, 1), "its hook_api is not a text that states a range of versions; write for example"),
+    ],
+)
+def test_a_plugin_for_other_hooks_is_refused_before_it_is_constructed(stated, sentence):
+    class Other(Diary):
+        hook_api = stated
+
+        def __init__(self):
+            raise AssertionError("constructed")
+
+        @hookimpl
+        def hook_of_another_version(self):
+            """Unknown here, and not what is told."""
+
+    made = registry({"one": Other, "good": diary()})
+    asyncio.run(made.start(RUNTIME))
+    assert states(made) == {"one": "failed", "good": "enabled"}
+    assert f"one: {sentence}" in made.info("one").error or f"one: its hook_api {sentence}" in made.info("one").error

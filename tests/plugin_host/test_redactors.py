@@ -158,3 +158,17 @@ def test_a_plugins_own_setting_of_that_name_stays_its_own(tmp_path):
     assert plugins.settings_of("other").required == "text"
     plugins.fail("other", "it broke")
     assert redactors.missing() is None
+
+
+@pytest.mark.parametrize(
+    ("table", "missing"),
+    [({"enabled": True}, True), ({"enabled": False}, False), ({"enabled": True, "required": False}, False)],
+)
+def test_one_that_is_enabled_and_was_uninstalled_is_missing(tmp_path, table, missing):
+    made(tmp_path, {"redactor": Redactor})
+    _, redactors = made(tmp_path, {"other": Listener}, {"redactor": table, "other": {"enabled": True}})
+    assert (redactors.missing() is not None) is missing
+    if missing:
+        assert "the required plugin redactor is not installed" in redactors.problem()
+    made(tmp_path, {"other": Listener}, {"redactor": table, "other": {"enabled": True}})
+    assert json.loads((tmp_path / "redactors.json").read_text()) == {"plugins": ["redactor"]}

@@ -144,3 +144,40 @@ def test_a_broken_promise_is_noticed(shelf, promise, tmp_path):
     contract.shelf = shelf
     with pytest.raises((AssertionError, KeyError, Hl7coreError)):
         getattr(contract, promise)(tmp_path)
+
+
+class Nameless(Shelf):
+    """What it saves has no place that could be named."""
+
+    def persist_session(self, session, replace):
+        super().persist_session(session, replace)
+
+
+class AllOrNothing(Shelf):
+    """It saves groups in one transaction, and says in its own words why that failed."""
+
+    full = False
+
+    def persist_sessions(self, sessions, replace):
+        if self.full:
+            raise StoreError("quota reached")
+        return [self.persist_session(session, replace) for session in sessions]
+
+
+@pytest.mark.parametrize(
+    "promise", ["test_what_is_saved_comes_back_equal", "test_without_replace_what_is_stored_stays"]
+)
+def test_a_store_need_not_say_where_a_session_lives(promise, tmp_path):
+    contract = ShelfContract()
+    contract.shelf = Nameless
+    getattr(contract, promise)(tmp_path)
+
+
+def test_a_group_may_fail_as_a_whole_by_raising(tmp_path):
+    contract = ShelfContract()
+    store = AllOrNothing(tmp_path)
+    sessions = contract.fill(store, 2)
+    store.full = True
+    outcomes = contract.save(store, sessions)
+    assert [str(outcome) for outcome in outcomes] == ["quota reached"] * 2
+    assert all(isinstance(outcome, StoreError) for outcome in outcomes)

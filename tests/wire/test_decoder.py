@@ -253,3 +253,44 @@ def test_a_turn_whose_end_was_not_captured_does_not_swallow_the_next():
     assert (first.ending, first.messages) == (Ending.GAPPED, ())
     assert second.is_complete
     assert second.messages[0].control_id == "M2"
+
+
+@pytest.mark.parametrize(("before", "after", "ends"), [(600, 5, True), (5, 600, False)])
+@pytest.mark.parametrize("kind", ["mllp", "lis01"])
+def test_other_timeouts_count_for_connections_that_are_open_already(kind, before, after, ends):
+    """An analyzer may keep its connection for days."""
+
+    def options(seconds):
+        return DecoderOptions(ack_timeout_ns=seconds * 10**9, silence_ns=seconds * 10**9)
+
+    talk = TcpTalk()
+    talk.open()
+    if kind == "mllp":
+        talk.opener(block(oru(b"1")))
+    else:
+        talk.opener(b"\x05")
+        talk.acceptor(b"\x06")
+        talk.opener(frame(1, b"H|\\^&\r"))
+    decoder = Decoder(options(before))
+    assert decoder.feed(talk.batch()) == []
+    now = talk.packets[-1].time_ns
+    assert decoder.expire(now + 10**9) == []
+    decoder.configure(options(after))
+    found = decoder.expire(now + 10 * 10**9)
+    assert [session.ending for session in found] == ([Ending.SILENT] if ends else [])
+    if not ends:
+        assert [session.ending for session in decoder.expire(now + 700 * 10**9)] == [Ending.SILENT]
+
+
+def test_a_shorter_idle_timeout_counts_for_connections_that_are_open_already():
+    talk = TcpTalk()
+    talk.open()
+    talk.opener(block(oru(b"1")))
+    talk.acceptor(block(ack(b"1")))
+    decoder = Decoder(DecoderOptions())
+    decoder.feed(talk.batch())
+    now = talk.packets[-1].time_ns
+    decoder.expire(now + 10**9)
+    decoder.configure(DecoderOptions(idle_ns=5 * 10**9))
+    decoder.expire(now + 10 * 10**9)
+    assert decoder.counters["idle"] == 1

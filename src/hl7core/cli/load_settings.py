@@ -6,10 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from hl7core.settings.reading import Settings
 
-__all__ = ["has_settings", "load_settings"]
+__all__ = ["has_settings", "load_settings", "safe_mode_option"]
+
+safe_mode_option = click.option(
+    "--safe-mode", is_flag=True, help="Load bundled plugins alone; third-party ones are left out of this run."
+)
 
 
 def has_settings(explicit: str | None) -> bool:

@@ -88,6 +88,8 @@ def cli(ctx: click.Context, settings_path: str | None, verbose: int, quiet: bool
     ctx.obj = settings_path
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if os.environ.get("HL7CORE_TRACE_HOOKS"):
+        logging.getLogger("hl7core.hooks").setLevel(logging.INFO)
 
 
 def main() -> None:

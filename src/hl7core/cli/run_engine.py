@@ -13,9 +13,10 @@ from hl7core.cli import exit_codes
 from hl7core.cli.output.live_view import show_live
 from hl7core.cli.output.text import counted
 from hl7core.cli.tune_gc import tune_gc
+from hl7core.engine.apply_settings import safe_mode_sentence
 from hl7core.engine.engine import Engine
 
-__all__ = ["Limit", "run_engine"]
+__all__ = ["Limit", "announce_safe_mode", "run_engine"]
 
 _VIEW_QUEUE: Final = 10_000
 """So many sessions may wait to be shown; the output may be the only copy that somebody keeps of them."""
@@ -41,6 +42,13 @@ def run_engine(engine: Engine, *, output: str | None = None, limit: Limit = NO_L
         return asyncio.run(_run(engine, output, limit))
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
+
+
+def announce_safe_mode(engine: Engine) -> None:
+    """Print, in safe mode, which plugins are left out.  Raises SettingsError if the store would be one of them."""
+    if engine.registry.safe_mode:
+        engine.check_store()
+        click.echo(safe_mode_sentence(engine.registry.left_out()), err=True)
 
 
 async def _run(engine: Engine, output: str | None, limit: Limit) -> int:

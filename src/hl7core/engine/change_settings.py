@@ -58,11 +58,13 @@ class SettingsChanger:
         async with self._reloader.turn:
             contents = [await asyncio.to_thread(_content, file) for file in files]
             before = self._in_force()
+            await self._registry.rediscover()  # what came or went in the meantime is no fault of this change
+            known = {*before.problems, *self._registry.problems(before.settings)}
             try:
                 secrets = await asyncio.to_thread(self._registry.secret_keys, tuple(changes))
                 await asyncio.to_thread(change, path, changes, secrets=secrets)
                 problems = await self._applier.apply(await asyncio.to_thread(self._read))
-                refused = [problem for problem in problems if problem not in before.problems]
+                refused = [problem for problem in problems if problem not in known]
                 if refused:
                     raise SettingsError(*refused)  # noqa: TRY301 - undone like every other failure
             except BaseException:

@@ -91,7 +91,7 @@ class Decoding:
         self._thread.start()
 
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect]) -> None:
-        """Use ``options`` and ``dialects`` for connections that begin from now on."""
+        """Use ``options`` and ``dialects`` for connections that begin from now on, and its timeouts for all."""
 
         def work() -> None:
             self._options, self._dialects = options, tuple(dialects)

@@ -37,7 +37,7 @@ from hl7core.engine.runtime import EngineRuntime
 from hl7core.engine.session_memory import Limits
 from hl7core.engine.sources import Sources, own_request
 from hl7core.engine.stores import AttachedStores
-from hl7core.errors import EngineError, Hl7coreError
+from hl7core.errors import EngineError, Hl7coreError, SettingsError
 from hl7core.guard import in_thread, reason_of
 from hl7core.model.events import PluginChanged
 from hl7core.model.session import Ending, Session
@@ -68,7 +68,8 @@ class Engine:
     ``request`` says which packets to capture (None: what the settings say).  ``settings_path`` is the file to watch and
     to change (default: where ``settings`` came from; without one they stay).  ``overrides`` are settings of the command
     line, kept over each reload.  With ``until_end`` the engine stops once the packets end and all is saved.  With
-    ``hand_on`` false nothing is submitted to destinations.  ``entry_points`` and ``only`` limit the plugins.
+    ``hand_on`` false nothing is submitted to destinations.  ``entry_points`` and ``only`` limit the plugins, and
+    ``safe_mode`` limits them to the bundled ones.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Engine:
         until_end: bool = False,
         hand_on: bool = True,
         only: Sequence[str] | None = None,
+        safe_mode: bool = False,
         entry_points: Iterable[EntryPoint] | None = None,
         clock: Callable[[], datetime] = _NOW,
         sensor: str | None = None,
@@ -98,7 +100,7 @@ class Engine:
         self._hand_on = hand_on
         self._stop_deadline = stop_deadline
         self.lock = EngineLock(self.folder)
-        self.registry = Registry(settings, entry_points=entry_points)
+        self.registry = Registry(settings, entry_points=entry_points, safe_mode=safe_mode)
         if only is not None:
             self.registry.load_only(only)
         self.dispatch = Dispatch(self.registry, self._plugin_changed)
@@ -231,8 +233,17 @@ class Engine:
         if self._failure is not None:
             raise self._failure
 
+    def check_store(self) -> None:
+        """Raise SettingsError if safe mode leaves out the store of record: no session could be saved."""
+        if self.settings.core.enable_persistence and self.record in self.registry.left_out():
+            raise SettingsError(
+                f"core.store: {self.record} is not bundled, so safe mode leaves it out, and no session could be saved; "
+                "name a bundled store for this run (HL7CORE_CORE__STORE=json_store), or start without --safe-mode"
+            )
+
     async def start(self) -> None:
         """Start everything.  If something essential does not start, stop what did and raise."""
+        self.check_store()
         self.loop = asyncio.get_running_loop()
         self.lock.acquire()
         try:
@@ -249,8 +260,10 @@ class Engine:
         await asyncio.to_thread(self.dispatch.redactors.remember)
         self._put_in_force(self._in_force._replace(problems=tuple(problems)))
         self._applier.report(problems, started=True)
+        self._applier.report_safe_mode(self.settings)
         self._applier.report_persistence()
         self._report_saving()
+        await self._applier.recall_hidden()
         await self._applier.configure_decoding()
         self.keeper.submit(self.stores.remove_probes)
         self.keeper.submit(lambda: self.stores.fill(self.settings.core.memory_sessions))
@@ -260,6 +273,7 @@ class Engine:
         if self.path is not None:
             self._reloader.start()
         self._task(self._watch())
+        self._task(self._applier.follow_installed())
         try:
             await self.capture(self._request or own_request(self.settings.core))
         except Hl7coreError as error:

@@ -9,18 +9,20 @@ __all__ = ["Fault", "Frame", "FrameKind"]
 
 
 class FrameKind(StrEnum):
-    """The kinds of frame."""
+    """The kinds of frame.  docs/writing_plugins.md says what each does to a session."""
 
     BLOCK = "block"
-    """An MLLP block: VT text FS CR."""
+    """A whole message: an MLLP block (VT text FS CR)."""
     DATA = "data"
-    """A LIS01 frame (STX n text ETX|ETB c c CR LF), or a plain one (STX text CR LF)."""
+    """A message or a part of one: a LIS01 frame (STX n text ETX|ETB c c CR LF), or a plain one (STX text CR LF)."""
     ENQ = "enq"
+    """The sender opens a session."""
     ACK = "ack"
-    """The control byte ACK; inside MLLP the commit byte (VT ACK FS CR)."""
+    """The receiver accepts a frame: the control byte ACK; inside MLLP the commit byte (VT ACK FS CR)."""
     NAK = "nak"
-    """The control byte NAK; inside MLLP the negative commit (VT NAK FS CR)."""
+    """The receiver refuses a frame: the control byte NAK; inside MLLP the negative commit (VT NAK FS CR)."""
     EOT = "eot"
+    """The sender ends the session."""
     STRAY = "stray"
     """Bytes outside any frame."""
     GAP = "gap"

@@ -6,7 +6,10 @@ calls a misspelt hook.
 
 from __future__ import annotations
 
+import csv
 import inspect
+import site
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -42,8 +45,9 @@ class Loader:
         name = record.name
         began = time.perf_counter()
         try:
-            plugin_class = record.entry_point.load()
+            plugin_class = _import(record)
             record.import_ms = (time.perf_counter() - began) * 1000
+            record.hook_api = _stated_range(record, plugin_class)
             plugin = _construct(name, plugin_class)
             self._add_hookspecs(name, plugin)
             hooks = self._check_hooks(name, plugin)
@@ -107,6 +111,57 @@ class Loader:
         if not any(self._owners.get(hook) == name for hook in hooks):  # pluggy keeps specifications permanently
             self._pm.add_hookspecs(module)
             self._owners.update(dict.fromkeys(hooks, name))
+
+
+def _import(record: Record) -> Any:
+    """Import what the entry point names; what a failed import leaves behind is forgotten, so that it can be mended."""
+    dist = record.entry_point.dist
+    if record.late and not record.imported and dist is not None:
+        files = [row[0] for row in csv.reader((dist.read_text("RECORD") or "").splitlines()) if row]
+        for file in files:
+            if file.endswith(".pth") and "/" not in file:  # an editable install: Python reads these when it starts
+                site.addpackage(str(dist.locate_file("")), file, None)
+    before = set(sys.modules)
+    try:
+        found = record.entry_point.load()
+    except BaseException:
+        package = record.entry_point.module.partition(".")[0]
+        for module in set(sys.modules) - before:
+            if module.partition(".")[0] == package:
+                del sys.modules[module]
+        raise
+    record.imported = True
+    return found
+
+
+def _stated_range(record: Record, plugin_class: Any) -> str:
+    """Return the range of hook APIs that the class states as ``hook_api``, "" if none.
+
+    Raises PluginError if it is not a range, or if the hook API of this hl7core lies outside.
+    """
+    stated = getattr(plugin_class, "hook_api", None)
+    if stated is None:
+        return ""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet  # few plugins need it
+    from packaging.version import Version
+
+    name, example = record.name, 'write for example hook_api = ">=1.0,<2"'
+    if not isinstance(stated, str) or not stated.strip():
+        raise PluginError(f"{name}: its hook_api is not a text that states a range of versions; {example}")
+    try:
+        allowed = SpecifierSet(stated)
+    except InvalidSpecifier:
+        raise PluginError(f"{name}: its hook_api {stated[:60]!r} is not a range of versions; {example}") from None
+    ours = Version(hookspecs.HOOK_API)
+    if allowed.contains(ours, prereleases=True):
+        return stated
+    low = [Version(part.version.removesuffix(".*")) for part in allowed if part.operator in (">=", ">", "~=", "==")]
+    package = record.package.name or "the plugin"
+    if any(version > ours for version in low):
+        remedy = f"upgrade hl7core, or install an older {package}"
+    else:
+        remedy = f"install a newer {package}, or an older hl7core"
+    raise PluginError(f"{name}: needs hook API {stated}, and this hl7core has {hookspecs.HOOK_API}; {remedy}")
 
 
 def _construct(name: str, plugin_class: Any) -> object:

@@ -52,6 +52,9 @@ class Redactors:
             reason = self._registry.reason_not_running(name)
             if reason and self._required(name):
                 return MissingRedactor(name, reason)
+        for name in sorted((self._remembered or frozenset()) - {*self._registry.names()}):
+            if self._registry.enables_uninstalled(name):
+                return MissingRedactor(name, "is not installed")
         return None
 
     def problem(self) -> str:

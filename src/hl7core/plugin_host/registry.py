@@ -17,7 +17,7 @@ import importlib.metadata
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import pluggy
@@ -28,7 +28,7 @@ from hl7core.errors import PluginError, SettingsError
 from hl7core.guard import describe, guarded
 from hl7core.model.events import PluginChanged
 from hl7core.plugin_host.changes import PluginChanges
-from hl7core.plugin_host.discovery import PluginInfo, PluginState, Record, discover
+from hl7core.plugin_host.discovery import PluginInfo, PluginState, Record, discover, merged
 from hl7core.plugin_host.loading import Loader
 from hl7core.plugin_host.wanted import Wanted
 from hl7core.settings.reading import Settings
@@ -38,6 +38,7 @@ __all__ = ["Applied", "PluginInfo", "PluginState", "Registry"]
 
 _log = logging.getLogger(__name__)
 
+LEFT_OUT: Final = "left out of this run by --safe-mode"
 START_DEADLINE: Final = 30.0
 STOP_DEADLINE: Final = 10.0
 NAMED_AFTER: Final = 4.0
@@ -55,20 +56,29 @@ class Registry:
     """Knows the plugins and runs their lives.
 
     The coroutines belong to one event loop and never overlap; everything else may be called from any thread.  ``pm`` is
-    for this package alone.
+    for this package alone.  ``entry_points`` are the plugins (None: those installed, followed as they come and go).
+    With ``safe_mode``, plugins that are not bundled are left out, whatever the settings say.
     """
 
     def __init__(
-        self, settings: Settings, *, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None
+        self,
+        settings: Settings,
+        *,
+        entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
+        safe_mode: bool = False,
     ) -> None:
         self.settings = settings
         self.pm = pluggy.PluginManager(hookspecs.PROJECT)
         self.generation = 0
         self.busy: Callable[[str], bool] = lambda _name: False
         """Returns whether a call of that plugin is running; the dispatch sets it."""
+        self.safe_mode = safe_mode
         self._loader = Loader(self.pm)
+        self.follows_installed = entry_points is None
         self._records, self._unused = discover(entry_points)
         self._wanted = Wanted(self._records, settings.core.store)
+        if safe_mode:
+            self._wanted.leave_out_others()
         self._lock = threading.RLock()
         self._one_at_a_time = asyncio.Lock()
         self._runtime: Callable[[str], Runtime] | None = None
@@ -82,7 +92,8 @@ class Registry:
 
     def info(self, name: str) -> PluginInfo:
         """Return the state of ``name``, without importing it.  Raises PluginError if there is no such plugin."""
-        return self._record(name).info(enabled=self.wanted(name))
+        info = self._record(name).info(enabled=self.wanted(name))
+        return info._replace(note=LEFT_OUT) if name in self.left_out() and not info.note else info
 
     def infos(self) -> tuple[PluginInfo, ...]:
         """Return the state of every plugin, sorted by name."""
@@ -113,8 +124,10 @@ class Registry:
         """
         for key in keys:
             parts = key.split(".")
-            if parts[0] == "plugins" and len(parts) > 2 and parts[1] in self._records:
-                self.model(parts[1])
+            if parts[0] != "plugins" or len(parts) < 3 or parts[1] not in self._records or parts[2:] == ["enabled"]:
+                continue  # a plugin that cannot be imported can still be disabled
+            self._check_allowed(self._records[parts[1]])
+            self.model(parts[1])
         return frozenset().union(*(secret_keys(item.model, f"plugins.{item.name}") for item in self._records.values()))
 
     # Who is wanted.
@@ -132,6 +145,14 @@ class Registry:
     def required(self, name: str) -> bool | None:
         """Return what ``required`` in the table of ``name`` says, None if nothing.  Raises SettingsError."""
         return self._wanted.required(self._record(name), self.settings)
+
+    def enables_uninstalled(self, name: str) -> bool:
+        """Return whether the settings enable ``name``, which is not installed, and require it or do not say."""
+        table = self.settings.plugins.get(name, {})
+        on, required = (
+            str(table.get(key, default)).lower() for key, default in (("enabled", False), ("required", True))
+        )
+        return name not in self._records and on == "true" and required != "false"
 
     def reason_not_running(self, name: str) -> str:
         """Return why ``name``, which the settings enable, does not answer hooks, as "has failed: ..."; else ""."""
@@ -162,6 +183,25 @@ class Registry:
     def hold(self, name: str) -> None:
         """Keep ``name`` running whatever the settings say: it is the store of record."""
         self._wanted.hold(name)
+
+    def left_out(self, settings: Settings | None = None) -> tuple[str, ...]:
+        """Return the plugins that ``settings`` (default: those in force) enable and that safe mode leaves out."""
+        return self._wanted.left_out(settings or self.settings)
+
+    # What is installed.
+
+    async def rediscover(self) -> None:
+        """Look again at what is installed.  A plugin whose code is in use stays as it is, and gets a note."""
+        async with self._one_at_a_time:
+            await self._rediscover()
+
+    def installed_notes(self) -> Mapping[str, str]:
+        """Return a sentence for each distribution that was upgraded or removed while code of it is in use."""
+        notes: dict[str, str] = {}
+        for record in self._records.values():
+            if record.note:
+                notes[record.package.name] = record.note
+        return notes
 
     # Their lives.
 
@@ -235,11 +275,13 @@ class Registry:
     async def apply(self, settings: Settings) -> Applied:
         """Put ``settings`` into force: enable, disable and configure the plugins that differ.
 
-        A wrong setting changes nothing for its plugin and is returned as a problem; the rest is applied.
+        What was installed in the meantime counts too.  A wrong setting changes nothing for its plugin and is returned
+        as a problem; the rest is applied.
         """
         changed: list[str] = []
-        problems = list(self.problems(settings))
         async with self._one_at_a_time:
+            await self._rediscover()
+            problems = list(self.problems(settings))
             with self._lock:
                 self.settings = settings
                 self.generation += 1  # the order of the tables may have changed
@@ -309,11 +351,29 @@ class Registry:
 
     # Inside.
 
+    async def _rediscover(self) -> None:
+        if not self.follows_installed:
+            return
+        try:
+            found, unused = await asyncio.to_thread(discover)
+        except Exception as error:  # noqa: BLE001 - a package that is half written, or broken
+            _log.warning("what is installed cannot be listed (%s); the plugins stay as they are", describe(error))
+            return
+        with self._lock:
+            self._records, self._unused = merged(self._records, found), unused
+            self._wanted.follow(self._records)
+            self.generation += 1  # there may be more names
+
     def _record(self, name: str) -> Record:
         record = self._records.get(name)
         if record is None:
             raise PluginError(f"no plugin {name} is installed{nearest(name, self._records)}")
         return record
+
+    def _check_allowed(self, record: Record) -> None:
+        """Raise PluginError if nothing of the plugin may be imported in this run."""
+        if self.safe_mode and not record.bundled:
+            raise PluginError(f"{record.name}: {LEFT_OUT}; restart without it to use the plugin or change its settings")
 
     def _enter_state(self, record: Record, state: PluginState, error: str = "") -> None:
         """Record a plugin's state.  Call it with the lock held, and ``_changes.deliver`` once it is released."""
@@ -364,6 +424,7 @@ class Registry:
         record = self._record(name)
         if self.pm.has_plugin(name):
             return
+        self._check_allowed(record)
         if record.started:  # it failed or was quarantined while it ran: start with a new object
             await self._discard(record)
         record.tried = self.settings.plugins.get(name, {})

@@ -28,7 +28,7 @@ class CoreSettings(BaseModel):
     output_folder: str = Field("docs", min_length=1)
     """The data folder; a relative path starts at the folder of settings.toml. Sessions go to sessions/ in it."""
     store: str = Field("json_store", pattern=r"^[a-z][a-z0-9_]*$")
-    """The plugin that stores new sessions. Naming a store here enables it."""
+    """The plugin that stores new sessions. Naming a store here enables it; its own table cannot disable it."""
     enable_persistence: bool = True
     """Whether to save sessions. If false, nothing is saved, submitted or cleaned up."""
     retention_days: int = Field(30, ge=1, le=365)

@@ -1,4 +1,4 @@
-"""For plugin authors: what hl7core's own tests use."""
+"""For plugin authors: what hl7core's own tests use.  The extra ``hl7core[testing]`` brings what it imports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hl7core.testing.builders import make_message, make_session
+    from hl7core.testing.destination_base import Mode, ReceivingEnd
     from hl7core.testing.destination_contract import DestinationContract
     from hl7core.testing.framer_contract import FramerContract
     from hl7core.testing.harness import EngineHarness, FakeSource
@@ -24,6 +25,8 @@ __all__ = [
     "FakeSource",
     "FramerContract",
     "HttpReceiver",
+    "Mode",
+    "ReceivingEnd",
     "StoreContract",
     "TcpTalk",
     "make_message",
@@ -38,6 +41,8 @@ _HOME = {
     "FakeSource": "hl7core.testing.harness",
     "FramerContract": "hl7core.testing.framer_contract",
     "HttpReceiver": "hl7core.testing.receiver",
+    "Mode": "hl7core.testing.destination_base",
+    "ReceivingEnd": "hl7core.testing.destination_base",
     "StoreContract": "hl7core.testing.store_contract",
     "TcpTalk": "hl7core.wire.pcap.synthetic_tcp",
     "make_message": "hl7core.testing.builders",

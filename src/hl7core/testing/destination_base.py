@@ -1,7 +1,7 @@
 """The helpers of :class:`hl7core.testing.DestinationContract`: a destination and the receiver it submits to.
 
-The receiver is any object with the methods of :class:`Receiver`; over HTTP it is an
-:class:`hl7core.testing.HttpReceiver`.
+Over HTTP the receiver is an :class:`hl7core.testing.HttpReceiver`.  For anything else (a folder, an MLLP port, a queue)
+derive one from :class:`ReceivingEnd`; any object with the methods of :class:`Receiver` will do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hl7core.testing.builders import make_session
 from hl7core.testing.receiver import Behaviour, HttpReceiver, drops, hangs, receives
 from hl7core.testing.runtime import FakeRuntime
 
-__all__ = ["DestinationBase", "Mode", "Receiver", "all_logged", "call"]
+__all__ = ["DestinationBase", "Mode", "Receiver", "ReceivingEnd", "all_logged", "call"]
 
 _SAFE: Final = ("OPTIONS", "HEAD", "GET")
 """HTTP methods that submit nothing."""
@@ -69,6 +69,44 @@ class Receiver(Protocol):
         """Return the ids of the sessions that were accepted, one entry each time."""
 
 
+class ReceivingEnd(ABC):
+    """The receiving end of a destination, to derive from: define ``open``, ``close`` and ``taken``.
+
+    That tests everything but the answers of a receiver that fails.  What it can do of that is tested too if ``behave``
+    says so; then ``attempts`` must count the attempts that fail.
+    """
+
+    @abstractmethod
+    def open(self) -> None:
+        """Begin to receive.  After a ``close`` it is the same receiver again, at the same place."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Be gone: whoever submits now finds nobody there.  What was taken before still counts."""
+
+    @abstractmethod
+    def taken(self) -> Sequence[str]:
+        """Return the ids of the sessions that were accepted, in the order in which they were.
+
+        A session that was accepted twice appears twice if the receiver can tell, else once.
+        """
+
+    def behave(self, mode: Mode) -> bool:
+        """Behave as ``mode`` says from now on; return False if this receiver cannot."""
+        return mode is Mode.ACCEPT
+
+    def attempts(self) -> Sequence[str]:
+        """Return the id of the session in each attempt that arrived, in order, whatever its outcome."""
+        return self.taken()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
 class _OverHttp(HttpReceiver):
     """An HttpReceiver that knows the modes."""
 
@@ -108,7 +146,7 @@ class DestinationBase(ABC):
         """Return settings that submit to ``receiver``, with ``timeout`` seconds per attempt."""
 
     def make_receiver(self) -> Receiver:
-        """Return a receiver, not entered yet."""
+        """Return a receiver, not entered yet; the default speaks HTTP, for another protocol see ReceivingEnd."""
         return _OverHttp()
 
     # Helpers.

@@ -7,7 +7,7 @@ r"""The tests that every dialect's framer must pass, so that no byte is lost and
         def pieces(self): return [b"\x02whole frame\x03", b"\x06"]
         def conversation(self): return b"\x02whole frame\x03", b"\x06"
 
-It needs pytest and hypothesis.
+It needs pytest and hypothesis, which the extra ``hl7core[testing]`` brings.
 """
 
 # ruff: noqa: S101 - these are tests: they assert
@@ -31,6 +31,7 @@ __all__ = ["FramerContract", "Step", "codes", "cut_lengths", "frames_of", "hold_
 Step = bytes | int | None
 """Bytes to feed, a count to skip, or None to settle."""
 
+_WITHOUT_TURNS: Final = {FrameKind.BLOCK, FrameKind.ACK, FrameKind.NAK, FrameKind.STRAY, FrameKind.GAP}
 _ALLOWANCE: Final = 64 * 1024
 _LARGEST: Final = 4096
 
@@ -157,6 +158,14 @@ class FramerContract(ABC):
     def test_however_the_packets_cut_them_the_same_bytes_give_the_same_frames(self, data: st.DataObject) -> None:
         """The law of hl7core.Framer."""
         hold_the_law(self.make, data.draw(streams(self.pieces())), data.draw(cut_lengths))
+
+    def test_its_frames_are_of_kinds_that_its_sessions_know(self) -> None:
+        """Without turns, a session is a block and its answer, and knows no ENQ, EOT or DATA."""
+        if not self.make_dialect().turns:
+            found = {
+                frame.kind for data in (*self.conversation(), *self.pieces()) for frame in frames_of(self.make(), data)
+            }
+            assert found <= _WITHOUT_TURNS, "use BLOCK for messages, or set turns=True"
 
     def test_its_frames_begin_at_the_offset_that_it_was_given(self) -> None:
         """A connection may be detected after its first byte."""

@@ -95,9 +95,15 @@ class StoreBase(ABC):
         return sessions
 
     def save(self, store: Any, sessions: Sequence[Session], *, replace: bool = False) -> list[str | Exception]:
-        """Save several sessions, in one call if the store can; return one entry per session."""
+        """Save several sessions, in one call if the store can; return one entry per session.
+
+        A group that raises has failed as a whole, as in the engine.
+        """
         if hasattr(store, "persist_sessions"):
-            return list(store.persist_sessions(sessions, replace))
+            try:
+                return list(store.persist_sessions(sessions, replace))
+            except Exception as error:  # noqa: BLE001 - handed back, for each session
+                return [error] * len(sessions)
         outcomes: list[str | Exception] = []
         for session in sessions:
             try:

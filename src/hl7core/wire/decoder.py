@@ -112,9 +112,18 @@ class Decoder:
         self._next_idle = 0
 
     def configure(self, options: DecoderOptions, dialects: Sequence[Dialect] = ()) -> None:
-        """Use other options and dialects for the connections that begin from now on."""
-        self.options = options
+        """Use other options and dialects for the connections that begin from now on, and other timeouts for all."""
+        before, self.options = self.options, options
         self._streams.configure(options, dialects)
+        if _with_timeouts(before, options) != before:
+            self._next_idle = 0
+            shared: dict[int, DecoderOptions] = {}  # by the options before, which most connections share
+            for connection in [half.connection for half in self._halves.values() if half.side == 0]:
+                old = connection.options
+                if id(old) not in shared:
+                    shared[id(old)] = _with_timeouts(old, options)
+                connection.options = shared[id(old)]
+                self._streams.arm(connection)
 
     @property
     def messages(self) -> list[MessageSeen]:
@@ -532,6 +541,16 @@ class Decoder:
                         streams.settle_framer(half, out)
                 out.extend(tracker.expire(now))
             streams.arm(connection)
+
+
+def _with_timeouts(options: DecoderOptions, other: DecoderOptions) -> DecoderOptions:
+    """Return ``options`` with the timeouts of ``other``: when silence ends something."""
+    return options._replace(
+        ack_timeout_ns=other.ack_timeout_ns,
+        silence_ns=other.silence_ns,
+        late_ns=other.late_ns,
+        idle_ns=other.idle_ns,
+    )
 
 
 def _opens(key: bytes, own_isn: int, peer_isn: int) -> bool:

@@ -18,7 +18,8 @@ from hl7core.plugin_host.discovery import GROUP
 from hl7core.plugin_host.registry import Registry
 from hl7core.testing import HttpReceiver
 from hl7core.testing.receiver import hangs, receives, says
-from shell import hl7core
+from installing import SOURCE, install
+from shell import engine, hl7core
 
 ROOT_ON_LINUX = sys.platform == "linux" and os.geteuid() == 0
 SECRET = "CANARY-SECRET"
@@ -216,3 +217,17 @@ def test_the_doctor_finds_a_healthy_machine_healthy(tmp_path):
     run = hl7core("doctor", cwd=tmp_path)
     assert run.returncode == 0, run.stdout
     assert "plugins" in run.stdout
+
+
+def test_what_stands_in_the_running_engine_is_shown(tmp_path):
+    source = SOURCE + "\n    @hookimpl\n    def start(self):\n        raise RuntimeError\n"
+    install(tmp_path / "site", "bell", source=source)
+    (tmp_path / "settings.toml").write_text("[core]\nenable_persistence = false\n[plugins.bell]\nenabled = true\n")
+    with engine(tmp_path, PYTHONPATH=str(tmp_path / "site")):
+        run = hl7core("doctor", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    lines = [re.sub(r" +", " ", line) for line in run.stdout.splitlines()]
+    assert "- notice sessions are not saved: core.enable_persistence is false" in lines
+    assert any(
+        line.startswith("✘ plugin bell is failed in the running engine: PluginError: bell: start") for line in lines
+    )
+    assert run.returncode != 0

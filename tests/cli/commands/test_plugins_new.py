@@ -1,11 +1,14 @@
 """``plugins new``: what it makes is a distribution that works, with tests that pass."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
+from hl7core import HOOK_API
 from hl7core.cli.commands.plugins_new import KINDS
 from hl7core.testing.harness import EngineHarness
 from shell import ENV
@@ -42,6 +45,29 @@ def test_its_tests_pass(projects, kind):
     done = run("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", cwd=made[kind])
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
+
+
+CONTRACTS = {"destination": "DestinationContract", "store": "StoreContract", "dialect": "FramerContract"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_tests_put_it_through_the_contract_of_its_kind_and_install_what_that_needs(projects, kind):
+    made, _ = projects
+    (tests,) = (made[kind] / "tests").glob("test_*.py")
+    needed = CONTRACTS.get(kind, "EngineHarness")
+    assert re.search(rf"class \w+\({needed}\)|with {needed}\(", tests.read_text())
+    project = tomllib.loads((made[kind] / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["test"] == ["hl7core[testing]"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_states_the_hooks_of_the_version_that_made_it(projects, kind):
+    made, site = projects
+    first, _, _ = HOOK_API.partition(".")
+    (code,) = (made[kind] / "src").glob("*/__init__.py")
+    assert f'hook_api = ">={HOOK_API},<{int(first) + 1}"' in code.read_text()
+    shown = run("hl7core", "plugins", "info", f"my_{kind}", cwd=made[kind], PYTHONPATH=str(site))
+    assert f"needs >={HOOK_API},<{int(first) + 1}; this is {HOOK_API}" in shown.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)

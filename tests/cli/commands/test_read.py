@@ -179,7 +179,7 @@ HOSTILE = {
         _shb() + struct.pack("<7I", 6, 32, 9, 0, 0, 0, 0) + struct.pack("<I", 32), 1, "names interface 9",
     ),
     "a link type that nobody knows": (
-        pcap_header(147) + pcap_record(10**18, b"\x45" * 60) * 3, 4, "3 packets are of link type 147",
+        pcap_header(147) + pcap_record(10**18, b"\x45" * 60) * 3, 4, "3 packets of link type 147",
     ),
     "gzip cut short in its header": (gzip.compress(pcap_header())[:9], 1, "gzip"),
     "gzip cut short": (gzip.compress(pcap(conversation()))[:-30], 4, "gzip data is cut short"),

@@ -29,3 +29,20 @@ def test_settings_init_makes_a_private_data_folder(tmp_path):
     again = hl7core("settings", "init", "--file", "s/settings.toml", cwd=tmp_path)
     assert again.returncode == 5
     assert "already exists" in again.stderr
+
+
+def test_a_store_of_record_that_is_switched_off_is_refused_in_words(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("[plugins.json_store]\nenabled = false\n")
+    checked = hl7core("settings", "check", cwd=tmp_path)
+    sentence = (
+        "plugins.json_store.enabled: must not be false while json_store is the store of record, so it stays enabled; "
+        f"name another store in core.store first (set in {file})"
+    )
+    assert (checked.returncode, checked.stderr.splitlines()) == (5, [sentence])
+    file.write_text('[core]\nstore = "sqlite_store"\n[plugins.json_store]\nenabled = false\n')
+    assert hl7core("settings", "check", cwd=tmp_path).returncode == 0
+    variable = {"HL7CORE_PLUGINS__SQLITE_STORE__ENABLED": "false"}
+    checked = hl7core("settings", "check", cwd=tmp_path, **variable)
+    assert checked.returncode == 5
+    assert "(set in HL7CORE_PLUGINS__SQLITE_STORE__ENABLED)" in checked.stderr

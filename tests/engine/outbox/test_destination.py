@@ -143,3 +143,21 @@ def test_a_destination_that_is_switched_off_leaves_its_deliveries_as_they_are(ma
         room.call(room.runtime.submit_now())
         poll(lambda: set(room.statuses()) == {SUBMITTED})
         assert len(room.dest.got) == 6
+
+
+def test_a_destination_without_an_endpoint_is_named_once_in_the_log_at_its_ordinary_level(make, caplog):
+    caplog.set_level("INFO", "hl7core")
+
+    def told():
+        return [record.getMessage() for record in caplog.records if "submits nothing" in record.getMessage()]
+
+    with make(settings={"plugins.dest.endpoint": ""}) as room:
+        poll(told)
+        room.capture(3)
+        room.call(room.runtime.change_settings({"core.retention_days": 3}))
+        time.sleep(1.5)
+        assert told() == ["dest submits nothing: its settings name no receiver ([plugins.dest])"]
+        room.call(room.runtime.change_settings({"plugins.dest.endpoint": "here"}))
+        poll(lambda: room.status().state != "inactive")
+        room.call(room.runtime.change_settings({"plugins.dest.endpoint": ""}))
+        poll(lambda: len(told()) == 2)

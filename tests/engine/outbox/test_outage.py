@@ -8,6 +8,7 @@ import pytest
 
 from engine.outbox.outage import World, in_no_time
 from engine.parts import session
+from fakes import settings
 from hl7core.engine.session_state import retry
 from hl7core.errors import DestinationBroken, DestinationUnreachable
 from hl7core.model.delivery import Delivery, DeliveryStatus
@@ -130,3 +131,36 @@ def test_a_session_that_is_refused_cycle_after_cycle_does_not_hold_up_the_others
     world = in_no_time(hours())
     assert world.store.counts() == {DeliveryStatus.SUBMITTED: 119, DeliveryStatus.PENDING: 1}
     assert world.receiver.tries < 119 + 3 * 26
+
+
+@pytest.mark.parametrize(("before", "after", "tried"), [(60, 1, 62), (1, 60, 3602)])
+def test_a_changed_interval_counts_for_the_cycle_that_runs_and_for_what_waits_for_the_next(before, after, tried):
+    """A session that is refused by itself, and one that nobody told of: both wait for the next cycle."""
+
+    async def hours():
+        table = {"interval_minutes": before, "max_retries": 1}
+        world = World(asyncio.get_running_loop(), {"receiver": table})
+        world.receiver.poison = {session(0).id}
+        await world.start()
+        await asyncio.sleep(1)
+        world.capture([0])
+        await asyncio.sleep(1)
+        world.store.persist_session(
+            session(3)._replace(first_saved_at=world.now(), deliveries=(Delivery("receiver"),)), replace=False
+        )
+        tables = {name: {"enabled": True} for name in ("store", "receiver")}
+        await world.registry.apply(
+            settings(tables | {"receiver": {**table, "enabled": True, "interval_minutes": after}})
+        )
+        world.receiver.poison = set()
+        times = {}
+        while len(times) < 2:
+            await asyncio.sleep(1)
+            for session_id in world.receiver.took:
+                times.setdefault(session_id, asyncio.get_running_loop().time())
+        await world.stop()
+        return times
+
+    times = in_no_time(hours())
+    assert set(times) == {session(0).id, session(3).id}
+    assert all(abs(at - tried) < 5 for at in times.values()), times

@@ -358,3 +358,48 @@ def test_its_refusals_are_counted_from_the_beginning():
     assert queue.rejected_in_a_row == 3
     queue.reset()
     assert queue.rejected_in_a_row == 0
+
+
+# Another interval.
+
+
+def test_a_shorter_interval_reaches_what_waits_for_its_next_cycle():
+    queue = line_of("a", concurrency=1)
+    end(queue, queue.next_batches(0)[0], LATER, 0)
+    queue.set_interval(60, 20)
+    assert queue.next_batches(59) == []
+    assert names(queue.next_batches(60)) == [["a"]]
+
+
+def test_a_longer_interval_does_too():
+    queue = line_of("a", concurrency=1)
+    end(queue, queue.next_batches(0)[0], LATER, 0)
+    queue.set_interval(3600, 20)
+    assert queue.next_batches(3599) == []
+    assert names(queue.next_batches(3600)) == [["a"]]
+
+
+def test_what_the_destination_asked_for_is_kept_whatever_the_interval():
+    queue = line_of("a", concurrency=1)
+    end(queue, queue.next_batches(0)[0], asked(120, Disposition.NEXT_CYCLE)._replace(delay=300), 0)
+    queue.set_interval(60, 20)
+    assert queue.next_batches(119) == []
+    assert names(queue.next_batches(121)) == [["a"]]
+
+
+def test_the_waits_within_a_cycle_have_nothing_to_do_with_the_interval():
+    queue = line_of("a", concurrency=1)
+    end(queue, queue.next_batches(0)[0], AGAIN._replace(delay=900.0), 0)
+    queue.set_interval(60, 1)
+    assert queue.next_batches(899) == []
+    assert names(queue.next_batches(900)) == [["a"]]
+
+
+def test_a_wait_that_an_earlier_run_left_in_the_store_is_shortened():
+    queue = DestinationQueue()
+    queue.add((1, "a"), 3000.0)
+    queue.set_interval(60, 20)
+    assert names(queue.next_batches(80)) == [["a"]]
+    queue.add((2, "b"), 90.0)
+    queue.set_interval(600, 20)
+    assert names(queue.next_batches(90)) == [["b"]]

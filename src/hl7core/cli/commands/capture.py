@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hl7core.cli import exit_codes
-from hl7core.cli.load_settings import load_settings
+from hl7core.cli.load_settings import load_settings, safe_mode_option
 from hl7core.cli.output.formats import chosen_format, output_option
 from hl7core.errors import Hl7coreError
 
@@ -57,6 +57,7 @@ Examples:
     "-p", "--no-promiscuous", "quiet_card", is_flag=True, help="Do not put the interface into promiscuous mode."
 )
 @click.option("--no-store", is_flag=True, help="Save no sessions.")
+@safe_mode_option
 @output_option("capture")
 @click.pass_obj
 def command(
@@ -70,6 +71,7 @@ def command(
     listing: bool,
     quiet_card: bool,
     no_store: bool,
+    safe_mode: bool,
     output: str | None,
 ) -> int:
     """Capture live on one or several interfaces, show each session as it ends, and save it.
@@ -77,7 +79,7 @@ def command(
     Without -i, the settings name the interfaces.  Capturing needs privileges: see "Capture rights" in the README.
     """
     from hl7core.cli.output.capture_summary import capture_summary
-    from hl7core.cli.run_engine import Limit, run_engine
+    from hl7core.cli.run_engine import Limit, announce_safe_mode, run_engine
     from hl7core.contract import SourceRequest
     from hl7core.engine.engine import Engine
 
@@ -86,7 +88,7 @@ def command(
 
     settings = reading.read(reading.find(settings_path), overrides)
     if listing:
-        return _list(settings_path)
+        return _list(settings_path, safe_mode=safe_mode)
     from hl7core.engine.sources import default_bpf
 
     request = SourceRequest(
@@ -96,9 +98,10 @@ def command(
         promiscuous=not quiet_card,
         configured=False,
     )
-    engine = Engine(settings, request=request, overrides=overrides)
+    engine = Engine(settings, request=request, overrides=overrides, safe_mode=safe_mode)
+    announce_safe_mode(engine)
     if not no_store:
-        click.echo(f"sessions go to {settings.output_folder / 'sessions'}", err=True)
+        click.echo(f"sessions are saved by {settings.core.store} in {settings.output_folder}", err=True)
     limit = Limit(packets=count or 0, seconds=_duration(autostop))
     form = chosen_format(output)
     if write is None:
@@ -117,10 +120,10 @@ def command(
     return code if code != exit_codes.OK or not log.failed else exit_codes.PARTIAL
 
 
-def _list(settings_path: str | None) -> int:
+def _list(settings_path: str | None, *, safe_mode: bool) -> int:
     from hl7core.plugin_host.registry import Registry
 
-    registry = Registry(load_settings(settings_path))
+    registry = Registry(load_settings(settings_path), safe_mode=safe_mode)
     found: list[Any] = []
     for name in registry.names():
         if not registry.wanted(name):

@@ -93,7 +93,7 @@ def _checks(settings_path: str | None) -> Iterator[_Check]:
     yield from _folder(settings)
     yield from _plugins(registry, settings.output_folder)
     yield from _destinations(settings, registry)
-    yield from _engine(settings)
+    yield from _engine(settings, registry)
 
 
 def _privileges() -> _Check:
@@ -206,7 +206,7 @@ def _destinations(settings: Settings, registry: Registry) -> Iterator[_Check]:
         yield _Check(state, "destination", found, remedy)
 
 
-def _engine(settings: Settings) -> Iterator[_Check]:
+def _engine(settings: Settings, registry: Registry) -> Iterator[_Check]:
     try:
         client = engine_client(settings)
     except Hl7coreError as error:
@@ -214,9 +214,14 @@ def _engine(settings: Settings) -> Iterator[_Check]:
         return
     if client is None:
         yield _Check("note", "engine", "none is running on this data folder")
+        from hl7core.engine.apply_settings import hidden_sessions  # imports much of the engine
+
+        for store, text in hidden_sessions(settings.output_folder).items():
+            if store not in registry.names() or not registry.wanted(store):
+                yield _Check("note", "store", text)
         return
     with client:
-        state = client.call("state")
+        state, plugins = client.call("state"), client.call("plugins")
         yield _stored(client)
     yield _Check(
         "ok",
@@ -245,6 +250,10 @@ def _engine(settings: Settings) -> Iterator[_Check]:
         )
     for key, text in state.get("notices", {}).items():
         yield _Check("bad" if key in _KEEP_FROM_SAVING else "note", "notice", text)
+    for row in plugins:
+        if row["state"] not in ("enabled", "disabled"):
+            found = f"{row['name']} is {row['state']} in the running engine: {row['error']}"
+            yield _Check("bad", "plugin", found, f"correct it, then: hl7core plugins enable {row['name']}")
 
 
 def _stored(client: ControlClient) -> _Check:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from textwrap import wrap
@@ -18,12 +20,15 @@ from hl7core.cli.load_settings import load_settings
 from hl7core.cli.output.text import colourful, columns
 from hl7core.cli.session_access import engine_client
 from hl7core.errors import Hl7coreError, PluginError
+from hl7core.hookspecs import HOOK_API
 from hl7core.plugin_host.registry import PluginInfo, PluginState, Registry
 from hl7core.settings.file import change
 from hl7core.settings.reading import Settings
 
 __all__ = ["command"]
 
+_FOLLOWS = 5.0
+"""For how many seconds a running engine may take to follow a change of the settings."""
 _WIDE = 130
 """The hooks are shown if the terminal has at least so many columns."""
 
@@ -98,6 +103,8 @@ def _table(rows: list[dict[str, Any]], record: str) -> None:
         table.add_column("hooks")
     if any(row["error"] for row in rows):
         table.add_column("error", style="red")
+    if any(row["note"] for row in rows):
+        table.add_column("note", style="yellow")
     for row in rows:
         state = str(row["state"])
         does = [role for hook, role in _ROLES.items() if hook in row["hooks"]]
@@ -112,7 +119,8 @@ def _table(rows: list[dict[str, Any]], record: str) -> None:
         ]
         if wide:
             cells.append(Text(", ".join(hook for hook in row["hooks"] if not hook.startswith(_LIFE)), style="dim"))
-        table.add_row(*cells, Text(row["error"]))
+        cells += [Text(row[column]) for column in ("error", "note") if any(other[column] for other in rows)]
+        table.add_row(*cells)
     console.print(table)
     if any(row["state"] == "disabled" and not row["hooks"] for row in rows) and sys.stdout.isatty():
         console.print(
@@ -141,6 +149,8 @@ def info(settings_path: str | None, name: str) -> int:
     for heading, text in (
         ("does", said),
         ("error", problem or row["error"]),
+        ("note", row["note"]),
+        ("hook API", _hook_api(loaded)),
         ("hooks", ", ".join(loaded.hooks) if not problem else ""),
         ("imported", f"in {loaded.import_ms:.0f} ms" if not problem else ""),
     ):
@@ -156,6 +166,12 @@ def info(settings_path: str | None, name: str) -> int:
         for line in wrap(field.description or "", width=width, initial_indent=" " * 8, subsequent_indent=" " * 8):
             say(click.style(line, dim=True))
     return exit_codes.OK
+
+
+def _hook_api(info: PluginInfo) -> str:
+    """Return which hook API the plugin needs and which there is."""
+    stated = f"needs {info.hook_api}" if info.hook_api else "states no range"
+    return f"{stated}; this is {HOOK_API}"
 
 
 def _purpose(plugin: object) -> str:
@@ -181,9 +197,9 @@ command.add_command(new.command)
 )
 @click.argument("name")
 @click.pass_obj
-def enable(settings_path: str | None, name: str) -> None:
+def enable(settings_path: str | None, name: str) -> int:
     """Enable a plugin in settings.toml; a running engine follows within a second."""
-    _switch(settings_path, name, on=True)
+    return _switch(settings_path, name, on=True)
 
 
 @command.command(
@@ -193,15 +209,16 @@ def enable(settings_path: str | None, name: str) -> None:
 )
 @click.argument("name")
 @click.pass_obj
-def disable(settings_path: str | None, name: str) -> None:
+def disable(settings_path: str | None, name: str) -> int:
     """Disable a plugin in settings.toml; a running engine follows within a second."""
-    _switch(settings_path, name, on=False)
+    return _switch(settings_path, name, on=False)
 
 
-def _switch(settings_path: str | None, name: str, *, on: bool) -> None:
+def _switch(settings_path: str | None, name: str, *, on: bool) -> int:
     settings = load_settings(settings_path)
     registry = Registry(settings)
-    registry.info(name)
+    if on or name not in settings.plugins:  # what is not installed any more can still be disabled
+        registry.info(name)
     if on:
         registry.load(name)  # so that an error is reported here, not in the engine
     elif settings.core.store == name:
@@ -211,6 +228,7 @@ def _switch(settings_path: str | None, name: str, *, on: bool) -> None:
     click.echo(f"{name} {'enabled' if on else 'disabled'} in {path}")
     if on:
         _retry(settings, name)
+    return _engine_follows(settings, path, name, on=on)
 
 
 def _retry(settings: Settings, name: str) -> None:
@@ -221,7 +239,31 @@ def _retry(settings: Settings, name: str) -> None:
     with client:
         state = next((row["state"] for row in client.call("plugins") if row["name"] == name), "")
         if state in (PluginState.FAILED, PluginState.QUARANTINED):
-            client.call("retry_plugin", name=name)
+            with contextlib.suppress(Hl7coreError):  # what is wrong with it is printed next
+                client.call("retry_plugin", name=name)
+
+
+def _engine_follows(settings: Settings, path: Path, name: str, *, on: bool) -> int:
+    """Wait until a running engine has followed, and print what it made of it; return the exit code."""
+    client = engine_client(settings)
+    if client is None:
+        return exit_codes.OK
+    with client:
+        until = time.monotonic() + _FOLLOWS
+        while True:
+            row: dict[str, Any] = next((row for row in client.call("plugins") if row["name"] == name), {})
+            state, reason = row.get("state", PluginState.DISABLED), row.get("error") or row.get("note", "")
+            if on and state == PluginState.DISABLED and row.get("note"):
+                click.echo(f"the running engine does not load it: {reason}")
+                return exit_codes.OK
+            if (state != PluginState.DISABLED) is on:
+                break
+            if time.monotonic() > until:
+                click.echo(f"the running engine has not followed; does it use {path}? See: hl7core plugins list")
+                return exit_codes.ERROR
+            time.sleep(0.1)
+    click.echo(f"the running engine: {state}{f' ({reason})' if reason else ''}")
+    return exit_codes.ERROR if state == PluginState.FAILED else exit_codes.OK
 
 
 def _rows(settings_path: str | None) -> list[dict[str, Any]]:
@@ -229,8 +271,7 @@ def _rows(settings_path: str | None) -> list[dict[str, Any]]:
     client = engine_client(settings)
     if client is not None:
         with client:
-            rows: list[dict[str, Any]] = client.call("plugins")
-            return rows
+            return [{"hook_api": "", "note": "", **row} for row in client.call("plugins")]  # it may be an older engine
     registry = Registry(settings)
     rows = []
     for name in sorted(registry.names()):

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import click
 
 from hl7core.errors import PluginError
+from hl7core.hookspecs import HOOK_API
 
 __all__ = ["KINDS", "command"]
 
@@ -83,6 +84,7 @@ def _files(name: str, kind: str) -> dict[str, str]:
         "distribution": f"hl7core-{name.replace('_', '-')}",
         "what": KINDS[kind].what,
         "table": KINDS[kind].table,
+        "hook_api": f">={HOOK_API},<{int(HOOK_API.partition('.')[0]) + 1}",
     }
     values["more"] = Template(KINDS[kind].more).substitute(values)
     templates = {

@@ -28,11 +28,14 @@ def command(as_json: bool) -> None:
         return
     from importlib.metadata import version  # only here
 
+    from hl7core import HOOK_API
+
     libraries = ("click", "dynaconf", "hl7apy", "httpx", "pluggy", "pydantic", "scapy", "watchfiles")
     click.echo(
         json.dumps(
             {
                 "hl7core": __version__,
+                "hookApi": HOOK_API,
                 "python": platform.python_version(),
                 "platform": platform.platform(),
                 "compiled": is_compiled(),

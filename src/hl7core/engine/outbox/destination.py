@@ -25,8 +25,9 @@ _PATIENCE: Final = 60.0
 class Destination:
     """What the outbox knows of the destination ``name``; it is inactive at first.
 
-    ``since`` is when it became active.  ``tick_at`` and ``search_at`` are the monotonic times of its next cycle and of
-    the earliest next search; ``searched`` is set once a search has found what there is room for, or failed.
+    ``since`` is when it became active.  ``cycle_at``, ``tick_at`` and ``search_at`` are monotonic times: when its cycle
+    began, when the next one begins, and the earliest next search.  ``searched`` is set once a search has found what
+    there is room for, or failed.
     """
 
     def __init__(self, name: str) -> None:
@@ -36,6 +37,7 @@ class Destination:
         self.settings: DestinationSettings | None = None
         self.active = False
         self.since: datetime
+        self.cycle_at = 0.0
         self.tick_at = 0.0
         self.search_at = 0.0
         self.searching = False
@@ -58,6 +60,16 @@ class Destination:
         self.tick_at = 0.0
         self.queue.reset()
         self.search.restart(backlog=True)
+
+    def begin_cycle(self, now: float, interval: float) -> None:
+        """A cycle begins ``now``, and the next one ``interval`` seconds later."""
+        self.cycle_at, self.tick_at = now, now + interval
+
+    def set_interval(self, interval: float, now: float) -> None:
+        """Let the cycle that runs, and the sessions that wait for the next one, go by another interval."""
+        if self.tick_at:
+            self.tick_at = self.cycle_at + interval
+        self.queue.set_interval(interval, now)
 
     def deactivate(self, news: News) -> None:
         """It is no longer active: its deliveries stay as they are, its notices are resolved."""

@@ -216,7 +216,8 @@ class Outbox:
                 destination.activate(self._now())
             elif settings is not destination.settings:
                 destination.queue.expedite(self._clock(), ())
-                destination.tick_at = min(destination.tick_at, self._clock() + settings.interval_minutes * 60.0)
+                if destination.settings is None or settings.interval_minutes != destination.settings.interval_minutes:
+                    destination.set_interval(settings.interval_minutes * 60.0, self._clock())
             destination.settings = settings
             destination.queue.concurrency = settings.concurrency
             destination.queue.batch_size = settings.batch_size if self._dispatch.takes_many(name) else 1
@@ -225,7 +226,7 @@ class Outbox:
                 destination.deactivate(self._news)
         inactive = set(self._dispatch.destinations(inactive=True)) - set(active)
         for name in sorted(inactive - self._inactive):
-            logger.debug("%s is not active: no session is submitted to it", name)
+            logger.info("%s submits nothing: its settings name no receiver ([plugins.%s])", name, name)
         self._inactive = inactive
 
     def _active(self) -> list[Destination]:
@@ -239,7 +240,7 @@ class Outbox:
         if now >= destination.tick_at:
             if destination.tick_at:
                 destination.search.restart()
-            destination.tick_at = now + settings.interval_minutes * 60.0
+            destination.begin_cycle(now, settings.interval_minutes * 60.0)
         queue = destination.queue
         if self._refill.wanted(destination, now):
             destination.searching = True

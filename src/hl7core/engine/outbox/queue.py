@@ -42,14 +42,19 @@ class _Entry:
     ``due`` is the time of its next attempt, ``ready`` that this has come; ``in_flight`` while an attempt runs,
     ``dropped`` if it is not wanted any more after that.  ``next_cycle``: it waits for the next cycle.  ``held``: it
     waits because the destination asked for it; ``successes`` is the queue's count at that moment, -1 if it never asked.
-    ``alone``: it is sent without others.
+    ``alone``: it is sent without others.  Its cycle ended at ``cycle_over`` (-1: it has had no attempt in this run),
+    and the next one begins no earlier than at ``earliest``, whatever the interval.
     """
 
-    __slots__ = ("alone", "dropped", "due", "held", "in_flight", "next_cycle", "ready", "start", "successes")
+    __slots__ = (
+        "alone", "cycle_over", "dropped", "due", "earliest", "held", "in_flight", "next_cycle", "ready", "start",
+        "successes",
+    )  # fmt: skip
 
     def __init__(self, start: int, due: float) -> None:
         self.start = start
         self.due = due
+        self.cycle_over = self.earliest = -1.0
         self.ready = self.in_flight = self.dropped = self.next_cycle = self.alone = self.held = False
         self.successes = -1
 
@@ -147,6 +152,18 @@ class DestinationQueue:
                 entry.next_cycle = False
                 self._schedule(session_id)
 
+    def set_interval(self, seconds: float, now: float) -> None:
+        """Wait ``seconds`` between two cycles from now on; what waits for its next cycle already follows."""
+        for session_id, entry in self._entries.items():
+            due = entry.due
+            if entry.next_cycle:
+                due = max(entry.cycle_over + seconds, entry.earliest)
+            elif entry.cycle_over < 0:  # its next attempt was in the store, set by an earlier run
+                due = min(entry.due, now + seconds)
+            if due != entry.due and entry.due > now and not (entry.in_flight or entry.ready):
+                entry.due = due
+                self._schedule(session_id)
+
     # Which sessions are next.
 
     def next_batches(self, now: float) -> list[Batch]:
@@ -210,6 +227,8 @@ class DestinationQueue:
         else:
             due = now + outcome.delay + (_BEHIND if outcome.hold else 0.0)
             next_cycle = outcome.disposition is Disposition.NEXT_CYCLE
+            if entry is not None:
+                entry.cycle_over, entry.earliest = now, now + (outcome.hold + _BEHIND if outcome.hold else 0.0)
             self._requeue(session_id, due, next_cycle=next_cycle, held=outcome.hold > 0)
         if outcome.disposition is not Disposition.RETRY:
             self.failure = outcome.failure

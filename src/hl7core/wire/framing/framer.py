@@ -46,8 +46,10 @@ class Dialect(NamedTuple):
     directions, at most 4 KiB each, and returns how likely the connection speaks this dialect: 0 no, 1 cannot tell yet,
     2 likely, 3 certain.  ``make(max_message, offset)`` returns a new framer for one direction; ``max_message`` is the
     largest message in bytes, ``offset`` the stream offset of the first byte that the framer will read.  ``turns`` is
-    true if a session runs from ENQ to EOT (LIS01), false if it is one block and its answer (MLLP).  A connection that
-    was ignored is examined again, by all dialects, at a segment that begins with one of ``again``.
+    true if the two sides take turns and a session runs from ENQ, or its first frame, to EOT (LIS01); false if a session
+    is one BLOCK and the BLOCK that acknowledges it (HL7 in other marks than MLLP's): then ENQ, EOT and DATA have no
+    meaning.  A connection that was ignored is examined again, by all dialects, at a segment that begins with one of
+    ``again``.
     """
 
     name: str

@@ -134,6 +134,8 @@ def dialect(width: int = 32) -> Dialect:
 class FixedFrames:
     """The plugin."""
 
+    hook_api = ">=1.0,<2"
+
     def __init__(self) -> None:
         self._settings = FixedFramesSettings()
 

@@ -23,6 +23,8 @@ class JournalSettings(PluginSettings):
 class Journal:
     """The plugin.  It is constructed without arguments when it is enabled."""
 
+    hook_api = ">=1.0,<2"
+
     def __init__(self) -> None:
         self._settings = JournalSettings()
         self._folder = Path()
