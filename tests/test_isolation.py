@@ -6,6 +6,7 @@ end.  Time runs ten times as fast for the watchdog, so that a plugin that hangs 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from functools import partial
@@ -460,3 +461,143 @@ def test_enabling_a_plugin_again_brings_it_back(tmp_path, fast):
         harness.feed(exchange("B"))
         harness.wait_for(lambda: len(harness.engine.ledger) == 2, PATIENCE)
     fault.gate.set()
+
+
+def spoil(*given):
+    """Try to change all that a hook is given."""
+    for value in given:
+        for change_it in (
+            lambda value=value: value.clear(),
+            lambda value=value: setattr(value, "id", "spoilt"),
+            lambda value=value: setattr(value, "store", "spoilt"),
+            lambda value=value: value.__setitem__(0, "spoilt"),
+            lambda value=value: value.__dict__.update(id="spoilt"),
+        ):
+            with contextlib.suppress(Exception):
+                change_it()
+
+
+class Spoiler(JsonStore):
+    """A store, listener, rule and destination that changes all that it is given."""
+
+    @hookimpl
+    def on_packet(self, packet):
+        spoil(packet, packet.interface)
+
+    @hookimpl
+    def on_session_complete(self, session):
+        spoil(session, *session.messages, *session.elements)
+
+    @hookimpl
+    def on_event(self, event):
+        spoil(event)
+
+    @hookimpl
+    def diagnose(self, session):
+        spoil(session, *session.messages)
+        return ()
+
+    @hookimpl
+    def before_persist(self, session):
+        spoil(session)
+
+    @hookimpl
+    def persist_sessions(self, sessions, replace):
+        answer = JsonStore.persist_sessions(self, list(sessions), replace)
+        spoil(sessions)
+        return answer
+
+    @hookimpl
+    def load_sessions(self, query):
+        answer = JsonStore.load_sessions(self, query)
+        spoil(query)
+        return answer
+
+    @hookimpl
+    def delete_sessions(self, ids, to_trash, deleted_at):
+        answer = JsonStore.delete_sessions(self, list(ids), to_trash, deleted_at)
+        spoil(ids)
+        return answer
+
+    @hookimpl
+    def submit_sessions(self, sessions):
+        answer = [Receipt() for _ in sessions]
+        spoil(sessions)
+        return answer
+
+    @hookimpl
+    def submit_session(self, session):
+        spoil(session)
+        return Receipt()
+
+    @hookimpl
+    def open_source(self, request):
+        spoil(request)
+
+
+class Witness:
+    """Hears what the spoiler may have spoilt."""
+
+    def __init__(self):
+        self.packets, self.sessions = [], []
+
+    @hookimpl
+    def register_settings(self):
+        return PluginSettings
+
+    @hookimpl
+    def on_packet(self, packet):
+        self.packets.append(packet)
+
+    @hookimpl
+    def on_session_complete(self, session):
+        self.sessions.append(session)
+
+
+def test_a_plugin_that_changes_what_it_is_given_changes_it_for_nobody(tmp_path):
+    witness = Witness()
+    plugins = {"spoiler": Spoiler, "witness": witness}
+    batches = [exchange(f"C{number}") for number in range(40)]
+    with EngineHarness(tmp_path, plugins, settings={"core.store": "spoiler"}) as harness:
+        harness.feed(*batches)
+        harness.wait_for(lambda: len(witness.sessions) == 40 and not harness.state().unsaved, PATIENCE)
+        assert witness.packets == [packet for batch in batches for packet in batch.packets()]
+        assert {session.messages[0].control_id for session in witness.sessions} == {f"C{n}" for n in range(40)}
+        stored = harness.sessions(SessionQuery(limit=100))
+        assert named(stored) == {f"C{number}" for number in range(40)}
+        gone = [session.id for session in stored[:5]]
+        assert harness.call(harness.runtime.delete(gone)) == gone
+        assert len(harness.sessions(SessionQuery(limit=100))) == 35
+        assert str(harness.engine.registry.info("spoiler").state) == "enabled"
+
+
+def test_a_slow_start_and_a_slow_stop_lose_nothing(tmp_path):
+    class Slow:
+        heard, stopped = [], []
+
+        @hookimpl
+        def register_settings(self):
+            return PluginSettings
+
+        @hookimpl
+        def start(self, runtime):
+            time.sleep(1)
+
+        @hookimpl
+        def on_session_complete(self, session):
+            Slow.heard.append(session)
+
+        @hookimpl
+        def stop(self):
+            time.sleep(1)
+            Slow.stopped.append(True)
+
+    with EngineHarness(tmp_path, {"json_store": JsonStore, "slow": Slow}) as harness:
+        harness.feed(*(exchange(f"A{number}") for number in range(20)))
+        harness.wait_for(lambda: len(Slow.heard) == 20, PATIENCE)
+        change(harness.path, {"plugins.slow.enabled": False})
+        harness.feed(*(exchange(f"B{number}") for number in range(20)))
+        harness.wait_for(lambda: Slow.stopped, PATIENCE)
+        harness.wait_for(lambda: len(harness.engine.ledger) == 40 and not harness.state().unsaved, PATIENCE)
+        assert str(harness.engine.registry.info("slow").state) == "disabled"
+    assert harness.engine.unsaved == []

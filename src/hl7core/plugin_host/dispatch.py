@@ -259,7 +259,7 @@ class Dispatch:
 
         Raises what ``submit`` raises.
         """
-        answer = await self._hand_on("submit_sessions", name, sessions)
+        answer = await self._hand_on("submit_sessions", name, list(sessions))
         if not isinstance(answer, list | tuple) or len(answer) != len(sessions):
             raise PluginError(f"{name}: submit_sessions must return one entry for each session")
         if not all(isinstance(entry, Receipt | Exception) for entry in answer):
