@@ -221,15 +221,10 @@ class Replay:
 
     def _emit(self, batch: PacketBatch) -> None:
         for wait, part in self._parts_of(batch):
-            self._stopped.wait(wait)
-            began = time.monotonic()
-            self._give_way()
-            self._configure()
+            self._wait(wait)
             if self._stopped.is_set() or self._gone:
                 return
             ready = time.monotonic()
-            if self._pace is not None:
-                self._pace.delay(ready - began)
             self._intake.put(part, self._file, finite=True)
             self._at = part.times[-1] / 1e9
             if self._parts.sources.capturing:
@@ -243,6 +238,21 @@ class Replay:
         some = _HEARD_TOGETHER if self._parts.dispatch.packet_listeners() else batch.count
         for start in range(0, batch.count, max(some, 1)):
             yield 0.0, sliced(batch, start, start + some)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until the next packets are due and may be decoded, minding meanwhile what changes."""
+        until = time.monotonic() + seconds
+        while True:
+            began = time.monotonic()
+            self._give_way()
+            held_up = time.monotonic() - began
+            if self._pace is not None:
+                until += held_up
+                self._pace.delay(held_up)
+            self._configure()
+            left = until - time.monotonic()
+            if left <= 0 or self._gone or self._stopped.wait(min(left, _TELL_EVERY)):
+                return
 
     def _give_way(self) -> None:
         """Wait while the engine is paused, and for a moment while live packets wait to be decoded."""
