@@ -104,6 +104,9 @@ if TYPE_CHECKING:
         Packet,
         PacketBatch,
     )
+    from hl7core.model.replay import (
+        ReplayReport,
+    )
     from hl7core.model.schema import (
         SCHEMA_VERSION,
         session_to_json,
@@ -194,6 +197,7 @@ __all__ = [
     "PluginSettings",
     "Receipt",
     "RecoveryDone",
+    "ReplayReport",
     "Resync",
     "Runtime",
     "SearchKeys",
@@ -316,6 +320,7 @@ _ROOMS = {
         "Packet",
         "PacketBatch",
     ),
+    "hl7core.model.replay": ("ReplayReport",),
     "hl7core.model.schema": (
         "SCHEMA_VERSION",
         "session_to_json",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import Event
 from hl7core.model.packet import Interface, PacketBatch
+from hl7core.model.replay import ReplayReport
 from hl7core.model.session import Session, SessionQuery
 
 __all__ = [
@@ -251,6 +252,20 @@ class Runtime(Protocol):
 
     async def resume(self) -> None:
         """Resume decoding."""
+
+    async def replay(
+        self,
+        files: Sequence[str],
+        *,
+        speed: str = "max",
+        progress: Callable[[ReplayReport], None] = lambda _report: None,
+    ) -> ReplayReport:
+        """Replay capture files, given by absolute paths, through all plugins while the capture goes on.
+
+        ``speed`` is "max" or "1" (the packets' own pace).  ``progress`` is called with a report about four times a
+        second.  Return the final report, which also names the files that could not be read.  Cancelling the call stops
+        the replay; what was decoded is kept.  Raises EngineError if a replay is running already.
+        """
 
     async def clear(self) -> None:
         """Drop stored sessions from memory; the store keeps them."""

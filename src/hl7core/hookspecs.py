@@ -42,7 +42,8 @@ def on_packet(packet: Packet) -> None:
     """Called for every captured packet, before TCP reassembly.
 
     Runs on a thread of the plugin's own, and decoding waits for it, so be quick: packets may be lost meanwhile.  If no
-    plugin implements this hook, it has no cost.
+    plugin implements this hook, it has no cost.  The packets of a replay (``hl7core replay``) come here too, among
+    those captured live, so their times go back and forth.
     """
 
 

@@ -135,3 +135,22 @@ def test_memory_answers_for_what_no_store_holds_as_it_is_now():
     found, ruling = ledger.newer(SessionQuery(status=(DeliveryStatus.IGNORED,)))
     assert [s.id for s in found] == [session(1).id]
     assert ruling == {session(1).id}
+
+
+def test_what_waits_and_what_was_lost_can_be_asked_by_id():
+    ledger = Ledger(Limits(unsaved_sessions=2))
+    one, two, three = session(1), session(2), session(3)
+    ledger.add([one, two])
+    assert ledger.filled == 1.0
+    assert ledger.waiting([one.id, two.id, three.id]) == {one.id, two.id}
+    ledger.add([three])
+    assert ledger.lost_among([one.id, two.id, three.id]) == {one.id}
+    assert ledger.waiting([one.id, three.id]) == {three.id}
+
+
+def test_it_is_as_full_as_the_fuller_of_its_two_limits():
+    ledger = Ledger(Limits(unsaved_sessions=1000, memory_bytes=100_000))
+    ledger.add([session(1, text=b"x" * 50_000)])
+    assert ledger.filled > 0.5
+    save(ledger)
+    assert ledger.filled == 0

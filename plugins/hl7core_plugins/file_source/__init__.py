@@ -29,7 +29,7 @@ __all__ = ["FileSource", "FileSourceSettings", "Replay"]
 class FileSourceSettings(PluginSettings):
     """The table ``[plugins.file_source]``."""
 
-    enabled: bool = Field(default=True, description="Replay capture files into the engine.")
+    enabled: bool = Field(default=True, description="Read capture files, for `hl7core replay`.")
 
 
 class Replay:

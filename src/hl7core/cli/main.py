@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "run": ("run", "Run the engine with all enabled plugins, as a service does."),
     "capture": ("capture", "Capture live on one or several interfaces."),
     "read": ("read", "Decode capture files: pcap, pcapng, gzip, or a pipe."),
+    "replay": ("replay", "Replay capture files in the running engine, through its plugins."),
     "sessions": ("sessions", "List, show, export and import stored sessions."),
     "submit": ("submit", "Submit pending sessions now, or show the destinations."),
     "cleanup": ("cleanup", "Delete expired sessions now."),

@@ -33,6 +33,7 @@ from hl7core.engine.outbox.outbox import Outbox
 from hl7core.engine.outbox.records import StoredRecords
 from hl7core.engine.parts import InForce, Parts
 from hl7core.engine.reloader import Reloader
+from hl7core.engine.replay.replay import Replays
 from hl7core.engine.runtime import EngineRuntime
 from hl7core.engine.session_memory import Limits
 from hl7core.engine.sources import Sources, own_request
@@ -59,6 +60,8 @@ _PATIENCE: Final = 0.5
 """For how many seconds a plugin may keep decoding from its end at the stop."""
 _SENDING: Final = 0.4
 """The share of the stop deadline that attempts in flight at a destination may take."""
+_REPLAY: Final = 0.5
+"""The share of the stop deadline that a replay may take to hand on what it has decoded."""
 _NOW: Final = partial(datetime.now, UTC)
 
 
@@ -138,11 +141,13 @@ class Engine:
             decoding=self.decoding,
             sources=self.sources,
         )
+        self.replays = Replays(self.parts)
         self.runtime = EngineRuntime(self.parts, self)
         self._applier = SettingsApplier(self.parts, self._put_in_force)
         self.control = Control(
             self.parts,
             self.runtime,
+            self.replays,
             problems=self.settings_problems,
             retry_plugin=self._applier.retry_plugin,
             request_stop=self.request_stop,
@@ -306,12 +311,14 @@ class Engine:
             if self.decoding.finite:
                 self.intake.close()  # releases the file reader: what it has left is not decoded
             sending = asyncio.create_task(self.outbox.stop(_SENDING * self._stop_deadline))
+            replays = asyncio.create_task(self.replays.stop(_REPLAY * self._stop_deadline))
             await self.sources.stop()
             left = max(0.5, until - time.monotonic() - 1.0)
             await asyncio.to_thread(
                 self.decoding.stop, Ending.STOPPED, min(2.0, left), lambda: self.dispatch.abandon_decoding(_PATIENCE)
             )
             await sending
+            await replays
             problem = self.dispatch.redactors.problem()
             self.unsaved = await asyncio.to_thread(self.keeper.stop, max(0.5, until - time.monotonic()))
             self.unsaved_reason = problem

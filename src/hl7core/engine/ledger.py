@@ -27,7 +27,7 @@ from hl7core.model.session import Session, SessionQuery
 __all__ = ["Ledger", "Stamped"]
 
 _TOMBSTONES: Final = 10_000
-"""How many deleted ids are remembered, so that a late acknowledgement does not bring one back."""
+"""How many deleted ids are remembered, so that a late acknowledgement does not bring one back; as many lost ones."""
 
 
 class Stamped(NamedTuple):
@@ -50,6 +50,7 @@ class Ledger:
         self._lock = Lock()
         self._on_lost = on_lost
         self._deleted: OrderedDict[str, None] = OrderedDict()
+        self._lost_ids: OrderedDict[str, None] = OrderedDict()
         self.sessions = 0
         self.repeated = 0
         self.saved_count = 0
@@ -72,6 +73,21 @@ class Ledger:
     def pressed(self) -> bool:
         """Whether so much waits to be saved that sources which can wait should."""
         return self._memory.pressed
+
+    @property
+    def filled(self) -> float:
+        """Which share of what may wait to be saved does wait, 0 to 1 (more where nothing is dropped)."""
+        return self._memory.filled
+
+    def waiting(self, ids: Iterable[str]) -> set[str]:
+        """Return those of ``ids`` that wait to be saved."""
+        with self._lock:
+            return {entry.session.id for entry in self._memory.entries(ids) if entry.dirty}
+
+    def lost_among(self, ids: Iterable[str]) -> set[str]:
+        """Return those of ``ids`` that were dropped unsaved, as far back as is remembered."""
+        with self._lock:
+            return {session_id for session_id in ids if session_id in self._lost_ids}
 
     def unsaved_ids(self) -> list[str]:
         """Return the ids of the sessions that wait to be saved, the oldest change first."""
@@ -134,6 +150,9 @@ class Ledger:
     def _make_room(self) -> list[str]:
         lost = self._memory.make_room()
         self.lost += len(lost)
+        self._lost_ids.update(dict.fromkeys(lost))
+        while len(self._lost_ids) > _TOMBSTONES:
+            self._lost_ids.popitem(last=False)
         return lost
 
     def _report(self, lost: Sequence[str]) -> None:

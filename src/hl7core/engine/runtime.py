@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from hl7core.contract import CoreView, SourceRequest, State
 from hl7core.engine.parts import Parts
+from hl7core.engine.replay.replay import Replays
 from hl7core.engine.session_state import ignore, renewed, retry, unignore
 from hl7core.engine.sources import default_bpf
 from hl7core.engine.stores import TRASH_PART
@@ -24,6 +25,7 @@ from hl7core.guard import describe, in_thread, made_progress, progress_of, reaso
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import CaptureChanged, CleanupSummary, Event, NoticeRaised, SessionsRemoved
 from hl7core.model.packet import Interface
+from hl7core.model.replay import ReplayReport
 from hl7core.model.session import Ending, Session, SessionQuery
 
 __all__ = ["EngineRuntime", "RunningEngine"]
@@ -45,6 +47,10 @@ class RunningEngine(Protocol):
 
     async def change_settings(self, changes: dict[str, Any]) -> None:
         """Write ``changes`` to the settings file and put them in force.  Raises SettingsError, changing nothing."""
+
+    @property
+    def replays(self) -> Replays:
+        """Replays of capture files, one at a time."""
 
 
 class EngineRuntime:
@@ -189,6 +195,26 @@ class EngineRuntime:
         if self._parts.intake.paused:
             self._parts.intake.resume()
             self.publish(CaptureChanged("", "resumed"))
+
+    async def replay(
+        self,
+        files: Sequence[str],
+        *,
+        speed: str = "max",
+        progress: Callable[[ReplayReport], None] = lambda _report: None,
+    ) -> ReplayReport:
+        """Replay capture files beside the capture; return the final report.  Cancelling it stops the replay.
+
+        Raises EngineError if it cannot begin.
+        """
+        replay = self._engine.replays.begin(files, speed=speed)
+        report = ReplayReport()
+        try:
+            async for report in replay.progress():
+                progress(report)
+        finally:
+            replay.stop()
+        return report
 
     async def clear(self) -> None:
         """Forget the sessions in memory that are stored; the store keeps them."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hl7core.engine.save_queue import Entry, SaveQueue
 from hl7core.engine.session_state import size_of
 from hl7core.model.session import Session
 
 __all__ = ["Limits", "SessionMemory"]
+
+_PRESSED: Final = 0.5
 
 
 class Limits(NamedTuple):
@@ -52,8 +54,13 @@ class SessionMemory:
     @property
     def pressed(self) -> bool:
         """Whether so much waits to be saved that sources which can wait should."""
+        return self.limits.saving and self.filled >= _PRESSED
+
+    @property
+    def filled(self) -> float:
+        """Which share of what may wait to be saved does wait: of the sessions or of the bytes, the larger one."""
         limits, queue = self.limits, self.queue
-        return limits.saving and (2 * len(queue) >= limits.unsaved_sessions or 2 * queue.size >= limits.memory_bytes)
+        return max(len(queue) / limits.unsaved_sessions, queue.size / limits.memory_bytes)
 
     def get(self, session_id: str) -> Entry | None:
         """Return the entry of a session, None if it is not in memory."""

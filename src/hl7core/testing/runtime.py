@@ -14,6 +14,7 @@ from hl7core.hl7.query import matches, sort_key
 from hl7core.model.cleanup import CleanupReport
 from hl7core.model.events import Event
 from hl7core.model.packet import Interface
+from hl7core.model.replay import ReplayReport
 from hl7core.model.schema import session_to_json
 from hl7core.model.session import Session, SessionQuery
 
@@ -128,6 +129,19 @@ class FakeRuntime:
     async def resume(self) -> None:
         """Record the call."""
         self._note("resume")
+
+    async def replay(
+        self,
+        files: Sequence[str],
+        *,
+        speed: str = "max",
+        progress: Callable[[ReplayReport], None] = lambda _report: None,
+    ) -> ReplayReport:
+        """Record the call; report that ``files`` were replayed and held nothing."""
+        self._note("replay", tuple(files), speed)
+        report = ReplayReport(state="done")
+        progress(report)
+        return report
 
     async def clear(self) -> None:
         """Forget all sessions."""

@@ -6,10 +6,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import click
+
 from hl7core.cli.output.text import counted
 from hl7core.files import CaptureFile
+from hl7core.model.replay import ReplayReport
 
-__all__ = ["progress_of_capture", "progress_of_cleanup", "progress_of_sending", "progress_over_time"]
+__all__ = [
+    "progress_of_capture",
+    "progress_of_cleanup",
+    "progress_of_replay",
+    "progress_of_sending",
+    "progress_over_time",
+]
 
 
 @contextmanager
@@ -25,6 +34,40 @@ def progress_of_capture(capture: CaptureFile, name: str, *, shown: bool) -> Iter
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=capture.size or None)
         yield lambda: bar.update(task, completed=capture.position)
+
+
+@contextmanager
+def progress_of_replay(*, shown: bool) -> Iterator[Callable[[ReplayReport], None]]:
+    """Show how far a replay has come.  Call the function with each report.
+
+    If stderr is no terminal, only what the replay waits for is written there, each time that it changes.
+    """
+    if not (shown and sys.stderr.isatty()):
+        said = ""
+
+        def say(report: ReplayReport) -> None:
+            nonlocal said
+            detail = "the engine is paused" if report.state == "paused" else report.detail
+            if report.state in ("waiting", "paused") and detail != said:
+                click.echo(f"hl7core: the replay waits: {detail}", err=True)
+                said = detail
+
+        yield say
+        return
+    from rich.console import Console  # only on a terminal
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def step(report: ReplayReport) -> None:
+            detail = f" ({report.detail})" if report.detail else ""
+            what = escape(f"{report.state}{detail}: {counted(report.sessions, 'session')}")
+            bar.update(task, description=what, total=report.size or None, completed=report.position)
+
+        yield step
 
 
 @contextmanager

@@ -6,6 +6,7 @@ EngineError.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -27,6 +28,7 @@ from hl7core.engine.control.protocol import (
 from hl7core.engine.outbox.status import DestinationStatus
 from hl7core.errors import EngineError
 from hl7core.model.cleanup import CleanupReport
+from hl7core.model.replay import ReplayReport
 from hl7core.model.session import Session, SessionQuery
 
 __all__ = ["ControlClient"]
@@ -214,9 +216,38 @@ class ControlClient:
         """Make the engine look for sessions that another process has stored."""
         self.call("find_pending")
 
+    def replay(self, files: Sequence[str], *, speed: str = "max") -> Iterator[ReplayReport]:
+        """Replay capture files, given by absolute paths; yield reports of progress, the last one final.
+
+        ``interrupt`` stops it.
+        """
+        for item in self.stream("replay", timeout=None, files=list(files), speed=speed):
+            yield _replay_report(item)
+        yield _replay_report(self.result)
+
+    def interrupt(self) -> None:
+        """Stop the replay whose reports are being read; it ends with its final report.  A signal handler may call it.
+
+        Does nothing if the engine has closed the connection.
+        """
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # whoever reads the reports finds out
+                self._socket.sendall(b"\n")
+
     def follow(self) -> Iterator[dict[str, Any]]:
         """Yield ``{"event": ...}`` and ``{"session": ...}`` objects as they happen, until the engine stops."""
         yield from self.stream("follow", timeout=None)
+
+
+def _replay_report(item: Any) -> ReplayReport:
+    if not isinstance(item, dict):
+        raise EngineError(_NO_ENGINE)
+    known = {name: value for name, value in item.items() if name in ReplayReport._fields}
+    try:
+        problems = tuple((str(file), str(text)) for file, text in known.pop("problems", ()))
+    except (TypeError, ValueError):
+        raise EngineError(_NO_ENGINE) from None
+    return ReplayReport(**known, problems=problems)
 
 
 def _ids(value: Any) -> list[str]:

@@ -39,6 +39,7 @@ from hl7core.engine.control.protocol import (
 )
 from hl7core.engine.imports import ImportReport, Imports
 from hl7core.engine.parts import Parts
+from hl7core.engine.replay.replay import Replays
 from hl7core.engine.runtime import EngineRuntime
 from hl7core.engine.stores import PAGE
 from hl7core.errors import EngineError, StoreError
@@ -68,6 +69,7 @@ class Control:
         self,
         parts: Parts,
         runtime: EngineRuntime,
+        replays: Replays,
         *,
         problems: Callable[[], list[str]],
         retry_plugin: Callable[[str], Awaitable[None]],
@@ -75,6 +77,7 @@ class Control:
     ) -> None:
         self._parts = parts
         self._runtime = runtime
+        self._replays = replays
         self._problems = problems
         self._request_stop = request_stop
         self._server: asyncio.Server | None = None
@@ -203,6 +206,8 @@ class Control:
             result = await self._import(request, writer)
         elif do == "cleanup":
             result = await self._cleanup(request, writer)
+        elif do == "replay":
+            result = await self._replay(request, reader, writer)
         elif do == "follow":
             await self._follow(reader, writer)
             result = None
@@ -267,6 +272,26 @@ class Control:
         async for report in pages:
             await _send(writer, line_of({"item": report.as_json()}))
         return report.as_json()
+
+    async def _replay(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> dict[str, Any]:
+        """Replay capture files and report how far it has come; a byte of the client, or its end, stops the replay."""
+        replay = self._replays.begin(texts_in(request, "files"), speed=text_in(request, "speed", "max"))
+
+        async def listen() -> None:
+            await reader.read(1)
+            replay.stop()
+
+        listening = asyncio.create_task(listen())
+        report = replay.report()
+        try:
+            async for report in replay.progress():
+                await _send(writer, line_of({"item": report._asdict()}))
+        finally:
+            listening.cancel()
+            replay.stop()
+        return report._asdict()
 
     async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Send events and ended sessions until the engine stops, or until the client sends a byte or disconnects."""

@@ -1,0 +1,1 @@
+"""Replays of capture files in a running engine, beside its capture."""
