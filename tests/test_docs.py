@@ -221,7 +221,7 @@ def paths_named_in(page: str) -> set[str]:
 def test_every_path_in_the_architecture_exists():
     page = (DOCS / "architecture.md").read_text()
     named = paths_named_in(page)
-    assert {"wire/mllp_sessions/", "engine/outbox/", "plugin_host/registry.py", "engine/intake.py"} <= named
+    assert {"wire/mllp_sessions/", "engine/outbox/", "plugin_host/registry.py", "engine/capture/intake.py"} <= named
     roots = (ROOT, ROOT / "src/hl7core")
     optional = {"dynaconf_hooks.py"}  # a file that somebody may have, named to say that it is not run
     assert sorted(n for n in named - optional if not any((root / n).exists() for root in roots)) == []

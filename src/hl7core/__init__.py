@@ -10,9 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hl7core.bpf import check_filter
     from hl7core.contract import (
         CoreView,
         DestinationSettings,
+        ListeningSource,
         PacketSource,
         PluginSettings,
         Runtime,
@@ -179,6 +181,7 @@ __all__ = [
     "Hl7coreError",
     "Interface",
     "InterfaceMissing",
+    "ListeningSource",
     "Message",
     "MessageLine",
     "MessageNames",
@@ -221,6 +224,7 @@ __all__ = [
     "SubmissionResult",
     "SubmitError",
     "__version__",
+    "check_filter",
     "hookimpl",
     "hookspec",
     "matches",
@@ -232,9 +236,11 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "hl7core.bpf": ("check_filter",),
     "hl7core.contract": (
         "CoreView",
         "DestinationSettings",
+        "ListeningSource",
         "PacketSource",
         "PluginSettings",
         "Runtime",

@@ -19,11 +19,12 @@ from typing import Final, Self
 from hl7core.errors import SourceError
 from hl7core.model.packet import PacketBatch
 
-__all__ = ["PacketFilter"]
+__all__ = ["PacketFilter", "check_filter"]
 
 _NAMES: Final = ("libpcap.so.1", "libpcap.so.0.8", "libpcap.dylib")
 _NETMASK_UNKNOWN: Final = 0xFFFFFFFF  # PCAP_NETMASK_UNKNOWN: only "ip broadcast" needs a netmask
 _OPTIMIZE: Final = 1
+_ETHERNET: Final = 1
 
 # The link types that capture files number differently from libpcap (https://www.tcpdump.org/linktypes.html).
 _LINK_TYPE_TO_DLT: Final = {100: 11, 101: 12}
@@ -47,6 +48,19 @@ class _Header(ctypes.Structure):
         ("captured", ctypes.c_uint32),
         ("wire_length", ctypes.c_uint32),
     )
+
+
+def check_filter(expression: str) -> None:
+    """Raise SourceError, with libpcap's reason, if ``expression`` is not a valid filter for Ethernet.
+
+    Does nothing where libpcap is not installed: nothing there can tell.
+    """
+    try:
+        _libpcap()
+    except SourceError:
+        return
+    with PacketFilter(expression, _ETHERNET):
+        pass
 
 
 class PacketFilter:

@@ -131,6 +131,19 @@ class PacketSource(Protocol):
         """Return the interfaces it listens on, as far as known."""
 
 
+@runtime_checkable
+class ListeningSource(PacketSource, Protocol):
+    """A live source that says when it listens.
+
+    With it the engine can put new settings of a capture in force without losing a packet: the new source listens before
+    the old one ends.  Two sources that listen at once must give a packet the same time, as the kernel does.
+    """
+
+    @property
+    def listening(self) -> bool:
+        """Whether every packet that arrives from now on is captured.  May be asked from any thread."""
+
+
 class CoreView(NamedTuple):
     """The part of ``[core]`` that plugins may see.
 

@@ -3,8 +3,8 @@
 import pytest
 
 from engine.parts import ack, block, exchange, noise, oru, poll
+from hl7core.engine.capture.intake import Intake
 from hl7core.engine.decoding import Decoding
-from hl7core.engine.intake import Intake
 from hl7core.model.session import Ending
 from hl7core.wire.decoder import DecoderOptions
 from hl7core.wire.pcap.synthetic_tcp import TcpTalk

@@ -1,14 +1,24 @@
 """The plugin: its settings, and the interfaces that a request means.
 
 Law: interfaces named in the request override those in the settings.  If none are named, every interface that is up and
-can be captured is meant, loopback included, as with ``tcpdump -i any``; each packet names the one it came from.
+can be captured is meant, loopback included, as with ``tcpdump -i any``; each packet names the one it came from.  One
+that a person names must exist; one that the settings name is waited for.
 """
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from hl7core import Interface, InterfaceMissing, PacketSource, PluginSettings, SourceError, SourceRequest, hookimpl
+from hl7core import (
+    Interface,
+    InterfaceMissing,
+    PacketSource,
+    PluginSettings,
+    SourceError,
+    SourceRequest,
+    check_filter,
+    hookimpl,
+)
 from hl7core_plugins.scapy_source.interfaces import UNKNOWN_LINK, list_interfaces
 from hl7core_plugins.scapy_source.source import LiveSource
 
@@ -36,6 +46,16 @@ class ScapySourceSettings(PluginSettings):
         description="Kernel memory, in MiB, for packets waiting to be read, shared by all interfaces.",
     )
 
+    @field_validator("bpf")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        if value:
+            try:
+                check_filter(value)
+            except SourceError as error:
+                raise ValueError(str(error)) from None
+        return value
+
 
 class ScapySource:
     """Live capture in a separate process, which has dropped all privileges before it reads a packet."""
@@ -58,17 +78,21 @@ class ScapySource:
     def open_source(self, request: SourceRequest) -> PacketSource | None:
         """Return a live source; None if files are asked for.
 
-        Raises InterfaceMissing for a name that is no interface, SourceError if none is up.
+        Raises InterfaceMissing for a name in the request that is no interface, SourceError if none is up or if the
+        filter is not valid.
         """
         if request.files:
             return None
         settings = self._settings
+        if request.bpf:
+            check_filter(request.bpf)
         return LiveSource(
             self._interfaces(request),
             bpf=request.bpf or settings.bpf or request.default_bpf,
             promiscuous=request.promiscuous and settings.promiscuous,
             snaplen=settings.snaplen,
             buffer_mib=settings.buffer_mib,
+            patient=not request.interfaces,
         )
 
     @hookimpl
@@ -84,7 +108,7 @@ class ScapySource:
             names = tuple(entry.name for entry in existing if entry.is_up and entry.link_type != UNKNOWN_LINK)
             if not names:
                 raise SourceError("no interface is up, so there is nothing to capture on")
-        for name in names:
+        for name in request.interfaces and names:
             if name not in {entry.name for entry in existing}:
                 raise InterfaceMissing(name, existing=tuple(entry.name for entry in existing))
         return names

@@ -26,6 +26,7 @@ RETIRE_MS = 10
 _SOL_PACKET = 263
 _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 5, 6, 10
 _TPACKET_V3 = 2
+_SO_TIMESTAMPNS = 35
 _STATUS_USER = 1
 _VLAN_VALID, _VLAN_TPID_VALID = 1 << 4, 1 << 6
 _ETH_P_8021Q = 0x8100
@@ -68,6 +69,9 @@ class Ring:
         self._fence = threading.Lock()
         self._next = 0
         try:
+            # The kernel then notes each packet's time once, before any socket gets it: so two captures of one packet,
+            # while one takes the place of another, agree on its time.
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, struct.pack("=I", _TPACKET_V3))
             self._blocks = self._allocate(max(size // BLOCK_BYTES, _FEWEST_BLOCKS))
             self._map = mmap.mmap(sock.fileno(), self._blocks * BLOCK_BYTES, mmap.MAP_SHARED)

@@ -62,11 +62,13 @@ class LiveSource:
         snaplen: int = 262_144,
         buffer_mib: int = 64,
         portable: bool = False,
+        patient: bool = False,
     ) -> None:
         """Prepare a capture on ``interfaces``, keeping ``snaplen`` bytes a packet; nothing is opened before ``run``.
 
         ``buffer_mib`` MiB of kernel memory, all interfaces together, hold what waits to be read.  ``portable`` reads
-        packet by packet through scapy even where the kernel offers a ring.
+        packet by packet through scapy even where the kernel offers a ring.  ``patient``: an interface that does not
+        exist is waited for from the start.
         """
         self._names = tuple(interfaces)
         self._order: dict[str, Any] = {
@@ -76,7 +78,7 @@ class LiveSource:
             "snaplen": snaplen,
             "buffer_mib": buffer_mib,
             "portable": portable,
-            "patient": False,
+            "patient": patient,
         }
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -101,6 +103,11 @@ class LiveSource:
         """The id of the capture process, 0 if there is none."""
         process = self._process
         return process.pid if process is not None else 0
+
+    @property
+    def listening(self) -> bool:
+        """Whether the capture process has opened every interface that is there."""
+        return self._ready and self._process is not None and not self._trouble
 
     def interfaces(self) -> Sequence[Interface]:
         """Return the interfaces with their present addresses and state."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from hl7core.atomic_file import replace_atomically
+from hl7core.engine.capture.sources import own_request
 from hl7core.engine.parts import InForce, Parts
-from hl7core.engine.sources import own_request
 from hl7core.engine.store_probe import PROBE_ID, probe_store
 from hl7core.engine.stores import PAGE
 from hl7core.errors import Hl7coreError

@@ -14,7 +14,7 @@ from threading import Event as Flag
 from threading import Thread
 from typing import Final
 
-from hl7core.engine.intake import Arrival, Intake
+from hl7core.engine.capture.intake import Arrival, Intake
 from hl7core.guard import describe
 from hl7core.model.packet import Packet, PacketBatch
 from hl7core.model.session import Ending, OpenSession, Session

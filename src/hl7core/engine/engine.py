@@ -21,10 +21,11 @@ from typing import Any, Final
 
 from hl7core.contract import SourceRequest, State
 from hl7core.engine.apply_settings import SettingsApplier
+from hl7core.engine.capture.intake import Intake
+from hl7core.engine.capture.sources import Sources, own_request
 from hl7core.engine.change_settings import SettingsChanger
 from hl7core.engine.control.server import Control
 from hl7core.engine.decoding import Decoding
-from hl7core.engine.intake import Intake
 from hl7core.engine.keeper import Keeper, Policy
 from hl7core.engine.ledger import Ledger
 from hl7core.engine.lock import EngineLock
@@ -36,7 +37,6 @@ from hl7core.engine.reloader import Reloader
 from hl7core.engine.replay.replay import Replays
 from hl7core.engine.runtime import EngineRuntime
 from hl7core.engine.session_memory import Limits
-from hl7core.engine.sources import Sources, own_request
 from hl7core.engine.stores import AttachedStores
 from hl7core.errors import EngineError, Hl7coreError, SettingsError
 from hl7core.guard import in_thread, reason_of

@@ -11,14 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from hl7core.engine.capture.intake import Intake
+from hl7core.engine.capture.sources import Sources
 from hl7core.engine.decoding import Decoding
-from hl7core.engine.intake import Intake
 from hl7core.engine.keeper import Keeper
 from hl7core.engine.ledger import Ledger
 from hl7core.engine.lock import EngineLock
 from hl7core.engine.news import News
 from hl7core.engine.outbox.outbox import Outbox
-from hl7core.engine.sources import Sources
 from hl7core.engine.stores import AttachedStores
 from hl7core.plugin_host.dispatch import Dispatch
 from hl7core.plugin_host.registry import Registry

@@ -16,10 +16,10 @@ from threading import Lock, Thread
 from typing import Any, Final, Protocol, TypeVar
 
 from hl7core.contract import CoreView, SourceRequest, State
+from hl7core.engine.capture.sources import default_bpf
 from hl7core.engine.parts import Parts
 from hl7core.engine.replay.replay import Replays
 from hl7core.engine.session_state import ignore, renewed, retry, unignore
-from hl7core.engine.sources import default_bpf
 from hl7core.engine.stores import TRASH_PART
 from hl7core.guard import describe, in_thread, made_progress, progress_of, reason_of
 from hl7core.model.cleanup import CleanupReport

@@ -89,7 +89,7 @@ def command(
     settings = reading.read(reading.find(settings_path), overrides)
     if listing:
         return _list(settings_path, safe_mode=safe_mode)
-    from hl7core.engine.sources import default_bpf
+    from hl7core.engine.capture.sources import default_bpf
 
     request = SourceRequest(
         interfaces=interfaces,

@@ -45,7 +45,9 @@ def warning_text(event: object) -> str:
             return f"resolved: {text}" if resolved else text
         case PacketsDropped(where=where, source=source, count=count):
             return f"{counted(count, 'packet')} of {source} lost ({where})"
-        case PluginChanged(plugin=plugin, state=("failed" | "hanging" | "quarantined") as state, error=error):
+        case PluginChanged(
+            plugin=plugin, state=("failed" | "hanging" | "quarantined" | "suspended") as state, error=error
+        ):
             return f"plugin {plugin} is {state}: {error}" if state != "failed" else f"plugin {plugin} failed: {error}"
         case SettingsChanged(problems=problems) if problems:
             return "the changed settings are not valid, the earlier ones stay in force: " + "; ".join(problems)

@@ -19,8 +19,8 @@ from threading import Thread
 from typing import Final
 
 from hl7core.contract import PacketSource, SourceRequest, SourceStats
+from hl7core.engine.capture.intake import Intake
 from hl7core.engine.decoding import Decoding
-from hl7core.engine.intake import Intake
 from hl7core.engine.parts import Parts
 from hl7core.engine.replay.pace import Pace, sliced
 from hl7core.engine.replay.recording import Recording

@@ -4,7 +4,7 @@ import threading
 import time
 
 from engine.parts import noise, poll
-from hl7core.engine.intake import Arrival, Intake
+from hl7core.engine.capture.intake import Arrival, Intake
 
 
 def taken(intake: Intake) -> list:

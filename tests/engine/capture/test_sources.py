@@ -4,7 +4,7 @@ import pytest
 
 from engine.parts import exchange, poll
 from hl7core.contract import SourceRequest
-from hl7core.engine.sources import default_bpf
+from hl7core.engine.capture.sources import default_bpf
 from hl7core.errors import (
     InterfaceMissing,
     PermissionMissing,

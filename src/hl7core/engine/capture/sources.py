@@ -1,7 +1,9 @@
 """The sources: one thread per PacketSource, from the source to the intake.
 
 A source that fails is always reported: to the person who named it, as the error itself; in a service, as a notice, and
-there it is opened again with growing waits.  The sources of one plugin can be restarted alone; the gap is marked.
+there it is opened again with growing waits.  The sources of one plugin can be restarted alone.  Where sources say when
+they listen, the new one does so before the old one ends, and each packet is taken from one of them: nothing is lost.
+Elsewhere the gap is marked.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from threading import Thread
 from typing import Final
 
 from hl7core.contract import PacketSource, SourceRequest, SourceStats
-from hl7core.engine.intake import Intake
+from hl7core.engine.capture.intake import Intake
+from hl7core.engine.capture.running_source import RunningSource
 from hl7core.engine.news import News
 from hl7core.errors import Hl7coreError, SourceError
 from hl7core.guard import in_thread, reason_of
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 _JOIN: Final = 2.0
 _FIRST_RETRY: Final = 5.0
 _LONGEST_RETRY: Final = 60.0
+_LISTENS_WITHIN: Final = 10.0
+_MARGIN_NS: Final = 150_000_000
+"""How far ahead the moment of a handover lies: until then the kernel gives both sources' packets the same times."""
 
 
 def default_bpf(core: CoreSettings) -> str:
@@ -50,30 +55,6 @@ def own_request(core: CoreSettings) -> SourceRequest:
     return SourceRequest(default_bpf=default_bpf(core))
 
 
-class _Running:
-    """One source and its thread."""
-
-    def __init__(self, plugin: str, source: PacketSource) -> None:
-        self.plugin = plugin
-        self.source = source
-        self.name = source.name
-        self.stopping = False
-        self.ended = False
-        self.error: Exception | None = None
-        self.dropped_reported = 0
-        self.detail = ""
-        self.thread: Thread | None = None
-        self.last_stats = SourceStats()
-
-    def stats(self) -> SourceStats:
-        """Return the source's statistics, or the last known ones if it fails."""
-        try:
-            self.last_stats = self.source.stats()
-        except Exception as error:  # noqa: BLE001 - statistics must not end a capture
-            logger.debug("source %s has no statistics: %s", self.name, reason_of(error))
-        return self.last_stats
-
-
 class Sources:
     """Opens, runs, restarts and stops packet sources.  Its coroutines run on the event loop.
 
@@ -92,7 +73,7 @@ class Sources:
         self._intake = intake
         self._news = news
         self._on_ended = on_ended
-        self._running: list[_Running] = []
+        self._running: list[RunningSource] = []
         self._turn = asyncio.Lock()
         self._retry: asyncio.Task[None] | None = None
         self._retry_wait = _FIRST_RETRY
@@ -105,7 +86,7 @@ class Sources:
     @property
     def capturing(self) -> bool:
         """Whether a source runs."""
-        return any(not one.ended for one in self._running)
+        return any(not one.ended.is_set() for one in self._running)
 
     def stats(self) -> tuple[tuple[str, SourceStats], ...]:
         """Return the statistics of each source, by name."""
@@ -127,15 +108,14 @@ class Sources:
     async def start(self, request: SourceRequest) -> None:
         """Open the sources for ``request`` and run them.  Raises SourceError, or what opening them raises."""
         async with self._turn:
+            opened = await self._open(request)  # first: what is captured now goes on if this fails
+            if not opened:
+                raise SourceError("no enabled plugin has a source for this")
             await self._stop_sources(self._running)
             self.request = request
             self._error = None
-            opened = await self._open(request)
-            if not opened:
-                raise SourceError("no enabled plugin has a source for this")
             self._news.resolve("capture", "packets are captured again")
-            for plugin, source in opened:
-                self._run(plugin, source)
+            await self._start([self._running_source(plugin, source) for plugin, source in opened])
 
     async def stop(self) -> None:
         """Stop all sources; the packets that they still hold go to the intake first."""
@@ -158,20 +138,90 @@ class Sources:
                 theirs = [one for one in self._running if one.plugin in wanted]
                 if not wanted:
                     return
-            gaps = [(one.name, interface.name) for one in theirs for interface in one.source.interfaces()]
-            await self._stop_sources(theirs)
-            opened = await self._open(self.request)
-            for plugin, source in opened:
-                if (wanted is None or plugin in wanted) and not any(one.plugin == plugin for one in self._running):
-                    self._run(plugin, source)
-                elif not self.runs(source):
-                    source.stop()
-            for source_name, interface_name in gaps:
-                self._intake.mark_gap(source_name, interface_name)
+            opened = await self._open_for(self.request, theirs, wanted)
+            if opened is None:
+                return
+            if theirs and opened and all(one.tells for one in (*theirs, *opened)):
+                if not await self._hand_over(theirs, opened):
+                    return
+            else:
+                await self._replace(theirs, opened)
             if not self.capturing:
                 self._news.notice("capture", "no packets are captured: no enabled plugin has a source")
             else:
                 self._news.resolve("capture", "packets are captured again")
+
+    async def _open_for(
+        self, request: SourceRequest, theirs: Sequence[RunningSource], wanted: set[str] | None
+    ) -> list[RunningSource] | None:
+        """Open the sources that take the place of ``theirs``; None if that fails and ``theirs`` go on.
+
+        Raises what opening raises if nothing runs that could go on.
+        """
+        try:
+            opened = await self._open(request)
+        except Hl7coreError as error:
+            if not any(not one.ended.is_set() for one in theirs):
+                raise
+            self._keep(theirs, reason_of(error))
+            return None
+        fresh = []
+        stay = {one.plugin for one in self._running if one not in theirs}
+        for plugin, source in opened:
+            if (wanted is None or plugin in wanted) and plugin not in stay:
+                fresh.append(self._running_source(plugin, source))
+            elif not self.runs(source):
+                source.stop()
+        return fresh
+
+    def _keep(self, theirs: Sequence[RunningSource], reason: str) -> None:
+        """Report that new settings of a capture could not be put in force, so that the old ones stay."""
+        names = ", ".join(one.name for one in theirs)
+        self._news.notice("capture", f"the capture on {names} goes on with its earlier settings: {reason}")
+
+    async def _hand_over(self, theirs: Sequence[RunningSource], fresh: Sequence[RunningSource]) -> bool:
+        """Let ``fresh`` take the place of ``theirs`` without losing a packet; return false if they do not listen."""
+        for one in fresh:
+            one.taking_over = True
+            self._running.append(one)
+            one.start(held=True)
+        await _until(lambda: all(one.listening or one.ended.is_set() for one in fresh), _LISTENS_WITHIN)
+        failed = next((one for one in fresh if not one.listening or one.ended.is_set()), None)
+        if failed is not None:
+            reason = reason_of(failed.error) if failed.error else f"{failed.name} does not start to listen"
+            await self._stop_sources(fresh)
+            self._keep(theirs, reason)
+            return False
+        moment = time.time_ns() + _MARGIN_NS
+        for one in theirs:
+            one.end_at(moment)
+        await asyncio.sleep(2 * _MARGIN_NS / 1e9)  # until the old ones have captured what came before it
+        await self._stop_sources(theirs)
+        for one in fresh:
+            one.release(moment)
+            self._news.event(CaptureChanged(one.name, "started"))
+            one.taking_over = False
+            if one.ended.is_set():
+                self._ended(one)
+        return True
+
+    async def _replace(self, theirs: Sequence[RunningSource], fresh: Sequence[RunningSource]) -> None:
+        """End ``theirs``, then start ``fresh``; what comes between is lost, which is marked."""
+        gaps = [(one.name, interface.name) for one in theirs for interface in one.source.interfaces()]
+        await self._stop_sources(theirs)
+        await self._start(fresh)
+        for source_name, interface_name in gaps:
+            self._intake.mark_gap(source_name, interface_name)
+
+    async def _start(self, fresh: Sequence[RunningSource]) -> None:
+        """Start sources, and report each once it listens, or after some time if it does not say."""
+        for one in fresh:
+            self._running.append(one)
+            one.start()
+        await _until(lambda: all(one.listening or one.ended.is_set() for one in fresh), _LISTENS_WITHIN)
+        for one in fresh:
+            if not one.ended.is_set():
+                self._news.event(CaptureChanged(one.name, "started"))
 
     def watch(self) -> None:
         """Report what changed in the statistics since the last call: kernel drops, a lost interface."""
@@ -180,62 +230,53 @@ class Sources:
             if stats.dropped > one.dropped_reported:
                 count, one.dropped_reported = stats.dropped - one.dropped_reported, stats.dropped
                 self._news.event(PacketsDropped("kernel", one.name, count, self.dropped_kernel))
-            if stats.detail != one.detail and not one.ended:
+            if stats.detail != one.detail and not one.ended.is_set():
                 one.detail = stats.detail
                 self._news.event(CaptureChanged(one.name, "waiting" if stats.detail else "capturing", stats.detail))
+                if stats.detail:
+                    self._news.notice("waiting", stats.detail)
+                else:
+                    self._news.resolve("waiting", f"{one.name} is captured in full again")
 
     async def _open(self, request: SourceRequest) -> list[tuple[str, PacketSource]]:
         return await in_thread(self._dispatch.open_source, request, name="hl7core-open-source")
 
-    def _run(self, plugin: str, source: PacketSource) -> None:
+    def _running_source(self, plugin: str, source: PacketSource) -> RunningSource:
         loop = asyncio.get_running_loop()
-        one = _Running(plugin, source)
         finite = bool(self.request and self.request.files)
-        put, name = self._intake.put, one.name
+        put, name = self._intake.put, source.name
 
-        def emit(batch: PacketBatch) -> None:
+        def hand_on(batch: PacketBatch) -> None:
             if self.tap is not None:
                 self.tap(batch)
             put(batch, name, finite=finite)
 
-        def run() -> None:
-            try:
-                source.run(emit)
-            except Exception as error:  # noqa: BLE001 - reported below
-                one.error = error
-            except BaseException as error:  # noqa: BLE001 - a plugin's SystemExit must not end the engine
-                one.error = SourceError(f"source {name} ended with {type(error).__name__}")
-            one.ended = True
+        def ended(one: RunningSource) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._ended, one)
 
-        self._running.append(one)
-        self._news.event(CaptureChanged(name, "started"))
-        one.thread = Thread(target=run, name=f"hl7core-source-{name}", daemon=True)
-        one.thread.start()
+        return RunningSource(plugin, source, hand_on, ended)
 
-    async def _stop_sources(self, theirs: Sequence[_Running]) -> None:
+    async def _stop_sources(self, theirs: Sequence[RunningSource]) -> None:
         theirs = list(theirs)
         for one in theirs:
             one.stopping = True
             one.source.stop()
         until = time.monotonic() + _JOIN
         for one in theirs:
-            if one.thread is not None:
-                await asyncio.to_thread(one.thread.join, max(0.0, until - time.monotonic()))
-                if one.thread.is_alive():
-                    logger.warning("source %s does not stop; its thread is abandoned", one.name)
+            if not await asyncio.to_thread(one.join, max(0.0, until - time.monotonic())):
+                logger.warning("source %s does not stop; its thread is abandoned", one.name)
             self._remove(one)
             self._news.event(CaptureChanged(one.name, "stopped"))
 
-    def _remove(self, one: _Running) -> None:
+    def _remove(self, one: RunningSource) -> None:
         if one in self._running:
             self._dropped_before += one.stats().dropped
             self._running.remove(one)
 
-    def _ended(self, one: _Running) -> None:
+    def _ended(self, one: RunningSource) -> None:
         """A source ended by itself (called on the loop)."""
-        if one.stopping:
+        if one.stopping or one.taking_over:
             return
         request = self.request
         self.watch()
@@ -277,3 +318,10 @@ class Sources:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until ``condition`` is true, at most ``seconds``."""
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        await asyncio.sleep(0.01)

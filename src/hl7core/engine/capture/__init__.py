@@ -1,0 +1,1 @@
+"""Capturing: packet sources, and the intake through which their packets come in."""
