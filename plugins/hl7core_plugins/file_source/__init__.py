@@ -14,6 +14,7 @@ from pydantic import Field
 
 from hl7core import (
     CaptureFile,
+    CaptureFileError,
     Interface,
     PacketBatch,
     PacketSource,
@@ -49,20 +50,26 @@ class Replay:
         return Path(self._files[0]).name if len(self._files) == 1 else f"{len(self._files)} files"
 
     def run(self, emit: Callable[[PacketBatch], None]) -> None:
-        """Emit the files' packets.  Raises CaptureFileError for the first damage, after all files were read."""
+        """Emit the files' packets.
+
+        Raises CaptureFileError for the first file that is damaged or cannot be read, after all files were read.
+        """
         damage = None
         for name in self._files:
             done = self._position
-            with CaptureFile(name) as capture:
-                for batch in capture:
-                    if self._stopped.is_set():
-                        return
-                    if batch.interface not in self._interfaces:
-                        self._interfaces.append(batch.interface)
-                    emit(batch)
-                    self._packets += batch.count
-                    self._position = done + capture.position
-                damage = damage or capture.damage
+            try:
+                with CaptureFile(name) as capture:
+                    for batch in capture:
+                        if self._stopped.is_set():
+                            return
+                        if batch.interface not in self._interfaces:
+                            self._interfaces.append(batch.interface)
+                        emit(batch)
+                        self._packets += batch.count
+                        self._position = done + capture.position
+                    damage = damage or capture.damage
+            except CaptureFileError as error:
+                damage = damage or error
         if damage is not None:
             raise damage
 

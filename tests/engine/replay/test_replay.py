@@ -297,6 +297,19 @@ def test_a_client_that_leaves_stops_it(lab, tmp_path):
     assert ended(harness.engine.replays._current).state == "stopped"
 
 
+def test_a_client_may_ask_on_after_a_replay_and_interrupt_one(lab, tmp_path, caplog):
+    harness = lab()
+    file, slow = day(tmp_path / "day.pcapng"), day(tmp_path / "slow.pcapng", 2, seconds=YEAR)
+    with ControlClient(harness.engine.folder).connect() as client:
+        assert list(client.replay([file]))[-1].saved == 20
+        assert client.call("ping")["folder"] == str(harness.engine.folder)
+        reports = client.replay([slow], speed="1")
+        next(reports)
+        client.interrupt()
+        assert list(reports)[-1].state == "stopped"
+    assert "asyncio" not in {record.name for record in caplog.records}
+
+
 def test_one_replay_at_a_time(lab, tmp_path):
     harness = lab()
     file = day(tmp_path / "slow.pcapng", 2, seconds=YEAR)

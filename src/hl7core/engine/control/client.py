@@ -228,7 +228,7 @@ class ControlClient:
     def interrupt(self) -> None:
         """Stop the replay whose reports are being read; it ends with its final report.  A signal handler may call it.
 
-        Does nothing if the engine has closed the connection.
+        Ask nothing else on this connection afterwards: a replay that had just ended takes this for a bad request.
         """
         if self._socket is not None:
             with contextlib.suppress(OSError):  # whoever reads the reports finds out

@@ -289,8 +289,8 @@ class Control:
             async for report in replay.progress():
                 await _send(writer, line_of({"item": report._asdict()}))
         finally:
-            listening.cancel()
             replay.stop()
+            await _cancelled(listening)
         return report._asdict()
 
     async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -309,8 +309,8 @@ class Control:
                 else:
                     await _send(writer, line_of({"item": event_to_json(item)}))
         finally:
-            listening.cancel()
             self._parts.news.unfollow(follower)
+            await _cancelled(listening)
 
     # Commands that are more than one call.
 
@@ -356,6 +356,12 @@ class Control:
 
     async def _interfaces(self, _request: Request) -> list[dict[str, Any]]:
         return [interface._asdict() for interface in await self._runtime.interfaces()]
+
+
+async def _cancelled(listening: asyncio.Task[None]) -> None:
+    """Cancel a task that reads from a client, and wait until it has ended: two may not read at the same time."""
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
 
 
 async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
