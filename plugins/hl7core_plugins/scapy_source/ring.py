@@ -77,6 +77,8 @@ class Ring:
             self._map = mmap.mmap(sock.fileno(), self._blocks * BLOCK_BYTES, mmap.MAP_SHARED)
         except OSError as error:
             raise RingRefused(error.errno, f"the kernel refuses a packet ring: {error.strerror}") from error
+        self.count()  # what came before there was a ring is not part of the capture
+        self.received = self.dropped = 0
 
     def _allocate(self, blocks: int) -> int:
         """Request ``blocks`` blocks, and half as many again and again while memory is short; return how many we got."""

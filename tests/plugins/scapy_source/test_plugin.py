@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from hl7core import Interface, InterfaceMissing, PacketSource, SourceError, SourceRequest
-from hl7core_plugins.scapy_source import ScapySourceSettings, plugin
+from hl7core_plugins.scapy_source import ScapySource, ScapySourceSettings, plugin
 from plugins.scapy_source.parts import opened
 
 
@@ -51,3 +52,18 @@ class TestWhichPackets:
     def test_settings_out_of_bounds_are_refused(self, wrong):
         with pytest.raises(ValueError):
             ScapySourceSettings(**wrong)
+
+
+def test_a_filter_that_does_not_compile_is_refused_with_the_settings():
+    with pytest.raises(ValidationError, match="capture filter 'tcp prot 5' is not valid"):
+        ScapySourceSettings(bpf="tcp prot 5")
+    assert ScapySourceSettings(bpf="tcp port 5").bpf == "tcp port 5"
+
+
+def test_an_interface_that_the_settings_name_is_waited_for_and_one_that_a_person_names_must_exist():
+    live = ScapySource()
+    live.configure(ScapySourceSettings(interfaces="lo, never0"))
+    source = live.open_source(SourceRequest())
+    assert source.name == "lo, never0"
+    with pytest.raises(InterfaceMissing):
+        live.open_source(SourceRequest(interfaces=("never0",), configured=False))
