@@ -28,6 +28,11 @@ BREAKS = {
     ),
     "Engine: each module on its floor": ("src/hl7core/engine/runtime.py", "import hl7core.engine.engine"),
     "Outbox: each module on its floor": ("src/hl7core/engine/outbox/rules.py", "import hl7core.engine.outbox.queue"),
+    "Capture: each module on its floor": (
+        "src/hl7core/engine/capture/intake.py",
+        "import hl7core.engine.capture.sources",
+    ),
+    "Replay: each module on its floor": ("src/hl7core/engine/replay/pace.py", "import hl7core.engine.replay.replay"),
     "Control socket: each module on its floor": (
         "src/hl7core/engine/control/protocol.py",
         "import hl7core.engine.control.client",
