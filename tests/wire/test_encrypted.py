@@ -76,5 +76,5 @@ def test_many_are_told_in_one_sentence(tmp_path):
     decoder = Decoder()
     decoder.feed(PacketBatch.of(packets))
     sentence = decoder.encrypted.sentence()
-    assert sentence.startswith("5 connections are encrypted (TLS), as 10.0.0.5:49152-10.0.0.0:443 and ")
+    assert sentence.startswith("5 connections are encrypted (TLS), such as 10.0.0.5:49152-10.0.0.0:443")
     assert sentence.count("10.0.0.5:49152") == 3

@@ -275,7 +275,9 @@ class SettingsApplier:
         if self._parts.in_force().core.enable_persistence:
             self._parts.news.resolve("persistence", "sessions are saved")
         else:
-            self._parts.news.notice("persistence", "sessions are not saved: core.enable_persistence is false")
+            self._parts.news.notice(
+                "persistence", "sessions are not saved: core.enable_persistence is false, or --no-store was given"
+            )
 
 
 def safe_mode_sentence(left_out: Sequence[str]) -> str:

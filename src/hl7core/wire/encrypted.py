@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from hl7core.wire.tcp.dissect import endpoints
@@ -48,7 +49,12 @@ class Encrypted:
             what = f"connection {shown[0]} is encrypted (TLS)"
         else:
             what = f"{count} connection{'s are' if count > 1 else ' is'} encrypted (TLS)"
-            what += f", as {' and '.join(shown)}" if shown else ""
+            what += f", such as {_listed(shown)}" if shown else ""
         reasons = self.reasons or {UNREAD: count}
         why = "; ".join(reason if len(reasons) == 1 else f"{n}: {reason}" for reason, n in reasons.items())
         return f"{what}: {why}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return "A", "A and B" or "A, B and C"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -34,3 +34,11 @@ def test_missing_rights_are_exit_6_with_the_remedy(tmp_path):
 
 def test_interfaces_are_listed_without_rights(tmp_path):
     assert "127.0.0.1" in hl7core("capture", "-D", cwd=tmp_path).stdout
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    for path in (tmp_path / "missing" / "x.pcapng", tmp_path):
+        run = hl7core("capture", "-c", "1", "-w", path, cwd=tmp_path)
+        assert run.returncode == 1
+        assert f"{path} cannot be written: " in run.stderr
+        assert "Traceback" not in run.stderr

@@ -226,7 +226,7 @@ def test_what_stands_in_the_running_engine_is_shown(tmp_path):
     with engine(tmp_path, PYTHONPATH=str(tmp_path / "site")):
         run = hl7core("doctor", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
     lines = [re.sub(r" +", " ", line) for line in run.stdout.splitlines()]
-    assert "- notice sessions are not saved: core.enable_persistence is false" in lines
+    assert "- notice sessions are not saved: core.enable_persistence is false, or --no-store was given" in lines
     assert any(
         line.startswith("✘ plugin bell is failed in the running engine: PluginError: bell: start") for line in lines
     )

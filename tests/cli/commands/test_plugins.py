@@ -50,7 +50,7 @@ def test_each_plugin_is_one_line_that_says_what_it_does(tmp_path, columns):
     assert max(map(len, lines)) <= columns
     rows = {line.split()[0]: line for line in lines if line and not line.startswith(" ")}
     assert "stores new sessions" in rows["json_store"]
-    assert "brings packets" in rows["scapy_source"]
+    assert "supplies packets" in rows["scapy_source"]
     assert rows["sqlite_store"].split()[1] == "disabled"
     assert any("open_source" in line for line in lines) is (columns == 140)
 

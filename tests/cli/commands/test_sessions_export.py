@@ -122,7 +122,7 @@ def test_a_rebuilt_capture_reads_as_the_same_messages_and_says_that_it_is_rebuil
     run = hl7core("sessions", "export", "-w", out, cwd=folder)
     assert run.returncode == 0
     assert "4 sessions rebuilt" in run.stderr
-    assert "other ids" in run.stderr
+    assert "different ids" in run.stderr
     assert b"Rebuilt by hl7core" in out.read_bytes()[:400]
     again = [json.loads(line) for line in hl7core("read", out, "-o", "jsonl", cwd=tmp_path).stdout.splitlines()]
     for new, old in zip(again, sessions, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from hl7core.cli import exit_codes
 from hl7core.cli.load_settings import load_settings, safe_mode_option
 from hl7core.cli.output.formats import chosen_format, output_option
-from hl7core.errors import Hl7coreError
+from hl7core.errors import EngineError, Hl7coreError
 
 __all__ = ["command"]
 
@@ -112,7 +113,13 @@ def command(
         return code
     from hl7core.cli.output.packet_log import PacketLog
 
-    with PacketLog(write, **_ring(ring), noted=None if no_store else settings.output_folder) as log:
+    with ExitStack() as stack:
+        try:
+            log = stack.enter_context(
+                PacketLog(write, **_ring(ring), noted=None if no_store else settings.output_folder)
+            )
+        except OSError as error:
+            raise EngineError(f"{write} cannot be written: {error.strerror}") from error
         engine.sources.tap = log.put
         code = run_engine(engine, output=form, limit=limit)
     click.echo(capture_summary(engine.state()), err=True)

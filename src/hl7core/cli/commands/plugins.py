@@ -71,17 +71,26 @@ def list_(settings_path: str | None, output: str, as_json: bool) -> None:
 
 _ROLES = {
     "persist_session": "stores sessions",
-    "submit_session": "sends sessions on",
-    "open_source": "brings packets",
+    "submit_session": "forwards sessions",
+    "open_source": "supplies packets",
     "cleanup": "cleans up",
     "diagnose": "finds faults",
-    "register_framers": "knows a dialect",
+    "register_framers": "adds a dialect",
     "before_persist": "changes what is stored",
-    "on_packet": "hears of packets",
-    "on_session_complete": "hears of sessions",
-    "on_event": "hears of events",
+    "on_packet": "observes packets",
+    "on_session_complete": "observes sessions",
+    "on_event": "observes events",
 }
-_COLOURS = {"enabled": "green", "disabled": "dim", "failed": "red", "hanging": "yellow", "quarantined": "red"}
+_COLOURS = {
+    "enabled": "green",
+    "disabled": "dim",
+    "failed": "red",
+    "hanging": "yellow",
+    "quarantined": "red",
+    "suspended": "red",
+}
+_PIPED = 400
+"""How wide a table is where no terminal limits it."""
 _LIFE = ("register_", "configure", "start", "stop")
 
 
@@ -92,7 +101,10 @@ def _table(rows: list[dict[str, Any]], record: str) -> None:
     from rich.text import Text
 
     console = Console(
-        color_system="auto" if colourful(sys.stdout) else None, soft_wrap=not sys.stdout.isatty(), highlight=False
+        color_system="auto" if colourful(sys.stdout) else None,
+        soft_wrap=not sys.stdout.isatty(),
+        highlight=False,
+        width=None if sys.stdout.isatty() else _PIPED,
     )
     wide = not sys.stdout.isatty() or console.width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -69,7 +69,7 @@ def command(name: str, kind: str, folder: str) -> None:
         _write(project, _files(name, kind))
     except OSError as error:
         raise PluginError(f"{project} cannot be written: {error.strerror}") from error
-    click.echo(f"{project}: a {kind} plugin with tests. Next:")
+    click.echo(f"{project}: {_article(kind)} {kind} plugin with tests. Next:")
     for line in (f"cd {project}", "pip install -e '.[test]'", "pytest", f"hl7core plugins enable {name}"):
         click.echo(f"  {line}")
 
@@ -110,3 +110,7 @@ def _write(project: Path, files: dict[str, str]) -> None:
         place = project / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, encoding="utf-8")
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"

@@ -38,8 +38,8 @@ Examples:
 """
 _REBUILT: Final = (
     "Rebuilt by hl7core from stored sessions whose original packets are not available. As captured: addresses, ports,"
-    " times, every byte of data. Made up: handshakes, sequence numbers (so a decoder gives these sessions other ids),"
-    " bare acknowledgements, MAC addresses."
+    " times, every byte of data. Made up: handshakes, sequence numbers (so a decoder gives these sessions different"
+    " ids), bare acknowledgements, MAC addresses."
 )
 _ORIGINAL: Final = "Original packets of stored sessions, as hl7core captured them."
 
@@ -178,7 +178,7 @@ def _pcapng(
         why = "" if rebuild else " because their original packets are not all available"
         click.echo(
             f"{counted(rebuilt, 'session')} rebuilt{why}: bytes and times as captured, sequence numbers are made up, so"
-            " a decoder gives these sessions other ids",
+            " a decoder gives these sessions different ids",
             err=True,
         )
 

@@ -51,7 +51,7 @@ def command() -> None:
 @command.command(
     "now",
     short_help="Submit all pending sessions now.",
-    epilog="\b\nExamples:\n  hl7core submit now\n  hl7core sessions retry --status failed && hl7core submit now",
+    epilog="\b\nExamples:\n  hl7core submit now",
 )
 @click.option("--no-progress", is_flag=True, help="Show no progress bar.")
 @click.pass_obj

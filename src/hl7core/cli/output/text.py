@@ -98,11 +98,10 @@ def _headed(session: Session, refused: int, *, dated: bool) -> Iterator[_Part]:
 def _headed_briefly(session: Session, refused: int, *, dated: bool, ports: bool) -> Iterator[_Part]:
     """Leave out milliseconds, the year, the word "complete", and without ``ports`` those too."""
     device, lis = (str(end) if ports else end.address for end in (session.device, session.lis))
-    wide = 18 if ports else 12
     yield _mark(session, refused)
     yield f" {session.started_at.astimezone():{'%m-%d %H:%M:%S' if dated else '%H:%M:%S'}} ", {"dim": True}
     yield f"{_PROTOCOLS.get(session.protocol, session.protocol):<5} ", {}
-    yield f"{device:>{wide}} {_arrow(session)} {lis:<{wide}} {_what(session)}", {}
+    yield f"{device} {_arrow(session)} {lis} {_what(session)}", {}
     if not session.is_complete:
         yield f"  {ending_text(session)}", {"fg": "red"}
     notes = _notes(session, refused)

@@ -3,6 +3,6 @@
 Encrypted connections are named and counted, never guessed at.  Keys come only from the user, are used only for the
 connection that they belong to, and are never shown.
 
-``records`` recognizes and cuts records, ``hello`` reads the handshake, ``keylog`` the keys, ``ciphers`` opens records,
+``records`` recognises and cuts records, ``hello`` reads the handshake, ``keylog`` the keys, ``ciphers`` opens records,
 and ``unwrap`` puts it together: records in, the sessions inside out.
 """
