@@ -1,7 +1,7 @@
 """Time that grows with what is read, never with its square, so that a hostile peer gains nothing.
 
 Four times the bytes may take four times as long.  A square would take sixteen times.  ``assert_linear`` accepts less than
-nine, measured in this process's own time; where the machine is busy with something else, the best of three counts.
+nine, measured in this process's own time; where the machine is busy with something else, the best of eight counts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def seconds(work: Callable[[int], object], size: int) -> float:
 
 def assert_linear(work: Callable[[int], object], size: int) -> None:
     small = large = 1e9
-    for _ in range(3):
+    for _ in range(8):
         small, large = min(small, seconds(work, size)), min(large, seconds(work, 4 * size))
         if large < 9 * max(small, 0.003):
             return

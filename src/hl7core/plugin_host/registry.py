@@ -333,17 +333,17 @@ class Registry:
     def resume(self, name: str, plugin: object) -> None:
         """Put ``plugin`` back into service, if it is the one of that name and is suspended."""
         with self._lock:
-            record = self._records[name]
-            resumed = self.pm.get_plugin(name) is plugin and record.state is PluginState.SUSPENDED
+            resumed = self.pm.get_plugin(name) is plugin and self.suspended(name)
             if resumed:
-                self._enter_state(record, PluginState.ENABLED)
+                self._enter_state(self._records[name], PluginState.ENABLED)
         if resumed:
             _log.warning("plugin %s is in service again: its call has returned", name)
             self._changes.deliver()
 
     def suspended(self, name: str) -> bool:
         """Return whether ``name`` is out of service until a call of it returns."""
-        return self._records[name].state is PluginState.SUSPENDED
+        record = self._records.get(name)
+        return record is not None and record.state is PluginState.SUSPENDED
 
     def quarantine(self, name: str, error: str) -> None:
         """Unregister at once a plugin that does not return; its ``stop`` is not called."""

@@ -80,9 +80,7 @@ class _Demo:
 
     async def _run(self, *, live: bool) -> int:
         ports = [listener.getsockname()[1] for listener in self.listeners]
-        _say(
-            click.style("hl7core demo", bold=True) + ": three analyzers and a LIS, all simulated"
-        )
+        _say(click.style("hl7core demo", bold=True) + ": three analyzers and a LIS, all simulated")
         engine = await self._live(ports) if live else None
         captured = engine is not None
         if engine is None:

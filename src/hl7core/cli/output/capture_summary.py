@@ -11,5 +11,6 @@ __all__ = ["capture_summary"]
 def capture_summary(state: State) -> str:
     """Return the numbers of a capture that has ended, in one line."""
     lost = state.dropped_kernel + state.dropped_intake
-    detail = f" ({state.dropped_kernel:,} by the kernel, {state.dropped_intake:,} before decoding)" if lost else ""
-    return f"{counted(state.packets, 'packet')} decoded, {lost:,} lost{detail}; {counted(state.sessions, 'session')}"
+    detail = f" ({state.dropped_kernel} by the kernel, {state.dropped_intake} before decoding)" if lost else ""
+    packets = counted(state.packets, "packet", digits=True)
+    return f"{packets} decoded, {lost} lost{detail}; {counted(state.sessions, 'session', digits=True)}"

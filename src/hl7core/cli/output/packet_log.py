@@ -67,11 +67,11 @@ class PacketLog:
 
     def summary(self) -> str:
         """Return in one line what was written."""
-        text = f"{counted(self.packets, 'packet')} written to {self._path}"
+        text = f"{counted(self.packets, 'packet', digits=True)} written to {self._path}"
         if self._number > 1:
             text += f" ({len(self._kept)} of {self._number} files kept)"
         if self.dropped:
-            text += f"; {counted(self.dropped, 'packet')} missing: {self.error or 'the disk was too slow'}"
+            text += f"; {counted(self.dropped, 'packet', digits=True)} missing: {self.error or 'the disk was too slow'}"
         return text
 
     def __enter__(self) -> Self:

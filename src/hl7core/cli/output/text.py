@@ -37,11 +37,15 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else "·" for c in text)
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number with what it counts: ``1 session``, ``2,000 sessions``, ``1 entry``, ``3 entries``."""
+def counted(count: int, noun: str, *, digits: bool = False) -> str:
+    """Return a number with what it counts: ``1 session``, ``2,000 sessions``, ``1 entry``, ``3 entries``.
+
+    With ``digits`` there are no commas, for lines that scripts read too.
+    """
+    number = str(count) if digits else f"{count:,}"
     if count == 1:
-        return f"1 {noun}"
-    return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"
+        return f"{number} {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
 
 
 def size(count: int) -> str:
