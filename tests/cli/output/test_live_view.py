@@ -62,3 +62,9 @@ def test_without_a_format_nothing_is_shown(capfd):
 def test_an_event_that_a_person_should_know_of_is_one_sentence(event, text):
     said = warning_text(event)
     assert said.endswith(text) if text else said == ""
+
+
+def test_a_capture_that_has_started_is_named(capsys):
+    asyncio.run(show_live(Follower([CaptureChanged("eth0", "started")]), "jsonl"))
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "capturing on eth0\n")

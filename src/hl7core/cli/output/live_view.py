@@ -36,6 +36,8 @@ def _show(items: Sequence[object], writer: Writer) -> None:
         text = "" if isinstance(item, Session) else warning_text(item)
         if text:
             click.echo(click.style(text, fg="yellow"), err=True, color=colourful(sys.stderr))
+        elif isinstance(item, CaptureChanged) and item.state == "started":
+            click.echo(f"capturing on {item.source}", err=True)
 
 
 def warning_text(event: object) -> str:

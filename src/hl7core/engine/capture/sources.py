@@ -221,6 +221,8 @@ class Sources:
         await _until(lambda: all(one.listening or one.ended.is_set() for one in fresh), _LISTENS_WITHIN)
         for one in fresh:
             if not one.ended.is_set():
+                if one.tells:
+                    logger.info("capturing on %s", one.name)
                 self._news.event(CaptureChanged(one.name, "started"))
 
     def watch(self) -> None:
