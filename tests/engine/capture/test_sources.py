@@ -224,3 +224,22 @@ def test_a_source_is_reported_as_started_once_it_listens(tmp_path):
     with EngineHarness(tmp_path, {"ear": wire.plugin(), "listener": Listener}) as harness:
         harness.wait_for(lambda: told)
         assert ("started", 1) in told
+
+
+def test_a_capture_that_could_not_be_opened_at_the_start_is_opened_once_its_settings_are_mended(tmp_path):
+    wire = Wire()
+
+    class Refuses(wire.plugin()):
+        @hookimpl
+        def open_source(self, request):
+            if wire.refuses is not None:
+                raise wire.refuses
+            return Ear(wire)
+
+    wire.refuses = SourceError("no interface is up")
+    with EngineHarness(tmp_path, {"ear": Refuses}, settings={"plugins.fake_source.enabled": False}) as harness:
+        assert "no interface is up" in dict(harness.state().notices)["capture"]
+        wire.refuses = None
+        harness.call(harness.runtime.change_settings({"plugins.ear.level": 1}))
+        harness.wait_for(lambda: wire.sources)
+        assert harness.state().capturing

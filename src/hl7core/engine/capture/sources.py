@@ -108,6 +108,8 @@ class Sources:
     async def start(self, request: SourceRequest) -> None:
         """Open the sources for ``request`` and run them.  Raises SourceError, or what opening them raises."""
         async with self._turn:
+            if not self.capturing:
+                self.request = request  # so that it is opened once its settings are mended, if that fails now
             opened = await self._open(request)  # first: what is captured now goes on if this fails
             if not opened:
                 raise SourceError("no enabled plugin has a source for this")
