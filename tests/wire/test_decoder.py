@@ -294,3 +294,7 @@ def test_a_shorter_idle_timeout_counts_for_connections_that_are_open_already():
     decoder.configure(DecoderOptions(idle_ns=5 * 10**9))
     decoder.expire(now + 10 * 10**9)
     assert decoder.counters["idle"] == 1
+
+
+def test_the_earlier_name_of_start_block_stays_usable():
+    assert Decoder.begin is Decoder.start_block

@@ -306,6 +306,9 @@ class Decoder:
         while streams.finished:
             self._finished(streams.finished.pop(), out)
 
+    begin = start_block
+    """Its earlier name, which stays usable."""
+
     def expire(self, now_ns: int) -> list[Session]:
         """Let packet time pass without a packet; return the sessions that this ended."""
         out: list[Session] = []
