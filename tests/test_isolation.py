@@ -601,3 +601,12 @@ def test_a_slow_start_and_a_slow_stop_lose_nothing(tmp_path):
         harness.wait_for(lambda: len(harness.engine.ledger) == 40 and not harness.state().unsaved, PATIENCE)
         assert str(harness.engine.registry.info("slow").state) == "disabled"
     assert harness.engine.unsaved == []
+
+
+def test_a_redactor_that_starts_and_stops_with_the_engine_is_missed_by_nobody(tmp_path, caplog):
+    plugins = {"json_store": JsonStore, "redactor": _before_persist(Fault("Exception"))}
+    with EngineHarness(tmp_path, plugins) as harness:
+        harness.feed(exchange("A"))
+        harness.wait_for(lambda: harness.engine.ledger.saved_count == 1, PATIENCE)
+    assert harness.engine.unsaved == []
+    assert "nothing is saved" not in caplog.text

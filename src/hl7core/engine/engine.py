@@ -94,6 +94,7 @@ class Engine:
         self.folder = settings.output_folder
         self.unsaved: list[str] = []
         self.unsaved_reason = ""
+        self._plugins_started = False
         self.loop: asyncio.AbstractEventLoop
         self.running = False
         self._in_force = InForce(settings, settings.core.store)
@@ -267,6 +268,7 @@ class Engine:
         self._applier.report(problems, started=True)
         self._applier.report_safe_mode(self.settings)
         self._applier.report_persistence()
+        self._plugins_started = True
         self._report_saving()
         await self._applier.recall_hidden()
         await self._applier.configure_decoding()
@@ -371,7 +373,7 @@ class Engine:
         if event.state == "failed" and self.running:
             self.loop.call_soon_threadsafe(lambda: self._task(self.registry.retire(event.plugin)))
         self.news.event(event)
-        if self.running:
+        if self._plugins_started and not self._stopped:  # else plugins come and go because the engine does
             self._report_saving()
             if event.state in ("enabled", "disabled") and not event.error:
                 self.keeper.retry()
